@@ -1,0 +1,7 @@
+#include "kernels/reference/families.h"
+
+namespace lathe::reference {
+
+void register_fused(Registry&) {}
+
+}  // namespace lathe::reference
