@@ -1,1 +1,28 @@
-int main() { return 0; }
+#include <cstdio>
+
+#include "commands.h"
+#include "core/error.h"
+
+int main(int argc, char** argv) {
+  CLI::App app{"lathe turns a trained neural network until it fits its device."};
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "lathe 0.1.0");
+  int exit_code = 0;
+  lathe::cli::add_verify(app, &exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    int code = app.exit(e);
+    return code == 0 ? 0 : 2;
+  } catch (const lathe::Error& e) {
+    std::fprintf(stderr, "lathe: error: %s\n", e.what());
+    return e.kind() == lathe::ErrorKind::kUsage ? 2 : e.kind() == lathe::ErrorKind::kBudget ? 3 : 1;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "lathe: error: out of memory\n");
+    return 1;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "lathe: error: %s\n", e.what());
+    return 1;
+  }
+  return exit_code;
+}

@@ -23,6 +23,7 @@ const T& attribute(const Node& node, std::string_view name) {
 }
 
 void check_attributes(const Node& node) {
+  if (!node.op->supported) return;
   for (const auto& [name, value] : node.attributes) {
     const AttributeSpec* spec = node.op->find(name);
     check_model(spec, "node '{}': operator {} has no attribute '{}'", node.name, node.op->name, name);

@@ -59,6 +59,21 @@ const Op& find_op(std::string_view name, std::string_view domain) {
   return *op;
 }
 
+const Op& unknown_op(std::string_view name, std::string_view domain) {
+  static std::map<Key, Op> unknown;
+  Key key{std::string(domain), std::string(name)};
+  auto it = unknown.find(key);
+  if (it == unknown.end()) {
+    Op op{.name = key.second, .domain = key.first, .minimum_inputs = 0, .maximum_inputs = -1,
+          .minimum_outputs = 0, .maximum_outputs = -1, .infer = [](InferContext& c) {
+            for (size_t i = 0; i < c.output_count(); ++i) c.set_output(i, DType::kUndefined);
+          }};
+    op.supported = false;
+    it = unknown.emplace(key, std::move(op)).first;
+  }
+  return it->second;
+}
+
 std::vector<const Op*> all_ops() {
   std::vector<const Op*> result;
   for (const auto& [key, op] : known_ops()) result.push_back(&op);

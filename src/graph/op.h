@@ -58,6 +58,7 @@ struct Op {
   std::function<void(InferContext&)> infer = {};
   // Multiply–accumulates for the given static shapes; null: none.
   std::function<int64_t(const Graph&, const Node&)> macs = {};
+  bool supported = true;      // false: an operator that lathe does not know, kept for inspection
   bool deterministic = true;  // false: random operators, never folded or merged
 
   const AttributeSpec* find(std::string_view attribute) const;
@@ -67,6 +68,8 @@ struct Op {
 const Op& find_op(std::string_view name, std::string_view domain = "");
 const Op* find_op_or_null(std::string_view name, std::string_view domain = "");
 std::vector<const Op*> all_ops();
+// A stand-in for an operator that is not known: any arity and attributes, outputs unknown. Lives forever.
+const Op& unknown_op(std::string_view name, std::string_view domain);
 
 // For graph/ops: `add` throws when a name is declared twice.
 class OpRegistry {

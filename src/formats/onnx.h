@@ -1,0 +1,40 @@
+// ONNX in and out. The importer brings every network to one version of the operator set (kOnnxOpset),
+// inlines functions, turns initializers and Constant nodes into constants, and infers types and shapes as
+// it goes. A model is untrusted: everything is checked, external data never leaves the model's folder.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "graph/graph.h"
+
+namespace lathe {
+
+struct ImportOptions {
+  // Keep operators that lathe does not know (Op::supported is false), so that a model can be inspected.
+  bool allow_unknown = false;
+};
+
+struct Model {
+  Graph graph;
+  int64_t ir_version = 0;
+  std::map<std::string, int64_t> opsets;  // as the file said, by domain
+  std::string producer;
+  std::map<std::string, std::string> metadata;
+};
+
+// Throws Error: kInput (unreadable file), kModel (invalid network), kUnsupported (operator or type).
+Model import_onnx(const std::filesystem::path& path, const ImportOptions& options = {});
+Model import_onnx_bytes(std::string_view bytes, const std::filesystem::path& folder = {},
+                        const ImportOptions& options = {});
+
+// Writes the graph as ONNX of opset kOnnxOpset (or the newest that its operators need). Operators of
+// ai.lathe stay as they are: undo fusions first to please other runtimes. Written whole or not at all.
+void export_onnx(const Graph& graph, const std::filesystem::path& path);
+
+// A serialized TensorProto (the .pb files of the ONNX tests). `name`, when given, receives its name.
+Tensor read_tensor_proto(const std::filesystem::path& path, std::string* name = nullptr);
+void write_tensor_proto(const Tensor& tensor, const std::string& name, const std::filesystem::path& path);
+
+}  // namespace lathe

@@ -1,0 +1,132 @@
+#include <unistd.h>
+
+#include <fstream>
+#include <set>
+
+#include "formats/onnx.h"
+#include "formats/onnx_proto.h"
+#include "graph/op.h"
+
+namespace lathe {
+namespace {
+
+class Exporter {
+ public:
+  void run(const Graph& graph, onnx::ModelProto* model) {
+    model->set_ir_version(10);
+    model->set_producer_name("lathe");
+    write_graph(graph, model->mutable_graph(), {}, true);
+    auto* opset = model->add_opset_import();
+    opset->set_domain("");
+    opset->set_version(kOnnxOpset);
+    for (const std::string& domain : domains_) {
+      auto* extra = model->add_opset_import();
+      extra->set_domain(domain);
+      extra->set_version(1);
+    }
+  }
+
+ private:
+  // `outer`: the names that this graph's captured values have in the enclosing graph.
+  void write_graph(const Graph& graph, onnx::GraphProto* proto, const std::vector<std::string>& outer, bool types) {
+    std::vector<std::string> names = unique_names(graph, outer);
+    proto->set_name(graph.name.empty() ? "lathe" : graph.name);
+    std::set<int32_t> written;
+    for (ValueId v : graph.inputs) describe(graph[v], names[v.index], proto->add_input(), true);
+    for (ValueId v : graph.outputs) describe(graph[v], names[v.index], proto->add_output(), types);
+    auto constant = [&](ValueId v) {
+      if (!v || !graph[v].is_constant() || !written.insert(v.index).second) return;
+      auto* tensor = proto->add_initializer();
+      tensor->set_name(names[v.index]);
+      onnx_io::from_tensor(graph[v].constant, tensor);
+    };
+    for (ValueId v : graph.outputs) constant(v);
+    for (NodeId id : graph.order()) {
+      const Node& node = graph[id];
+      for (ValueId v : node.inputs) constant(v);
+      auto* out = proto->add_node();
+      out->set_name(node.name);
+      out->set_op_type(node.op->name);
+      out->set_domain(node.op->domain);
+      if (!node.op->domain.empty()) domains_.insert(node.op->domain);
+      for (ValueId v : node.inputs) out->add_input(v ? names[v.index] : "");
+      for (ValueId v : node.outputs) out->add_output(v ? names[v.index] : "");
+      size_t capture = 0;
+      for (const auto& [name, value] : node.attributes) {
+        auto* attribute = out->add_attribute();
+        attribute->set_name(name);
+        write_attribute(value, attribute, node, names, &capture);
+      }
+    }
+  }
+
+  // ONNX forbids a subgraph to reuse a name of an enclosing graph, so all names are made unique together.
+  std::vector<std::string> unique_names(const Graph& graph, const std::vector<std::string>& outer) {
+    std::vector<std::string> names(graph.value_count());
+    for (size_t i = 0; i < graph.captured.size(); ++i) names[graph.captured[i].index] = outer[i];
+    auto claim = [&](ValueId v) {
+      std::string& name = names[v.index];
+      if (!name.empty()) return;
+      name = graph[v].name.empty() ? "value" : graph[v].name;
+      for (int k = 1; !taken_.insert(name).second; ++k) name = fmt::format("{}_{}", graph[v].name, k);
+    };
+    for (ValueId v : graph.inputs) claim(v);   // the public names first: they must stay
+    for (ValueId v : graph.outputs) claim(v);
+    for (size_t i = 0; i < names.size(); ++i) claim({static_cast<int32_t>(i)});
+    return names;
+  }
+
+  static void describe(const Value& value, const std::string& name, onnx::ValueInfoProto* proto, bool typed) {
+    proto->set_name(name);
+    if (!typed || value.dtype == DType::kUndefined) return;
+    auto* tensor = proto->mutable_type()->mutable_tensor_type();
+    tensor->set_elem_type(static_cast<int>(value.dtype));
+    if (!value.shape) return;
+    auto* shape = tensor->mutable_shape();
+    for (size_t i = 0; i < value.shape->size(); ++i) {
+      auto* dim = shape->add_dim();
+      if ((*value.shape)[i] >= 0) dim->set_dim_value((*value.shape)[i]);
+      else if (i < value.dim_names.size() && !value.dim_names[i].empty()) dim->set_dim_param(value.dim_names[i]);
+    }
+  }
+
+  void write_attribute(const Attribute& value, onnx::AttributeProto* proto, const Node& node,
+                       const std::vector<std::string>& names, size_t* capture) {
+    using P = onnx::AttributeProto;
+    if (auto* i = std::get_if<int64_t>(&value)) { proto->set_type(P::INT); proto->set_i(*i); }
+    if (auto* f = std::get_if<float>(&value)) { proto->set_type(P::FLOAT); proto->set_f(*f); }
+    if (auto* s = std::get_if<std::string>(&value)) { proto->set_type(P::STRING); proto->set_s(*s); }
+    if (auto* t = std::get_if<Tensor>(&value)) { proto->set_type(P::TENSOR); onnx_io::from_tensor(*t, proto->mutable_t()); }
+    if (auto* v = std::get_if<std::vector<int64_t>>(&value)) { proto->set_type(P::INTS); for (auto x : *v) proto->add_ints(x); }
+    if (auto* v = std::get_if<std::vector<float>>(&value)) { proto->set_type(P::FLOATS); for (auto x : *v) proto->add_floats(x); }
+    if (auto* v = std::get_if<std::vector<std::string>>(&value)) { proto->set_type(P::STRINGS); for (auto& x : *v) proto->add_strings(x); }
+    if (auto* g = std::get_if<std::shared_ptr<Graph>>(&value)) {
+      proto->set_type(P::GRAPH);
+      std::vector<std::string> outer;
+      for (size_t i = 0; i < (*g)->captured.size(); ++i) outer.push_back(names[node.captures[(*capture)++].index]);
+      write_graph(**g, proto->mutable_g(), outer, false);
+    }
+  }
+
+  std::set<std::string> domains_, taken_;
+};
+
+}  // namespace
+
+void export_onnx(const Graph& graph, const std::filesystem::path& path) {
+  onnx::ModelProto model;
+  Exporter().run(graph, &model);
+  auto temporary = path;
+  temporary += fmt::format(".{}.tmp", ::getpid());
+  {
+    std::ofstream file(temporary, std::ios::binary);
+    if (!file || !model.SerializeToOstream(&file) || !file.flush()) {
+      std::error_code ignored;
+      std::filesystem::remove(temporary, ignored);
+      fail(ErrorKind::kInput, "cannot write '{}'", path.string());
+    }
+  }
+  std::filesystem::rename(temporary, path);
+}
+
+}  // namespace lathe

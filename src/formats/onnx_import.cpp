@@ -1,0 +1,400 @@
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+#include <unordered_map>
+
+#include "formats/onnx.h"
+#include "formats/onnx_proto.h"
+#include "formats/onnx_upgrade.h"
+#include "graph/op.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+using onnx_io::RawNode;
+
+constexpr int kMaxDepth = 16;             // nesting of subgraphs and functions: deeper is an attack
+constexpr size_t kMaxNodes = 4'000'000;   // after functions are inlined
+
+std::string normal_domain(const std::string& domain) { return domain == "ai.onnx" ? "" : domain; }
+
+// "/features/features.0/Conv" → "features.features.0": exporters name nodes after their module.
+std::string scope_of(const std::string& name) {
+  size_t slash = name.rfind('/');
+  if (slash == std::string::npos || slash == 0) return "";
+  std::string scope = name.substr(name[0] == '/' ? 1 : 0, slash - (name[0] == '/' ? 1 : 0));
+  std::replace(scope.begin(), scope.end(), '/', '.');
+  return scope;
+}
+
+using FunctionTable = std::map<std::pair<std::string, std::string>, const onnx::FunctionProto*>;
+using AttributeProtos = std::map<std::string, const onnx::AttributeProto*>;
+
+class Importer {
+ public:
+  Importer(fs::path folder, const ImportOptions& options) : folder_(std::move(folder)), options_(options) {}
+
+  Model run(onnx::ModelProto& proto) {
+    check_model(proto.has_graph(), "the file holds no graph: it is not an ONNX model");
+    Model model;
+    model.ir_version = proto.ir_version();
+    model.producer = proto.producer_name();
+    for (const auto& opset : proto.opset_import()) model.opsets[normal_domain(opset.domain())] = opset.version();
+    for (const auto& entry : proto.metadata_props()) model.metadata[entry.key()] = entry.value();
+    opsets_ = &model.opsets;
+    for (const auto& function : proto.functions())
+      functions_[{normal_domain(function.domain()), function.name()}] = &function;
+    Scope scope;
+    import_graph(*proto.mutable_graph(), model.graph, scope, 0);
+    verify(model.graph);
+    return model;
+  }
+
+ private:
+  // Names visible in a graph; lookups that miss go to the enclosing graph and become captures.
+  struct Scope {
+    std::unordered_map<std::string, ValueId> names;
+    Graph* graph = nullptr;
+    Scope* outer = nullptr;
+    std::vector<ValueId> captured_outer;  // in the enclosing graph, parallel to graph->captured
+  };
+
+  ValueId look_up(Scope& scope, const std::string& name, const std::string& user) {
+    if (auto it = scope.names.find(name); it != scope.names.end()) return it->second;
+    check_model(scope.outer, "node '{}' reads '{}', which nothing makes", user, name);
+    ValueId outer = look_up(*scope.outer, name, user);
+    Value copy;
+    const Value& source = (*scope.outer->graph)[outer];
+    copy.name = name;
+    copy.dtype = source.dtype;
+    copy.shape = source.shape;
+    if (source.is_constant()) {  // constants need no capture: the elements are shared
+      copy.constant = source.constant;
+      return scope.names[name] = scope.graph->add_value(std::move(copy));
+    }
+    ValueId inner = scope.graph->add_value(std::move(copy));
+    scope.graph->captured.push_back(inner);
+    scope.captured_outer.push_back(outer);
+    return scope.names[name] = inner;
+  }
+
+  void set_type(Value& value, const onnx::TypeProto& type) {
+    if (!type.has_tensor_type()) {
+      if (type.value_case() == onnx::TypeProto::VALUE_NOT_SET) return;
+      fail(ErrorKind::kUnsupported, "value '{}' is not a tensor (sequences, maps and optionals are not supported)", value.name);
+    }
+    int code = type.tensor_type().elem_type();
+    check_model(code >= 0 && code <= 26, "value '{}' has the unknown element type {}", value.name, code);
+    value.dtype = static_cast<DType>(code);
+    if (!type.tensor_type().has_shape()) return;
+    Shape shape;
+    for (const auto& dim : type.tensor_type().shape().dim()) {
+      bool known = dim.has_dim_value() && dim.dim_value() >= 0;
+      shape.push_back(known ? dim.dim_value() : kUnknownDim);
+      value.dim_names.push_back(known ? "" : dim.dim_param());
+    }
+    check_model(shape.size() <= 64, "value '{}' has {} dimensions", value.name, shape.size());
+    value.shape = std::move(shape);
+  }
+
+  void import_graph(onnx::GraphProto& proto, Graph& graph, Scope& scope, int depth) {
+    check_model(depth < kMaxDepth, "subgraphs are nested more than {} deep", kMaxDepth);
+    scope.graph = &graph;
+    graph.name = proto.name();
+    for (auto& initializer : *proto.mutable_initializer()) {
+      std::string name = initializer.name();
+      scope.names[name] = graph.add_constant(onnx_io::to_tensor(initializer, folder_), name);
+    }
+    for (auto& sparse : *proto.mutable_sparse_initializer()) {
+      std::string name = sparse.values().name();
+      scope.names[name] = graph.add_constant(dense(sparse), name);
+    }
+    for (const auto& input : proto.input()) {
+      if (scope.names.contains(input.name())) continue;  // old files list initializers as inputs too
+      Value value;
+      value.name = input.name();
+      set_type(value, input.type());
+      ValueId id = graph.add_value(std::move(value));
+      graph.inputs.push_back(id);
+      scope.names[input.name()] = id;
+    }
+    for (auto& node : *proto.mutable_node()) import_node(node, scope, depth, nullptr, "");
+    for (const auto& output : proto.output()) {
+      ValueId id = look_up(scope, output.name(), "graph output");
+      graph.outputs.push_back(id);
+      Value& value = graph[id];
+      if (value.dtype == DType::kUndefined || !value.shape) {  // what inference could not say, the file may
+        Value declared;
+        declared.name = output.name();
+        set_type(declared, output.type());
+        if (value.dtype == DType::kUndefined) value.dtype = declared.dtype;
+        if (!value.shape && declared.shape && !is_static(*declared.shape)) value.shape = declared.shape;
+      }
+    }
+  }
+
+  Tensor dense(onnx::SparseTensorProto& sparse) {
+    Shape shape(sparse.dims().begin(), sparse.dims().end());
+    Tensor values = onnx_io::to_tensor(*sparse.mutable_values(), folder_);
+    Tensor indices = onnx_io::to_tensor(*sparse.mutable_indices(), folder_);
+    Tensor result(values.dtype(), shape);
+    std::memset(result.raw(), 0, result.bytes());
+    bool linear = indices.rank() == 1;
+    check_model(indices.size() == values.size() * (linear ? 1 : static_cast<int64_t>(shape.size())),
+                "a sparse tensor's indices do not match its values");
+    std::vector<int64_t> strides = strides_of(shape);
+    for (int64_t i = 0; i < values.size(); ++i) {
+      int64_t offset = 0;
+      if (linear) {
+        offset = indices.get_int(i);
+      } else {
+        for (size_t k = 0; k < shape.size(); ++k) {
+          int64_t at = indices.get_int(i * static_cast<int64_t>(shape.size()) + static_cast<int64_t>(k));
+          check_model(at >= 0 && at < shape[k], "a sparse tensor's index {} is out of range", at);
+          offset += at * strides[k];
+        }
+      }
+      check_model(offset >= 0 && offset < result.size(), "a sparse tensor's index {} is out of range", offset);
+      std::memcpy(result.data<char>() + offset * size_of(result.dtype()),
+                  values.data<char>() + i * size_of(result.dtype()), size_of(result.dtype()));
+    }
+    return result;
+  }
+
+  // Subgraph attributes: the captures go to the node, in the order of attribute names.
+  std::shared_ptr<Graph> import_subgraph(onnx::GraphProto& proto, Scope& scope, int depth,
+                                         std::vector<ValueId>& captures) {
+    auto graph = std::make_shared<Graph>();
+    Scope inner;
+    inner.outer = &scope;
+    import_graph(proto, *graph, inner, depth + 1);
+    captures.insert(captures.end(), inner.captured_outer.begin(), inner.captured_outer.end());
+    return graph;
+  }
+
+  Attribute import_attribute(onnx::AttributeProto& a, Scope& scope, int depth, std::vector<ValueId>& captures) {
+    auto type = a.type();
+    if (type == onnx::AttributeProto::UNDEFINED) {  // written by old exporters: guess from what is there
+      if (a.has_f()) type = onnx::AttributeProto::FLOAT;
+      else if (a.has_i()) type = onnx::AttributeProto::INT;
+      else if (a.has_s()) type = onnx::AttributeProto::STRING;
+      else if (a.has_t()) type = onnx::AttributeProto::TENSOR;
+      else if (a.floats_size()) type = onnx::AttributeProto::FLOATS;
+      else if (a.ints_size()) type = onnx::AttributeProto::INTS;
+    }
+    switch (type) {
+      case onnx::AttributeProto::FLOAT: return a.f();
+      case onnx::AttributeProto::INT: return int64_t{a.i()};
+      case onnx::AttributeProto::STRING: return a.s();
+      case onnx::AttributeProto::TENSOR: return onnx_io::to_tensor(*a.mutable_t(), folder_);
+      case onnx::AttributeProto::FLOATS: return std::vector<float>(a.floats().begin(), a.floats().end());
+      case onnx::AttributeProto::INTS: return std::vector<int64_t>(a.ints().begin(), a.ints().end());
+      case onnx::AttributeProto::STRINGS: return std::vector<std::string>(a.strings().begin(), a.strings().end());
+      case onnx::AttributeProto::GRAPH: return import_subgraph(*a.mutable_g(), scope, depth, captures);
+      case onnx::AttributeProto::SPARSE_TENSOR: return dense(*a.mutable_sparse_tensor());
+      default: fail(ErrorKind::kUnsupported, "attribute '{}' has a type that is not supported", a.name());
+    }
+  }
+
+  void import_node(onnx::NodeProto& proto, Scope& scope, int depth, const AttributeProtos* arguments,
+                   const std::string& prefix) {
+    std::string what = fmt::format("node '{}' ({})", prefix + (proto.name().empty() && proto.output_size()
+                                   ? proto.output(0) : proto.name()), proto.op_type());
+    try {
+      import_node_unnamed(proto, scope, depth, arguments, prefix);
+    } catch (const Error& e) {
+      if (std::string_view(e.what()).starts_with("node '")) throw;
+      fail(e.kind(), "{}: {}", what, e.what());
+    }
+  }
+
+  void import_node_unnamed(onnx::NodeProto& proto, Scope& scope, int depth, const AttributeProtos* arguments,
+                           const std::string& prefix) {
+    check_model(++nodes_ <= kMaxNodes, "the model has more than {} nodes", kMaxNodes);
+    RawNode node;
+    node.op = proto.op_type();
+    node.domain = normal_domain(proto.domain());
+    node.name = prefix + (proto.name().empty() && proto.output_size() ? proto.output(0) : proto.name());
+    node.scope = scope_of(node.name);
+    for (const auto& input : proto.input())
+      node.inputs.push_back(input.empty() ? ValueId{} : look_up(scope, input, node.name));
+    auto function = functions_.find({node.domain, node.op});
+    bool known = find_op_or_null(node.op, node.domain) || node.op == "Upsample" || node.op == "Constant";
+    if (function != functions_.end() && !known) return inline_function(*function->second, proto, node, scope, depth);
+    // Attributes in the order of their names, since captures follow that order.
+    std::map<std::string, onnx::AttributeProto*> attributes;
+    std::vector<onnx::AttributeProto> substituted(proto.attribute_size());
+    for (int i = 0; i < proto.attribute_size(); ++i) {
+      auto& a = *proto.mutable_attribute(i);
+      if (a.ref_attr_name().empty()) { attributes[a.name()] = &a; continue; }
+      if (!arguments || !arguments->contains(a.ref_attr_name())) continue;
+      substituted[i] = *arguments->at(a.ref_attr_name());
+      substituted[i].set_name(a.name());
+      attributes[a.name()] = &substituted[i];
+    }
+    if (node.op == "Constant" && node.domain.empty()) return import_constant(attributes, proto, scope);
+    for (auto& [name, a] : attributes)
+      node.attributes[name] = import_attribute(*a, scope, depth, node.captures);
+    for (const auto& output : proto.output()) {
+      if (output.empty()) { node.outputs.push_back({}); continue; }
+      check_model(!scope.names.contains(output), "value '{}' has two producers", output);
+      Value value;
+      value.name = output;
+      node.outputs.push_back(scope.graph->add_value(std::move(value)));
+    }
+    while (!node.inputs.empty() && !node.inputs.back()) node.inputs.pop_back();
+    while (!node.outputs.empty() && !node.outputs.back()) node.outputs.pop_back();
+    std::vector<ValueId> results = node.outputs;
+    int64_t version = kOnnxOpset;
+    if (auto it = opsets_->find(node.domain); it != opsets_->end()) version = it->second;
+    std::vector<RawNode> nodes{node};
+    if (node.domain.empty() && known) nodes = onnx_io::upgrade(*scope.graph, std::move(node), version);
+    for (RawNode& n : nodes) add(std::move(n), *scope.graph);
+    int i = 0;
+    for (const auto& output : proto.output()) {
+      if (i < static_cast<int>(results.size()) && results[i]) scope.names[output] = results[i];
+      ++i;
+    }
+  }
+
+  void add(RawNode raw, Graph& graph) {
+    Node node;
+    const Op* op = find_op_or_null(raw.op, raw.domain);
+    if (!op && !options_.allow_unknown)
+      fail(ErrorKind::kUnsupported, "operator {}{}{} is not supported", raw.domain, raw.domain.empty() ? "" : "::", raw.op);
+    node.op = op ? op : &unknown_op(raw.op, raw.domain);
+    node.name = std::move(raw.name);
+    node.scope = std::move(raw.scope);
+    node.inputs = std::move(raw.inputs);
+    node.outputs = std::move(raw.outputs);
+    node.captures = std::move(raw.captures);
+    node.attributes = std::move(raw.attributes);
+    check_node(graph, node);
+    const Op* rule = node.op;
+    NodeId id = graph.add_node(std::move(node));
+    InferContext context(graph, id);
+    rule->infer(context);
+  }
+
+  // What infer rules rely on: enough inputs, none of the required ones missing, attributes as declared.
+  static void check_node(const Graph&, const Node& node) {
+    const Op& op = *node.op;
+    if (!op.supported) return;
+    auto inputs = static_cast<int>(node.inputs.size()), outputs = static_cast<int>(node.outputs.size());
+    check_model(inputs >= op.minimum_inputs && (op.maximum_inputs < 0 || inputs <= op.maximum_inputs),
+                "takes {} to {} inputs, found {}", op.minimum_inputs, op.maximum_inputs, inputs);
+    check_model(outputs >= op.minimum_outputs && (op.maximum_outputs < 0 || outputs <= op.maximum_outputs),
+                "makes {} to {} outputs, found {}", op.minimum_outputs, op.maximum_outputs, outputs);
+    for (int i = 0; i < op.minimum_inputs; ++i) check_model(bool(node.inputs[i]), "input {} is missing", i);
+    for (const auto& [name, value] : node.attributes) {
+      const AttributeSpec* spec = op.find(name);
+      check_model(spec, "has no attribute '{}'", name);
+      check_model(spec->default_value.index() == value.index(), "attribute '{}' has the wrong type", name);
+    }
+    for (const AttributeSpec& spec : op.attributes)
+      check_model(!spec.required || node.attributes.contains(spec.name), "attribute '{}' is missing", spec.name);
+  }
+
+  void import_constant(std::map<std::string, onnx::AttributeProto*>& attributes, const onnx::NodeProto& proto, Scope& scope) {
+    check_model(attributes.size() == 1 && proto.output_size() == 1, "Constant takes one attribute and makes one output");
+    onnx::AttributeProto& a = *attributes.begin()->second;
+    const std::string& name = attributes.begin()->first;
+    Tensor t;
+    if (name == "value") {
+      t = onnx_io::to_tensor(*a.mutable_t(), folder_);
+    } else if (name == "sparse_value") {
+      t = dense(*a.mutable_sparse_tensor());
+    } else if (name == "value_float") {
+      t = Tensor::scalar(a.f());
+    } else if (name == "value_floats") {
+      t = Tensor::of_f32({a.floats_size()}, {a.floats().begin(), a.floats().end()});
+    } else if (name == "value_int") {
+      t = Tensor(DType::kI64, {});
+      t.set_int(0, a.i());
+    } else if (name == "value_ints") {
+      t = Tensor::of_i64({a.ints().begin(), a.ints().end()});
+    } else {
+      fail(ErrorKind::kUnsupported, "Constant with '{}' is not supported", name);
+    }
+    check_model(!scope.names.contains(proto.output(0)), "value '{}' has two producers", proto.output(0));
+    scope.names[proto.output(0)] = scope.graph->add_constant(std::move(t), proto.output(0));
+  }
+
+  void inline_function(const onnx::FunctionProto& function, const onnx::NodeProto& call, const RawNode& node,
+                       Scope& scope, int depth) {
+    check_model(depth < kMaxDepth, "functions are nested more than {} deep", kMaxDepth);
+    AttributeProtos arguments;
+    for (const auto& a : call.attribute()) arguments[a.name()] = &a;
+    // The body sees only its own names.
+    Scope body;
+    body.graph = scope.graph;
+    check_model(static_cast<int>(node.inputs.size()) <= function.input_size(), "function '{}' takes {} inputs, found {}",
+                function.name(), function.input_size(), node.inputs.size());
+    for (int i = 0; i < function.input_size(); ++i)
+      body.names[function.input(i)] = i < static_cast<int>(node.inputs.size()) ? node.inputs[i] : ValueId{};
+    std::map<std::string, int64_t> opsets = *opsets_;
+    for (const auto& opset : function.opset_import()) opsets[normal_domain(opset.domain())] = opset.version();
+    std::swap(opsets, *opsets_);
+    for (const auto& inner : function.node()) {
+      onnx::NodeProto copy = inner;
+      import_node(copy, body, depth + 1, &arguments, node.name + "/");
+    }
+    std::swap(opsets, *opsets_);
+    for (int i = 0; i < call.output_size(); ++i) {
+      if (call.output(i).empty()) continue;
+      check_model(i < function.output_size(), "function '{}' makes {} outputs", function.name(), function.output_size());
+      check_model(!scope.names.contains(call.output(i)), "value '{}' has two producers", call.output(i));
+      ValueId result = look_up(body, function.output(i), node.name);
+      scope.names[call.output(i)] = result;
+      if (result && !(*scope.graph)[result].is_constant() && (*scope.graph)[result].producer)
+        (*scope.graph)[result].name = call.output(i);
+    }
+  }
+
+  fs::path folder_;
+  ImportOptions options_;
+  std::map<std::string, int64_t>* opsets_ = nullptr;
+  FunctionTable functions_;
+  size_t nodes_ = 0;
+};
+
+Model import_stream(google::protobuf::io::ZeroCopyInputStream& stream, const fs::path& folder,
+                    const ImportOptions& options, const std::string& what) {
+  onnx::ModelProto proto;
+  google::protobuf::io::CodedInputStream coded(&stream);
+  coded.SetTotalBytesLimit(std::numeric_limits<int>::max());
+  if (!proto.ParseFromCodedStream(&coded) || !coded.ConsumedEntireMessage())
+    fail(ErrorKind::kInput, "{} is not a readable ONNX model: it is truncated or of another format", what);
+  return Importer(folder, options).run(proto);
+}
+
+}  // namespace
+
+Model import_onnx(const fs::path& path, const ImportOptions& options) {
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || !fs::is_regular_file(path)) {
+    if (fd >= 0) ::close(fd);
+    fail(ErrorKind::kInput, "cannot open model '{}': {}", path.string(), fs::exists(path) ? "not a readable file" : "no such file");
+  }
+  google::protobuf::io::FileInputStream stream(fd);
+  stream.SetCloseOnDelete(true);
+  fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  try {
+    return import_stream(stream, folder, options, "'" + path.string() + "'");
+  } catch (const Error& e) {
+    if (e.kind() == ErrorKind::kInput) throw;
+    fail(e.kind(), "{}: {}", path.filename().string(), e.what());
+  }
+}
+
+Model import_onnx_bytes(std::string_view bytes, const fs::path& folder, const ImportOptions& options) {
+  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
+  return import_stream(stream, folder, options, "the buffer");
+}
+
+}  // namespace lathe

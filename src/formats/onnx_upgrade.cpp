@@ -1,0 +1,205 @@
+// What changed between operator sets 1 and 23, operator by operator (onnx/docs/Changelog.md).
+#include "formats/onnx_upgrade.h"
+
+#include <limits>
+#include <set>
+
+#include "graph/op.h"
+
+namespace lathe::onnx_io {
+namespace {
+
+using Ints = std::vector<int64_t>;
+
+struct Upgrade {
+  Graph& graph;
+  RawNode& node;
+  int64_t version;
+  std::vector<RawNode> before, after;
+
+  bool has(const char* name) const { return node.attributes.contains(name); }
+  template <class T>
+  T take(const char* name, T fallback) {
+    auto it = node.attributes.find(name);
+    if (it == node.attributes.end()) return fallback;
+    T* value = std::get_if<T>(&it->second);
+    check_model(value, "attribute '{}' has the wrong type", name);
+    T result = *value;
+    node.attributes.erase(it);
+    return result;
+  }
+  void drop(std::initializer_list<const char*> names) {
+    for (const char* name : names) node.attributes.erase(name);
+  }
+  void set_input(size_t index, ValueId value) {
+    if (node.inputs.size() <= index) node.inputs.resize(index + 1);
+    node.inputs[index] = value;
+  }
+  // Attribute `name`, when given, becomes input `index`.
+  void ints_to_input(const char* name, size_t index) {
+    if (has(name)) set_input(index, graph.add_constant(Tensor::of_i64(take<Ints>(name, {}))));
+  }
+  const Shape* shape(size_t input) const {
+    if (input >= node.inputs.size() || !node.inputs[input]) return nullptr;
+    const auto& s = graph[node.inputs[input]].shape;
+    return s ? &*s : nullptr;
+  }
+  ValueId emit(std::vector<RawNode>& where, const char* op, std::vector<ValueId> inputs,
+               Attributes attributes = {}) {
+    Value value;
+    value.name = graph.fresh_name(node.name.empty() ? op : node.name);
+    ValueId output = graph.add_value(std::move(value));
+    where.push_back({op, "", graph[output].name, node.scope, std::move(inputs), {output}, {}, std::move(attributes)});
+    return output;
+  }
+  // A constant of the first input's type.
+  ValueId constant_like_input(double value) {
+    DType type = graph[node.inputs[0]].dtype;
+    Tensor t(type == DType::kUndefined ? DType::kF32 : type, {});
+    t.set(0, value);
+    return graph.add_constant(std::move(t));
+  }
+};
+
+// Before opset 7, operands were broadcast only on demand, from a given axis on.
+void align_broadcast(Upgrade& u) {
+  bool asked = u.take<int64_t>("broadcast", 0) != 0;
+  int64_t axis = u.take<int64_t>("axis", std::numeric_limits<int64_t>::min());
+  if (!asked || axis == std::numeric_limits<int64_t>::min() || u.node.inputs.size() != 2) return;
+  const Shape *a = u.shape(0), *b = u.shape(1);
+  check_model(a && b, "broadcasting from axis {} needs operands of known rank", axis);
+  auto rank = static_cast<int64_t>(a->size());
+  axis = normalize_axis(axis, rank);
+  Ints axes;
+  for (int64_t i = axis + static_cast<int64_t>(b->size()); i < rank; ++i) axes.push_back(i - axis);
+  if (axes.empty()) return;
+  ValueId list = u.graph.add_constant(Tensor::of_i64(axes));
+  u.node.inputs[1] = u.emit(u.before, "Unsqueeze", {u.node.inputs[1], list});
+}
+
+// Before opset 13, Softmax and its like worked on the input flattened to two dimensions at `axis`.
+void flatten_softmax(Upgrade& u) {
+  int64_t axis = u.take<int64_t>("axis", 1);
+  const Shape* shape = u.shape(0);
+  u.node.attributes["axis"] = int64_t{-1};
+  if (shape && normalize_axis(axis, static_cast<int64_t>(shape->size())) == static_cast<int64_t>(shape->size()) - 1)
+    return;
+  ValueId x = u.node.inputs[0], result = u.node.outputs[0];
+  ValueId sizes = u.emit(u.before, "Shape", {x});
+  u.node.inputs[0] = u.emit(u.before, "Flatten", {x}, {{"axis", axis}});
+  Value flat;
+  flat.name = u.graph.fresh_name(u.node.name);
+  u.node.outputs[0] = u.graph.add_value(std::move(flat));
+  u.after.push_back({"Reshape", "", u.node.name + "_shape", u.node.scope, {u.node.outputs[0], sizes}, {result}, {}, {}});
+}
+
+void upgrade_resize(Upgrade& u) {
+  auto& node = u.node;
+  if (node.op == "Upsample") {
+    if (u.version < 9) {
+      auto scales = u.take<std::vector<float>>("scales", {});
+      if (scales.empty()) {
+        float height = u.take<float>("height_scale", 1), width = u.take<float>("width_scale", 1);
+        scales = {1, 1, height, width};
+      }
+      u.set_input(1, u.graph.add_constant(Tensor::of_f32({static_cast<int64_t>(scales.size())}, scales)));
+    }
+    node.op = "Resize";
+  } else if (u.version >= 11) {
+    return;
+  }
+  std::string mode = u.take<std::string>("mode", "nearest");
+  node.attributes["mode"] = mode == "bilinear" ? std::string("linear") : mode;
+  node.attributes["coordinate_transformation_mode"] = std::string("asymmetric");
+  node.attributes["nearest_mode"] = std::string("floor");
+  ValueId scales = node.inputs.at(1);
+  node.inputs = {node.inputs[0], {}, scales};
+}
+
+void upgrade_slice(Upgrade& u) {
+  Ints starts = u.take<Ints>("starts", {}), ends = u.take<Ints>("ends", {}), axes = u.take<Ints>("axes", {});
+  u.set_input(1, u.graph.add_constant(Tensor::of_i64(starts)));
+  u.set_input(2, u.graph.add_constant(Tensor::of_i64(ends)));
+  if (!axes.empty()) u.set_input(3, u.graph.add_constant(Tensor::of_i64(axes)));
+}
+
+void upgrade_pad(Upgrade& u) {
+  Ints pads = u.take<Ints>(u.version < 2 ? "paddings" : "pads", {});
+  float value = u.take<float>("value", 0);
+  u.set_input(1, u.graph.add_constant(Tensor::of_i64(pads)));
+  u.set_input(2, u.constant_like_input(value));
+}
+
+void upgrade_clip(Upgrade& u) {
+  bool low = u.has("min"), high = u.has("max");
+  float minimum = u.take<float>("min", 0), maximum = u.take<float>("max", 0);
+  if (low) u.set_input(1, u.constant_like_input(minimum));
+  if (high) u.set_input(2, u.constant_like_input(maximum));
+}
+
+// Opset 18 scaled groups, opset 21 scales channels.
+void upgrade_group_norm(Upgrade& u) {
+  const Shape* x = u.shape(0);
+  for (size_t i : {1, 2}) {
+    const Shape* s = u.shape(i);
+    check_model(x && s && x->size() >= 2 && s->size() == 1 && (*x)[1] > 0 && (*s)[0] > 0 && (*x)[1] % (*s)[0] == 0,
+                "GroupNormalization of opset 18 needs known shapes");
+    int64_t groups = (*s)[0], each = (*x)[1] / groups;
+    auto ints = [&](Ints v) { return u.graph.add_constant(Tensor::of_i64(v)); };
+    ValueId column = u.emit(u.before, "Reshape", {u.node.inputs[i], ints({groups, 1})});
+    ValueId wide = u.emit(u.before, "Expand", {column, ints({groups, each})});
+    u.node.inputs[i] = u.emit(u.before, "Reshape", {wide, ints({-1})});
+  }
+}
+
+const std::set<std::string> kBroadcasting = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor",
+                                             "Equal", "Greater", "Less", "PRelu"};
+const std::set<std::string> kReductions = {"ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax",
+                                           "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare"};
+
+void upgrade_one(Upgrade& u) {
+  RawNode& node = u.node;
+  const std::string& op = node.op;
+  int64_t v = u.version;
+  if (v < 6) u.drop({"consumed_inputs"});
+  if (v < 7 && kBroadcasting.contains(op)) align_broadcast(u);
+  if (v < 7 && op == "Gemm") u.drop({"broadcast"});
+  if (v < 7 && op == "GRU") u.drop({"output_sequence"});
+  if (v < 12 && op == "Dropout") { u.drop({"ratio", "is_test"}); node.inputs.resize(1); }
+  if (v < 15 && op == "BatchNormalization") {
+    check_model(u.take<int64_t>("spatial", 1) == 1, "BatchNormalization with spatial = 0 is not supported");
+    u.drop({"is_test"});
+    node.outputs.resize(1);
+  }
+  if (v < 13 && (op == "Softmax" || op == "LogSoftmax" || op == "Hardmax")) flatten_softmax(u);
+  if (v < 13 && (op == "Squeeze" || op == "Unsqueeze" || op == "ReduceSum")) u.ints_to_input("axes", 1);
+  if (v < 18 && kReductions.contains(op)) u.ints_to_input("axes", 1);
+  if (v < 10 && op == "Slice") upgrade_slice(u);
+  if (v < 11 && op == "Pad") upgrade_pad(u);
+  if (v < 11 && op == "Clip") upgrade_clip(u);
+  if (v < 10 && op == "TopK") u.ints_to_input("k", 1);
+  if (v < 13 && op == "Split") u.ints_to_input("split", 1);
+  if (v < 18 && op == "Split" && (node.inputs.size() < 2 || !node.inputs[1]))
+    node.attributes["num_outputs"] = static_cast<int64_t>(node.outputs.size());
+  if (v < 5 && op == "Reshape") { u.ints_to_input("shape", 1); }
+  if (op == "Upsample" || op == "Resize") upgrade_resize(u);
+  if (v < 21 && op == "GroupNormalization") upgrade_group_norm(u);
+  if (v < 11 && op == "Scatter") node.op = "ScatterElements";
+  if (v < 9 && op == "Scan") fail(ErrorKind::kUnsupported, "Scan of opset 8 is not supported, only of opset 9 and later");
+}
+
+}  // namespace
+
+std::vector<RawNode> upgrade(Graph& graph, RawNode node, int64_t version) {
+  if (node.op == "TopK" && version < 10 && node.attributes.contains("k")) {
+    if (auto* k = std::get_if<int64_t>(&node.attributes["k"])) node.attributes["k"] = Ints{*k};
+  }
+  Upgrade u{graph, node, version, {}, {}};
+  upgrade_one(u);
+  std::vector<RawNode> result = std::move(u.before);
+  result.push_back(std::move(node));
+  for (RawNode& n : u.after) result.push_back(std::move(n));
+  return result;
+}
+
+}  // namespace lathe::onnx_io
