@@ -14,6 +14,12 @@ std::map<Key, std::vector<KernelEntry>>& table() {
 
 }  // namespace
 
+bool KernelRequest::all_f32_but_indices() const {
+  for (size_t i = 0; i < node.inputs.size(); ++i)
+    if (has_input(i) && input(i).dtype != DType::kF32 && input(i).dtype != DType::kI64) return false;
+  return output().dtype == DType::kF32;
+}
+
 bool KernelRequest::all_f32() const {
   for (size_t i = 0; i < node.inputs.size(); ++i)
     if (has_input(i) && input(i).dtype != DType::kF32) return false;

@@ -33,6 +33,7 @@ struct KernelRequest {
   const Shape& in_shape(size_t i = 0) const { return *input(i).shape; }
   const Shape& out_shape(size_t i = 0) const { return *output(i).shape; }
   bool all_f32() const;  // every input and output that is there
+  bool all_f32_but_indices() const;  // i64 inputs (axes, shapes) aside
 };
 
 struct KernelEntry {

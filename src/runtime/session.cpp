@@ -11,20 +11,13 @@ Session::Session(Plan plan) : plan_(std::move(plan)) {
   const Graph& g = plan_.graph;
   arena_ = Tensor(DType::kU8, {plan_.arena_bytes + 64});
   values_.resize(g.value_count());
-  views_of_input_.resize(g.inputs.size());
   for (size_t i = 0; i < values_.size(); ++i) {
     const Value& v = g[ValueId{static_cast<int32_t>(i)}];
-    const Placement& p = plan_.placements[i];
-    const Placement& root = plan_.placements[p.root.index];
+    const Placement& root = plan_.placements[plan_.placements[i].root.index];
     if (v.is_constant()) {
       values_[i] = v.constant;
     } else if (root.offset >= 0) {
       values_[i] = Tensor(v.dtype, *v.shape, arena_.data<char>() + root.offset);
-    } else if (p.root.index != static_cast<int32_t>(i)) {
-      const Value& r = g[p.root];
-      if (r.is_constant()) values_[i] = r.constant.reshaped(*v.shape);
-      auto input = std::find(g.inputs.begin(), g.inputs.end(), p.root);
-      if (input != g.inputs.end()) views_of_input_[input - g.inputs.begin()].push_back(static_cast<int32_t>(i));
     }
   }
   for (const Step& step : plan_.steps) {
@@ -47,9 +40,9 @@ void Session::run_step(size_t index) {
     return;
   }
   if (step.view) {
-    // A view of a dynamic value: its buffer is known only now.
+    // Buffers outside the arena (inputs, results of dynamic steps) are known only now.
     const Placement& root = plan_.placements[plan_.placements[n.outputs[0].index].root.index];
-    if (root.offset < 0 && !b.outputs[0]->defined()) *b.outputs[0] = b.inputs[0]->reshaped(*plan_.graph[n.outputs[0]].shape);
+    if (root.offset < 0) *b.outputs[0] = b.inputs[0]->reshaped(*plan_.graph[n.outputs[0]].shape);
     return;
   }
   std::vector<Tensor> in, captures;
@@ -79,8 +72,6 @@ const std::vector<Tensor>& Session::run(const std::vector<Tensor>& inputs) {
       fail(ErrorKind::kInput, "input '{}' is {} {}, the plan was made for {} {}", v.name, name_of(inputs[i].dtype()),
            to_string(inputs[i].shape()), name_of(v.dtype), to_string(*v.shape));
     values_[g.inputs[i].index] = inputs[i];
-    for (int32_t view : views_of_input_[i])
-      values_[view] = inputs[i].reshaped(*g[ValueId{view}].shape);
   }
   for (size_t s = 0; s < plan_.steps.size(); ++s) {
     if (!profiling_) {

@@ -38,7 +38,6 @@ class Session {
   Tensor arena_;
   std::vector<Tensor> values_;  // by value index
   std::vector<Bound> bound_;
-  std::vector<std::vector<int32_t>> views_of_input_;  // values that lie in an input's buffer
   std::vector<Tensor> outputs_;
   std::vector<StepTime> times_;
   bool profiling_ = false;
