@@ -228,10 +228,10 @@ class BinaryKernel : public Kernel {
 bool f32(const KernelRequest& r) { return r.all_f32(); }
 bool f32_pair(const KernelRequest& r) { return r.all_f32() && r.node.inputs.size() == 2; }
 
-template <ActivationKind kKind, const char* kAlpha = nullptr, const char* kBeta = nullptr>
+template <ActivationKind kKind, bool kAlpha = false, bool kBeta = false>
 KernelEntry activation_entry() {
   return {"f32.activation", f32, [](const KernelRequest& r) -> std::unique_ptr<Kernel> {
-            ActivationSpec s{kKind, kAlpha ? r.node.get_float(kAlpha) : 0, kBeta ? r.node.get_float(kBeta) : 0};
+            ActivationSpec s{kKind, kAlpha ? r.node.get_float("alpha") : 0, kBeta ? r.node.get_float("beta") : 0};
             return std::make_unique<ActivationKernel>(s);
           }};
 }
@@ -246,20 +246,18 @@ KernelEntry binary_entry() {
           }};
 }
 
-constexpr char kAlphaName[] = "alpha", kBetaName[] = "beta";
-
 }  // namespace
 
 void register_elementwise(KernelRegistry& r) {
   using A = ActivationKind;
   r.add("Relu", "", activation_entry<A::kRelu>());
-  r.add("LeakyRelu", "", activation_entry<A::kLeakyRelu, kAlphaName>());
-  r.add("Elu", "", activation_entry<A::kElu, kAlphaName>());
+  r.add("LeakyRelu", "", activation_entry<A::kLeakyRelu, true>());
+  r.add("Elu", "", activation_entry<A::kElu, true>());
   r.add("HardSwish", "", activation_entry<A::kHardSwish>());
-  r.add("HardSigmoid", "", activation_entry<A::kHardSigmoid, kAlphaName, kBetaName>());
+  r.add("HardSigmoid", "", activation_entry<A::kHardSigmoid, true, true>());
   r.add("Sigmoid", "", activation_entry<A::kSigmoid>());
   r.add("Tanh", "", activation_entry<A::kTanh>());
-  r.add("Swish", "", activation_entry<A::kSwish, kAlphaName>());
+  r.add("Swish", "", activation_entry<A::kSwish, true>());
   r.add("Mish", "", activation_entry<A::kMish>());
   r.add("Gelu", "", {"f32.activation", f32, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
           bool tanh = q.node.get_string("approximate") == "tanh";
