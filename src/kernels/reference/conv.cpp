@@ -1,21 +1,17 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
 
 #include "graph/ops/window.h"
+#include "kernels/reference/access.h"
 #include "kernels/reference/families.h"
 
 namespace lathe::reference {
 namespace {
 
 using ops::Window;
-
-std::vector<double> doubles(const Tensor& t) {
-  std::vector<double> values(t.size());
-  for (int64_t i = 0; i < t.size(); ++i) values[i] = t.get(i);
-  return values;
-}
 
 using Sizes = std::array<int64_t, 3>;
 
@@ -498,6 +494,7 @@ void causal_conv(Context& c) {
   Tensor& y = c.output();
   int64_t length = x.dim(2), kernel = w.dim(2), past = kernel - 1;
   bool activate = c.node().get_string("activation") != "none";
+  Tensor* present = c.has_output(1) ? &c.output(1) : nullptr;
   std::vector<double> line(past + length);
   for (int64_t row = 0; row < x.dim(0) * x.dim(1); ++row) {
     int64_t channel = row % x.dim(1);
@@ -508,8 +505,8 @@ void causal_conv(Context& c) {
       for (int64_t k = 0; k < kernel; ++k) sum += w.get(channel * kernel + k) * line[i + k];
       y.set(row * length + i, activate ? sum / (1 + std::exp(-sum)) : sum);
     }
-    if (c.has_output(1))
-      for (int64_t i = 0; i < past; ++i) c.output(1).set(row * past + i, line[length + i]);
+    if (present)
+      for (int64_t i = 0; i < past; ++i) present->set(row * past + i, line[length + i]);
   }
 }
 
