@@ -51,7 +51,7 @@ void infer_dft(InferContext& c) {
 
 void infer_stft(InferContext& c) {
   c.expect_rank(0, 3, 3);
-  c.expect_rank(2, 1, 1);
+  if (c.has_input(2)) c.expect_rank(2, 1, 1);
   bool onesided = c.node().get_int("onesided") != 0;
   check_model(c.has_input(2) || c.has_input(3), "a window or a frame_length must be given");
   Shape out(4, kUnknownDim);

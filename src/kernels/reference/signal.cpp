@@ -112,7 +112,7 @@ void mel_weight_matrix(Context& c) {
       if (row < rows) y.set(row * bins + i, value);
     };
     if (first == centre) put(centre, 1);
-    for (int64_t k = first; k < centre; ++k)
+    for (int64_t k = first; k <= centre && first < centre; ++k)
       put(k, static_cast<double>(k - first) / static_cast<double>(centre - first));
     for (int64_t k = centre; k < last; ++k)
       put(k, static_cast<double>(last - k) / static_cast<double>(last - centre));
