@@ -140,7 +140,7 @@ uint8_t float_to_narrow(DType type, float value, bool saturate) {
   NarrowFormat f = format_of(type);
   int sign_bit = 1 << (f.exponent_bits + f.mantissa_bits);
   uint8_t nan_code = f.unsigned_zero ? sign_bit : sign_bit - 1;
-  if (type == DType::kF4E2M1) nan_code = 0x7;  // has no NaN: the largest value stands for it
+  if (type == DType::kF4E2M1) nan_code = 0x8;  // has no NaN: minus zero stands for it, as ml_dtypes does
   bool negative = std::signbit(value);
   uint8_t sign = negative ? sign_bit : 0;
   if (std::isnan(value)) return f.unsigned_zero || type == DType::kF4E2M1 ? nan_code : sign | nan_code;

@@ -63,6 +63,15 @@ struct Upgrade {
 
 // Before opset 7, operands were broadcast only on demand, from a given axis on.
 void align_broadcast(Upgrade& u) {
+  if (u.node.op == "PRelu") {  // the slope lay along axis 1
+    const Shape *x = u.shape(0), *slope = u.shape(1);
+    if (x && slope && slope->size() == 1 && x->size() > 2) {
+      Ints axes;
+      for (size_t i = 1; i + 1 < x->size(); ++i) axes.push_back(static_cast<int64_t>(i));
+      u.node.inputs[1] = u.emit(u.before, "Unsqueeze", {u.node.inputs[1], u.graph.add_constant(Tensor::of_i64(axes))});
+    }
+    return;
+  }
   bool asked = u.take<int64_t>("broadcast", 0) != 0;
   int64_t axis = u.take<int64_t>("axis", std::numeric_limits<int64_t>::min());
   if (!asked || axis == std::numeric_limits<int64_t>::min() || u.node.inputs.size() != 2) return;

@@ -10,7 +10,8 @@ void unary(OpRegistry& r, std::initializer_list<const char*> names) {
 void binary(OpRegistry& r, std::initializer_list<const char*> names, void (*rule)(InferContext&)) {
   for (const char* name : names)
     r.add({.name = name, .minimum_inputs = 2, .maximum_inputs = 2, .infer = [rule](InferContext& c) {
-             check_model(c.dtype(0) == c.dtype(1), "operands have different types, {} and {}",
+             bool known = c.dtype(0) != DType::kUndefined && c.dtype(1) != DType::kUndefined;
+             check_model(!known || c.dtype(0) == c.dtype(1), "operands have different types, {} and {}",
                          name_of(c.dtype(0)), name_of(c.dtype(1)));
              rule(c);
            }});

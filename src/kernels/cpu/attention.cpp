@@ -1,0 +1,7 @@
+#include "kernels/kernel.h"
+
+namespace lathe {
+
+void register_attention(KernelRegistry&) {}
+
+}  // namespace lathe

@@ -1,0 +1,294 @@
+// Elementwise operators on f32: activations, and binary arithmetic with broadcasting.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cpp"
+#include <hwy/foreach_target.h>
+// Highway asks for this order
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/parallel.h"
+#include "kernels/cpu/activation-inl.h"
+#include "kernels/kernel.h"
+
+#ifndef LATHE_ELEMENTWISE_SHARED
+#define LATHE_ELEMENTWISE_SHARED
+namespace lathe {
+enum class BinaryKind { kAdd, kSub, kMul, kDiv, kMax, kMin };
+enum class UnaryKind { kAbs, kNeg, kSqrt, kReciprocal, kExp, kFloor, kCeil, kRound, kErf };
+// Rows of `width` elements; an operand's step inside a row is 1 or 0 (one value for the row).
+struct BinaryRow {
+  const float *a, *b;
+  float* y;
+  int64_t width;
+  bool a_single, b_single;
+};
+}  // namespace lathe
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace lathe {
+namespace HWY_NAMESPACE {
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+template <class F>
+HWY_INLINE void ForEach(const float* x, float* y, int64_t count, F f) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) hn::StoreU(f(d, hn::LoadU(d, x + i)), d, y + i);
+  if (i < count) {
+    auto m = hn::FirstN(d, static_cast<size_t>(count - i));
+    hn::BlendedStore(f(d, hn::MaskedLoad(m, d, x + i)), m, d, y + i);
+  }
+}
+
+void ActivateSpan(const float* x, float* y, int64_t count, ActivationSpec spec) {
+  WithActivation(spec.kind, [&]<ActivationKind kKind>() {
+    const D d0;
+    const V alpha = hn::Set(d0, spec.alpha), beta = hn::Set(d0, spec.beta);
+    ForEach(x, y, count, [&](D d, V v) { return Activate<kKind>(d, v, alpha, beta); });
+  });
+}
+
+void UnarySpan(const float* x, float* y, int64_t count, UnaryKind kind) {
+  switch (kind) {
+    case UnaryKind::kAbs: return ForEach(x, y, count, [](D, V v) { return hn::Abs(v); });
+    case UnaryKind::kNeg: return ForEach(x, y, count, [](D, V v) { return hn::Neg(v); });
+    case UnaryKind::kSqrt: return ForEach(x, y, count, [](D, V v) { return hn::Sqrt(v); });
+    case UnaryKind::kReciprocal: return ForEach(x, y, count, [](D d, V v) { return hn::Div(hn::Set(d, 1.0f), v); });
+    case UnaryKind::kExp: return ForEach(x, y, count, [](D d, V v) {
+        V e = hn::IfThenElse(hn::Gt(v, hn::Set(d, 88.3f)), hn::Exp(d, v), FastExp(d, v));
+        e = hn::IfThenZeroElse(hn::Lt(v, hn::Set(d, -103.97f)), e);
+        return hn::IfThenElse(hn::IsNaN(v), v, e);
+      });
+    case UnaryKind::kFloor: return ForEach(x, y, count, [](D, V v) { return hn::Floor(v); });
+    case UnaryKind::kCeil: return ForEach(x, y, count, [](D, V v) { return hn::Ceil(v); });
+    case UnaryKind::kRound: return ForEach(x, y, count, [](D, V v) { return hn::Round(v); });
+    case UnaryKind::kErf: return ForEach(x, y, count, [](D d, V v) { return hn::IfThenElse(hn::IsNaN(v), v, FastErf(d, v)); });
+  }
+}
+
+template <class F>
+HWY_INLINE void Row(const BinaryRow& r, F f) {
+  const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  if (r.a_single && r.b_single) {
+    V v = f(hn::Set(d, *r.a), hn::Set(d, *r.b));
+    std::fill_n(r.y, r.width, hn::GetLane(v));
+  } else if (r.a_single || r.b_single) {
+    const V s = hn::Set(d, r.a_single ? *r.a : *r.b);
+    const float* p = r.a_single ? r.b : r.a;
+    auto apply = [&](V v) { return r.a_single ? f(s, v) : f(v, s); };
+    for (; i + lanes <= r.width; i += lanes) hn::StoreU(apply(hn::LoadU(d, p + i)), d, r.y + i);
+    if (i < r.width) {
+      auto m = hn::FirstN(d, static_cast<size_t>(r.width - i));
+      hn::BlendedStore(apply(hn::MaskedLoad(m, d, p + i)), m, d, r.y + i);
+    }
+  } else {
+    for (; i + lanes <= r.width; i += lanes) hn::StoreU(f(hn::LoadU(d, r.a + i), hn::LoadU(d, r.b + i)), d, r.y + i);
+    if (i < r.width) {
+      auto m = hn::FirstN(d, static_cast<size_t>(r.width - i));
+      hn::BlendedStore(f(hn::MaskedLoad(m, d, r.a + i), hn::MaskedLoad(m, d, r.b + i)), m, d, r.y + i);
+    }
+  }
+}
+
+void Binary(const BinaryRow& r, BinaryKind kind) {
+  switch (kind) {
+    case BinaryKind::kAdd: return Row(r, [](V a, V b) { return hn::Add(a, b); });
+    case BinaryKind::kSub: return Row(r, [](V a, V b) { return hn::Sub(a, b); });
+    case BinaryKind::kMul: return Row(r, [](V a, V b) { return hn::Mul(a, b); });
+    case BinaryKind::kDiv: return Row(r, [](V a, V b) { return hn::Div(a, b); });
+    // NaN wins, as in the operators' definition.
+    case BinaryKind::kMax: return Row(r, [](V a, V b) {
+        return hn::IfThenElse(hn::IsNaN(a), a, hn::IfThenElse(hn::IsNaN(b), b, hn::Max(a, b)));
+      });
+    case BinaryKind::kMin: return Row(r, [](V a, V b) {
+        return hn::IfThenElse(hn::IsNaN(a), a, hn::IfThenElse(hn::IsNaN(b), b, hn::Min(a, b)));
+      });
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lathe
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lathe {
+HWY_EXPORT(ActivateSpan);
+HWY_EXPORT(UnarySpan);
+HWY_EXPORT(Binary);
+
+namespace {
+
+class ActivationKernel : public Kernel {
+ public:
+  ActivationKernel(ActivationSpec spec) : spec_(spec) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const float* x = in[0]->data<float>();
+    float* y = out[0]->data<float>();
+    parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(ActivateSpan)(x + begin, y + begin, end - begin, spec_);
+    });
+  }
+  int in_place_input() const override { return 0; }
+
+ private:
+  ActivationSpec spec_;
+};
+
+class UnaryKernel : public Kernel {
+ public:
+  UnaryKernel(UnaryKind kind) : kind_(kind) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const float* x = in[0]->data<float>();
+    float* y = out[0]->data<float>();
+    parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(UnarySpan)(x + begin, y + begin, end - begin, kind_);
+    });
+  }
+  int in_place_input() const override { return 0; }
+
+ private:
+  UnaryKind kind_;
+};
+
+// Adjacent axes along which both operands go the same way are merged; the innermost run becomes a row.
+class BinaryKernel : public Kernel {
+ public:
+  BinaryKernel(const KernelRequest& r, BinaryKind kind) : kind_(kind) {
+    const Shape& y = r.out_shape();
+    auto padded = [&](size_t i) {
+      Shape s(y.size() - r.in_shape(i).size(), 1);
+      s.insert(s.end(), r.in_shape(i).begin(), r.in_shape(i).end());
+      return s;
+    };
+    Shape a = padded(0), b = padded(1);
+    for (size_t i = 0; i < y.size(); ++i) {
+      if (y[i] == 1) continue;
+      bool wide_a = a[i] != 1, wide_b = b[i] != 1;
+      if (!dims_.empty() && dims_.back().wide_a == wide_a && dims_.back().wide_b == wide_b) {
+        dims_.back().size *= y[i];
+      } else {
+        dims_.push_back({y[i], wide_a, wide_b, 0, 0});
+      }
+    }
+    if (dims_.empty()) dims_.push_back({1, true, true, 0, 0});
+    int64_t step_a = 1, step_b = 1;
+    for (size_t i = dims_.size(); i-- > 0;) {
+      if (dims_[i].wide_a) { dims_[i].step_a = step_a; step_a *= dims_[i].size; }
+      if (dims_[i].wide_b) { dims_[i].step_b = step_b; step_b *= dims_[i].size; }
+      if (i + 1 < dims_.size()) rows_ *= dims_[i].size;
+    }
+    same_size_ = r.in_shape(0) == y;
+  }
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const float *a = in[0]->data<float>(), *b = in[1]->data<float>();
+    float* y = out[0]->data<float>();
+    const Dim& inner = dims_.back();
+    int64_t width = inner.size;
+    auto row = [&](int64_t begin, int64_t end, int64_t from, int64_t to) {
+      for (int64_t r = begin; r < end; ++r) {
+        int64_t at_a = 0, at_b = 0, rest = r;
+        for (size_t i = dims_.size() - 1; i-- > 0;) {
+          int64_t index = rest % dims_[i].size;
+          rest /= dims_[i].size;
+          at_a += index * dims_[i].step_a;
+          at_b += index * dims_[i].step_b;
+        }
+        HWY_DYNAMIC_DISPATCH(Binary)({a + at_a + from * inner.step_a, b + at_b + from * inner.step_b, y + r * width + from,
+                                      to - from, !inner.wide_a, !inner.wide_b}, kind_);
+      }
+    };
+    if (rows_ == 1) {
+      parallel_for(width, kParallelGrain, [&](int64_t from, int64_t to) { row(0, 1, from, to); });
+    } else {
+      parallel_for(rows_, kParallelGrain / width + 1, [&](int64_t begin, int64_t end) { row(begin, end, 0, width); });
+    }
+  }
+  int in_place_input() const override { return same_size_ ? 0 : -1; }
+
+ private:
+  struct Dim {
+    int64_t size;
+    bool wide_a, wide_b;
+    int64_t step_a, step_b;
+  };
+  std::vector<Dim> dims_;
+  int64_t rows_ = 1;
+  BinaryKind kind_;
+  bool same_size_ = false;
+};
+
+bool f32(const KernelRequest& r) { return r.all_f32(); }
+bool f32_pair(const KernelRequest& r) { return r.all_f32() && r.node.inputs.size() == 2; }
+
+template <ActivationKind kKind, bool kAlpha = false, bool kBeta = false>
+KernelEntry activation_entry() {
+  return {"f32.activation", f32, [](const KernelRequest& r) -> std::unique_ptr<Kernel> {
+            ActivationSpec s{kKind, kAlpha ? r.node.get_float("alpha") : 0, kBeta ? r.node.get_float("beta") : 0};
+            return std::make_unique<ActivationKernel>(s);
+          }};
+}
+template <UnaryKind kKind>
+KernelEntry unary_entry() {
+  return {"f32.unary", f32, [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<UnaryKernel>(kKind); }};
+}
+template <BinaryKind kKind>
+KernelEntry binary_entry() {
+  return {"f32.binary", f32_pair, [](const KernelRequest& r) -> std::unique_ptr<Kernel> {
+            return std::make_unique<BinaryKernel>(r, kKind);
+          }};
+}
+
+}  // namespace
+
+void register_elementwise(KernelRegistry& r) {
+  using A = ActivationKind;
+  r.add("Relu", "", activation_entry<A::kRelu>());
+  r.add("LeakyRelu", "", activation_entry<A::kLeakyRelu, true>());
+  r.add("Elu", "", activation_entry<A::kElu, true>());
+  r.add("HardSwish", "", activation_entry<A::kHardSwish>());
+  r.add("HardSigmoid", "", activation_entry<A::kHardSigmoid, true, true>());
+  r.add("Sigmoid", "", activation_entry<A::kSigmoid>());
+  r.add("Tanh", "", activation_entry<A::kTanh>());
+  r.add("Swish", "", activation_entry<A::kSwish, true>());
+  r.add("Mish", "", activation_entry<A::kMish>());
+  r.add("Gelu", "", {"f32.activation", f32, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
+          bool tanh = q.node.get_string("approximate") == "tanh";
+          return std::make_unique<ActivationKernel>(ActivationSpec{tanh ? A::kGeluTanh : A::kGelu, 0, 0});
+        }});
+  r.add("Clip", "", {"f32.activation", [](const KernelRequest& q) {
+          for (size_t i : {1, 2})
+            if (q.has_input(i) && !q.input(i).is_constant()) return false;
+          return q.all_f32();
+        }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
+          ActivationSpec s{A::kClip, q.has_input(1) ? static_cast<float>(q.input(1).constant.get(0)) : -INFINITY,
+                           q.has_input(2) ? static_cast<float>(q.input(2).constant.get(0)) : INFINITY};
+          return std::make_unique<ActivationKernel>(s);
+        }});
+  r.add("Abs", "", unary_entry<UnaryKind::kAbs>());
+  r.add("Neg", "", unary_entry<UnaryKind::kNeg>());
+  r.add("Sqrt", "", unary_entry<UnaryKind::kSqrt>());
+  r.add("Reciprocal", "", unary_entry<UnaryKind::kReciprocal>());
+  r.add("Exp", "", unary_entry<UnaryKind::kExp>());
+  r.add("Floor", "", unary_entry<UnaryKind::kFloor>());
+  r.add("Ceil", "", unary_entry<UnaryKind::kCeil>());
+  r.add("Round", "", unary_entry<UnaryKind::kRound>());
+  r.add("Erf", "", unary_entry<UnaryKind::kErf>());
+  r.add("Add", "", binary_entry<BinaryKind::kAdd>());
+  r.add("Sum", "", binary_entry<BinaryKind::kAdd>());
+  r.add("Sub", "", binary_entry<BinaryKind::kSub>());
+  r.add("Mul", "", binary_entry<BinaryKind::kMul>());
+  r.add("Div", "", binary_entry<BinaryKind::kDiv>());
+  r.add("Max", "", binary_entry<BinaryKind::kMax>());
+  r.add("Min", "", binary_entry<BinaryKind::kMin>());
+}
+
+}  // namespace lathe
+#endif

@@ -1,0 +1,66 @@
+#include "kernels/kernel.h"
+
+#include <map>
+
+namespace lathe {
+namespace {
+
+using Key = std::pair<std::string, std::string>;
+
+std::map<Key, std::vector<KernelEntry>>& table() {
+  static std::map<Key, std::vector<KernelEntry>> entries;
+  return entries;
+}
+
+}  // namespace
+
+bool KernelRequest::all_f32_but_indices() const {
+  for (size_t i = 0; i < node.inputs.size(); ++i)
+    if (has_input(i) && input(i).dtype != DType::kF32 && input(i).dtype != DType::kI64) return false;
+  return output().dtype == DType::kF32;
+}
+
+bool KernelRequest::all_f32() const {
+  for (size_t i = 0; i < node.inputs.size(); ++i)
+    if (has_input(i) && input(i).dtype != DType::kF32) return false;
+  for (ValueId v : node.outputs)
+    if (v && graph[v].dtype != DType::kF32) return false;
+  return true;
+}
+
+void KernelRegistry::add(std::string_view op, std::string_view domain, KernelEntry entry) {
+  table()[Key{domain, op}].push_back(entry);
+}
+
+std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
+  static const bool once = [] {
+    KernelRegistry r;
+    for (auto add : {register_depthwise, register_attention, register_onednn, register_elementwise,
+                     register_normalize, register_pool, register_move})
+      add(r);
+    return true;
+  }();
+  (void)once;
+  std::vector<const KernelEntry*> result;
+  auto it = table().find(Key{request.node.op->domain, request.node.op->name});
+  if (it == table().end()) return result;
+  for (const KernelEntry& entry : it->second)
+    if (entry.supports(request)) result.push_back(&entry);
+  return result;
+}
+
+ActivationSpec activation_of(const Node& node) {
+  static const std::map<std::string, ActivationKind, std::less<>> kinds = {
+      {"", ActivationKind::kNone},           {"Relu", ActivationKind::kRelu},
+      {"Clip", ActivationKind::kClip},       {"LeakyRelu", ActivationKind::kLeakyRelu},
+      {"HardSwish", ActivationKind::kHardSwish}, {"HardSigmoid", ActivationKind::kHardSigmoid},
+      {"Sigmoid", ActivationKind::kSigmoid}, {"Tanh", ActivationKind::kTanh},
+      {"Swish", ActivationKind::kSwish},     {"Gelu", ActivationKind::kGelu},
+      {"GeluTanh", ActivationKind::kGeluTanh}, {"Mish", ActivationKind::kMish},
+      {"Elu", ActivationKind::kElu}};
+  auto it = kinds.find(node.get_string("activation"));
+  require(it != kinds.end(), "unknown activation '{}'", node.get_string("activation"));
+  return {it->second, node.get_float("alpha"), node.get_float("beta")};
+}
+
+}  // namespace lathe

@@ -1,0 +1,214 @@
+#include "planner/plan.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "transform/passes.h"
+
+namespace lathe {
+namespace {
+
+bool is_view(const Node& n) {
+  if (!n.op->domain.empty()) return false;
+  const std::string& op = n.op->name;
+  return op == "Reshape" || op == "Flatten" || op == "Squeeze" || op == "Unsqueeze" || op == "Identity";
+}
+
+bool known(const Graph& g, ValueId v) {
+  return !v || (g[v].dtype != DType::kUndefined && g[v].shape && is_static(*g[v].shape));
+}
+
+bool is_dynamic(const Graph& g, const Node& n) {
+  if (!n.captures.empty()) return true;
+  for (const auto* list : {&n.inputs, &n.outputs})
+    for (ValueId v : *list)
+      if (!known(g, v)) return true;
+  return false;
+}
+
+// Median time of one run over dummy tensors, in seconds.
+double time_kernel(const Graph& g, const Node& n, Kernel& kernel) {
+  std::vector<Tensor> in, out;
+  std::vector<const Tensor*> in_pointers;
+  std::vector<Tensor*> out_pointers;
+  for (ValueId v : n.inputs) {
+    if (v && !g[v].is_constant()) {
+      in.emplace_back(g[v].dtype, *g[v].shape);
+      std::memset(in.back().raw(), 0, in.back().bytes());
+    } else {
+      in.push_back(v ? g[v].constant : Tensor());
+    }
+  }
+  for (ValueId v : n.outputs) out.push_back(v ? Tensor(g[v].dtype, *g[v].shape) : Tensor());
+  for (size_t i = 0; i < in.size(); ++i) in_pointers.push_back(n.inputs[i] ? &in[i] : nullptr);
+  for (size_t i = 0; i < out.size(); ++i) out_pointers.push_back(n.outputs[i] ? &out[i] : nullptr);
+  Tensor scratch(DType::kU8, {static_cast<int64_t>(kernel.scratch_bytes()) + 64});
+  std::vector<double> times;
+  for (int i = 0; i < 8; ++i) {
+    auto begin = std::chrono::steady_clock::now();
+    kernel.run(in_pointers.data(), out_pointers.data(), scratch.raw());
+    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  std::nth_element(times.begin(), times.begin() + 4, times.end());
+  return times[4];
+}
+
+void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, Step& step) {
+  std::vector<const KernelEntry*> entries;
+  if (!options.reference) entries = kernels_for({g, n});
+  if (entries.empty()) {
+    step.kernel_name = "reference";
+    return;
+  }
+  step.kernel = entries[0]->make({g, n});
+  step.kernel_name = entries[0]->name;
+  if (!options.tune || entries.size() == 1) return;
+  double best = time_kernel(g, n, *step.kernel);
+  for (size_t i = 1; i < entries.size(); ++i) {
+    auto other = entries[i]->make({g, n});
+    double time = time_kernel(g, n, *other);
+    if (time >= best) continue;
+    best = time;
+    step.kernel = std::move(other);
+    step.kernel_name = entries[i]->name;
+  }
+}
+
+void place_values(Plan& plan) {
+  const Graph& g = plan.graph;
+  auto count = g.value_count();
+  plan.placements.assign(count, {});
+  for (size_t i = 0; i < count; ++i) plan.placements[i].root = {static_cast<int32_t>(i)};
+  std::vector<int> last_use(count, -1), made(count, -1);
+  int end = static_cast<int>(plan.steps.size());
+  for (int s = 0; s < end; ++s) {
+    const Node& n = g[plan.steps[s].node];
+    for (const auto* list : {&n.inputs, &n.captures})
+      for (ValueId v : *list) if (v) last_use[v.index] = s;
+    for (ValueId v : n.outputs) if (v) { made[v.index] = s; last_use[v.index] = std::max(last_use[v.index], s); }
+  }
+  for (ValueId v : g.outputs) last_use[v.index] = end;
+  auto root = [&](ValueId v) { return plan.placements[v.index].root; };
+  auto in_arena = [&](ValueId v) { return made[v.index] >= 0 && !plan.steps[made[v.index]].dynamic; };
+  std::vector<int> buffer_end = last_use;  // of the root, over all that share it
+  for (int s = 0; s < end; ++s) {
+    const Step& step = plan.steps[s];
+    const Node& n = g[step.node];
+    if (step.dynamic) continue;
+    ValueId from;
+    if (step.view) {
+      from = n.inputs[0];
+    } else if (step.kernel && step.kernel->in_place_input() >= 0 && n.inputs.size() > static_cast<size_t>(step.kernel->in_place_input())) {
+      ValueId v = n.inputs[step.kernel->in_place_input()];
+      // Only a buffer of the arena that nothing reads later, and that no other input of this node shares.
+      bool free = v && in_arena(root(v)) && buffer_end[root(v).index] == s &&
+                  element_count(*g[v].shape) * size_of(g[v].dtype) == element_count(*g[n.outputs[0]].shape) * size_of(g[n.outputs[0]].dtype);
+      for (size_t i = 0; free && i < n.inputs.size(); ++i)
+        if (static_cast<int>(i) != step.kernel->in_place_input() && n.inputs[i] && root(n.inputs[i]) == root(v)) free = false;
+      if (free) from = v;
+    }
+    if (!from) continue;
+    ValueId r = root(from);
+    plan.placements[n.outputs[0].index].root = r;
+    buffer_end[r.index] = std::max(buffer_end[r.index], last_use[n.outputs[0].index]);
+  }
+  std::vector<Buffer> buffers;
+  std::vector<size_t> owner;
+  for (size_t i = 0; i < count; ++i) {
+    ValueId v{static_cast<int32_t>(i)};
+    if (root(v) != v || !in_arena(v) || g[v].is_constant()) continue;
+    int64_t bytes = element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype)) + 64;
+    buffers.push_back({bytes, made[i], buffer_end[i], 0});
+    owner.push_back(i);
+  }
+  for (const Step& step : plan.steps)
+    if (step.kernel) plan.scratch_bytes = std::max<int64_t>(plan.scratch_bytes, step.kernel->scratch_bytes());
+  plan.arena_bytes = (place_buffers(buffers) + 63) / 64 * 64;
+  plan.scratch_offset = plan.arena_bytes;
+  plan.arena_bytes += plan.scratch_bytes;
+  std::vector<int64_t> alive(end + 2, 0);
+  for (size_t k = 0; k < buffers.size(); ++k) {
+    Placement& p = plan.placements[owner[k]];
+    p = {p.root, buffers[k].offset, buffers[k].bytes, buffers[k].first_step, buffers[k].last_step};
+    plan.tensor_bytes += p.bytes;
+    for (int s = p.first_step; s <= p.last_step; ++s) alive[s] += p.bytes;
+  }
+  plan.lower_bound = *std::max_element(alive.begin(), alive.end());
+}
+
+}  // namespace
+
+Plan make_plan(Graph graph, const PlanOptions& options) {
+  Plan plan;
+  plan.graph = std::move(graph);
+  Graph& g = plan.graph;
+  specialize(g, options.input_shapes);
+  for (ValueId v : g.inputs)
+    if (!g[v].shape || !is_static(*g[v].shape))
+      fail(ErrorKind::kInput, "input '{}' has the open shape {}: say which one is meant", g[v].name, g[v].shape ? to_string(*g[v].shape) : "[…]");
+  clean_up(g);
+  if (options.fuse) {
+    recognize(g);
+    assign_layout(g);
+    fuse(g);
+    clean_up(g);
+  }
+  for (NodeId id : g.order()) {
+    Step step;
+    step.node = id;
+    const Node& n = g[id];
+    step.dynamic = is_dynamic(g, n);
+    step.view = !step.dynamic && is_view(n);
+    if (step.view) step.kernel_name = "view";
+    else if (step.dynamic) step.kernel_name = "reference (dynamic)";
+    else choose_kernel(g, n, options, step);
+    plan.steps.push_back(std::move(step));
+  }
+  place_values(plan);
+  return plan;
+}
+
+std::string print_plan(const Plan& plan) {
+  std::string text = fmt::format("{:>4}  {:<22} {:<26} {:<24} {:>12} {:>12}\n", "step", "operator", "kernel", "output", "offset", "bytes");
+  for (size_t s = 0; s < plan.steps.size(); ++s) {
+    const Node& n = plan.graph[plan.steps[s].node];
+    ValueId v = n.outputs[0];
+    const Placement& p = plan.placements[plan.placements[v.index].root.index];
+    const Value& value = plan.graph[v];
+    text += fmt::format("{:>4}  {:<22} {:<26} {:<24} {:>12} {:>12}\n", s, n.op->name, plan.steps[s].kernel_name,
+                        fmt::format("{}{}", name_of(value.dtype), value.shape ? to_string(*value.shape) : "[…]"),
+                        p.offset < 0 ? "-" : std::to_string(p.offset), p.bytes);
+  }
+  text += fmt::format("arena {} bytes (values {}, scratch {}); sum of tensors {}; lower bound {}\n", plan.arena_bytes,
+                      plan.scratch_offset, plan.scratch_bytes, plan.tensor_bytes, plan.lower_bound);
+  return text;
+}
+
+std::string plan_svg(const Plan& plan) {
+  double width = 1000, height = 500, left = 70, top = 30;
+  auto steps = static_cast<double>(std::max<size_t>(plan.steps.size(), 1));
+  auto arena = static_cast<double>(std::max<int64_t>(plan.arena_bytes, 1));
+  std::string svg = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" font-family=\"sans-serif\" font-size=\"11\">\n"
+      "<text x=\"{}\" y=\"18\">memory over time: arena {:.2f} MiB, lower bound {:.2f} MiB</text>\n",
+      width + left + 20, height + top + 40, left, arena / 1048576, static_cast<double>(plan.lower_bound) / 1048576);
+  int colour = 0;
+  for (size_t i = 0; i < plan.placements.size(); ++i) {
+    const Placement& p = plan.placements[i];
+    if (p.offset < 0) continue;
+    const Value& v = plan.graph[ValueId{static_cast<int32_t>(i)}];
+    double x = left + p.first_step / steps * width, w = (p.last_step - p.first_step + 1) / steps * width;
+    double h = static_cast<double>(p.bytes) / arena * height;
+    double y = top + height - static_cast<double>(p.offset) / arena * height - h;
+    std::string name;
+    for (char c : v.name) name += c == '<' ? "&lt;" : c == '&' ? "&amp;" : c == '"' ? "&quot;" : std::string(1, c);
+    svg += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"hsl({},60%,65%)\" stroke=\"#333\" "
+                       "stroke-width=\"0.4\"><title>{} {} ({} bytes, steps {} to {})</title></rect>\n",
+                       x, y, w, h, colour = (colour + 137) % 360, name, to_string(v.shape.value_or(Shape{})), p.bytes, p.first_step, p.last_step);
+  }
+  svg += fmt::format("<text x=\"{}\" y=\"{}\">step 0 to {}</text><text x=\"4\" y=\"{}\">{:.1f} MiB</text><text x=\"4\" y=\"{}\">0</text>\n</svg>\n",
+                     left, height + top + 18, plan.steps.size(), top + 10, arena / 1048576, height + top);
+  return svg;
+}
+
+}  // namespace lathe

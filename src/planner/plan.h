@@ -1,0 +1,61 @@
+// A Plan: a Graph made ready for this machine and these shapes. It says in which order the nodes run, with
+// which kernel, and where each value lies in one arena. Everything in it can be read (print_plan, plan_svg).
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+#include "kernels/kernel.h"
+
+namespace lathe {
+
+struct PlanOptions {
+  std::map<std::string, Shape> input_shapes;  // by input name; needed where the model leaves sizes open
+  bool fuse = true;       // recognition, fusion and channels-last layout
+  bool reference = false; // reference kernels only: the oracle
+  bool tune = false;      // time every kernel that supports a node and keep the fastest
+};
+
+struct Step {
+  NodeId node;
+  std::string kernel_name;
+  std::unique_ptr<Kernel> kernel;  // null: the reference kernel, or a view of the input
+  bool view = false;               // the output is the input under another shape
+  bool dynamic = false;            // shapes are known only at run time
+};
+
+struct Placement {
+  ValueId root;             // the value whose buffer this one shares; itself when it has its own
+  int64_t offset = -1;      // in the arena, of the root; −1: not in the arena (constant, input, dynamic)
+  int64_t bytes = 0;
+  int first_step = 0, last_step = 0;  // of the buffer, inclusive
+};
+
+struct Plan {
+  Graph graph;  // after all passes
+  std::vector<Step> steps;
+  std::vector<Placement> placements;  // by value index
+  int64_t arena_bytes = 0;            // values and scratch
+  int64_t scratch_offset = 0, scratch_bytes = 0;
+  int64_t tensor_bytes = 0;           // sum of all buffers
+  int64_t lower_bound = 0;            // most bytes alive at any step
+};
+
+// Throws what the passes throw, and kInput when an input's shape is not known.
+Plan make_plan(Graph graph, const PlanOptions& options = {});
+
+// Offsets for buffers with lifetimes, so that buffers alive together do not overlap. Returns the arena size.
+struct Buffer {
+  int64_t bytes = 0;
+  int first_step = 0, last_step = 0;
+  int64_t offset = 0;
+};
+int64_t place_buffers(std::vector<Buffer>& buffers);
+
+std::string print_plan(const Plan& plan);
+std::string plan_svg(const Plan& plan);  // time across, address up, one rectangle a buffer
+
+}  // namespace lathe

@@ -1,0 +1,90 @@
+#include "runtime/session.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "kernels/reference/reference.h"
+
+namespace lathe {
+
+Session::Session(Plan plan) : plan_(std::move(plan)) {
+  const Graph& g = plan_.graph;
+  arena_ = Tensor(DType::kU8, {plan_.arena_bytes + 64});
+  values_.resize(g.value_count());
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const Value& v = g[ValueId{static_cast<int32_t>(i)}];
+    const Placement& root = plan_.placements[plan_.placements[i].root.index];
+    if (v.is_constant()) {
+      values_[i] = v.constant;
+    } else if (root.offset >= 0) {
+      values_[i] = Tensor(v.dtype, *v.shape, arena_.data<char>() + root.offset);
+    }
+  }
+  for (const Step& step : plan_.steps) {
+    const Node& n = g[step.node];
+    Bound b;
+    for (ValueId v : n.inputs) b.inputs.push_back(v ? &values_[v.index] : nullptr);
+    for (ValueId v : n.outputs) b.outputs.push_back(v ? &values_[v.index] : nullptr);
+    bound_.push_back(std::move(b));
+  }
+  outputs_.resize(g.outputs.size());
+  times_.resize(plan_.steps.size());
+}
+
+void Session::run_step(size_t index) {
+  Step& step = plan_.steps[index];
+  Bound& b = bound_[index];
+  const Node& n = plan_.graph[step.node];
+  if (step.kernel) {
+    step.kernel->run(b.inputs.data(), b.outputs.data(), arena_.data<char>() + plan_.scratch_offset);
+    return;
+  }
+  if (step.view) {
+    // Buffers outside the arena (inputs, results of dynamic steps) are known only now.
+    const Placement& root = plan_.placements[plan_.placements[n.outputs[0].index].root.index];
+    if (root.offset < 0) *b.outputs[0] = b.inputs[0]->reshaped(*plan_.graph[n.outputs[0]].shape);
+    return;
+  }
+  std::vector<Tensor> in, captures;
+  for (const Tensor* t : b.inputs) in.push_back(t ? *t : Tensor());
+  for (ValueId v : n.captures) captures.push_back(values_[v.index]);
+  std::vector<Tensor> out = reference::run_node(n, std::move(in), std::move(captures));
+  for (size_t i = 0; i < out.size(); ++i) {
+    if (!b.outputs[i]) continue;
+    if (step.dynamic) {
+      *b.outputs[i] = out[i];
+      continue;
+    }
+    require(out[i].dtype() == b.outputs[i]->dtype() && out[i].shape() == b.outputs[i]->shape(),
+            "node '{}' ({}) made {} {} where {} {} was planned", n.name, n.op->name, name_of(out[i].dtype()),
+            to_string(out[i].shape()), name_of(b.outputs[i]->dtype()), to_string(b.outputs[i]->shape()));
+    if (out[i].bytes()) std::memcpy(b.outputs[i]->raw(), out[i].raw(), out[i].bytes());
+  }
+}
+
+const std::vector<Tensor>& Session::run(const std::vector<Tensor>& inputs) {
+  const Graph& g = plan_.graph;
+  if (inputs.size() != g.inputs.size())
+    fail(ErrorKind::kInput, "the model takes {} inputs, found {}", g.inputs.size(), inputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Value& v = g[g.inputs[i]];
+    if (v.dtype != inputs[i].dtype() || v.shape != inputs[i].shape())
+      fail(ErrorKind::kInput, "input '{}' is {} {}, the plan was made for {} {}", v.name, name_of(inputs[i].dtype()),
+           to_string(inputs[i].shape()), name_of(v.dtype), to_string(*v.shape));
+    values_[g.inputs[i].index] = inputs[i];
+  }
+  for (size_t s = 0; s < plan_.steps.size(); ++s) {
+    if (!profiling_) {
+      run_step(s);
+      continue;
+    }
+    auto begin = std::chrono::steady_clock::now();
+    run_step(s);
+    times_[s].seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    ++times_[s].runs;
+  }
+  for (size_t i = 0; i < outputs_.size(); ++i) outputs_[i] = values_[g.outputs[i].index];
+  return outputs_;
+}
+
+}  // namespace lathe

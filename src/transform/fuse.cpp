@@ -1,0 +1,135 @@
+// Convolutions and matrix products with constant weights become ai.lathe operators that take bias,
+// activation and residual. Only f32, static shapes.
+#include <algorithm>
+#include <limits>
+
+#include "graph/op.h"
+#include "transform/passes.h"
+
+namespace lathe {
+namespace {
+
+struct Activation {
+  std::string name;
+  float alpha = 0, beta = 0;
+};
+
+std::optional<Activation> as_activation(const Graph& g, const Node& n) {
+  const std::string& op = n.op->name;
+  if (!n.op->domain.empty()) return std::nullopt;
+  for (const char* plain : {"Relu", "HardSwish", "Sigmoid", "Tanh", "Mish"})
+    if (op == plain) return Activation{op, 0, 0};
+  if (op == "LeakyRelu" || op == "Elu") return Activation{op, n.get_float("alpha"), 0};
+  if (op == "Swish") return Activation{op, n.get_float("alpha"), 0};
+  if (op == "HardSigmoid") return Activation{op, n.get_float("alpha"), n.get_float("beta")};
+  if (op == "Gelu") return Activation{n.get_string("approximate") == "tanh" ? "GeluTanh" : "Gelu", 0, 0};
+  if (op == "Clip") {
+    Activation a{op, -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
+    for (size_t i : {1, 2}) {
+      if (i >= n.inputs.size() || !n.inputs[i]) continue;
+      if (!g[n.inputs[i]].is_constant()) return std::nullopt;
+      (i == 1 ? a.alpha : a.beta) = static_cast<float>(g[n.inputs[i]].constant.get(0));
+    }
+    return a;
+  }
+  return std::nullopt;
+}
+
+bool f32_static(const Graph& g, ValueId v) {
+  return v && g[v].dtype == DType::kF32 && g[v].shape && is_static(*g[v].shape) && element_count(*g[v].shape) > 0;
+}
+
+// MatMul and Gemm with a constant right factor.
+bool to_fused_matmul(Graph& g, NodeId id) {
+  const Node& n = g[id];
+  bool gemm = n.op->name == "Gemm";
+  if (!n.op->domain.empty() || (!gemm && n.op->name != "MatMul")) return false;
+  if (!f32_static(g, n.inputs[0]) || !f32_static(g, n.inputs[1]) || !g[n.inputs[1]].is_constant()) return false;
+  Tensor w = g[n.inputs[1]].constant;
+  if (w.rank() != 2 || g[n.inputs[0]].shape->size() < (gemm ? 2u : 1u)) return false;
+  ValueId bias;
+  if (gemm) {
+    if (n.get_int("transA") || n.get_float("alpha") != 1) return false;
+    if (n.inputs.size() > 2 && n.inputs[2]) {
+      const Value& c = g[n.inputs[2]];
+      int64_t width = n.get_int("transB") ? w.shape()[0] : w.shape()[1];
+      if (!c.is_constant() || c.constant.size() != width || c.constant.shape().back() != width || n.get_float("beta") != 1) return false;
+      bias = g.add_constant(c.constant.reshaped({width}));
+    }
+    if (n.get_int("transB")) w = transpose(w, {1, 0});
+  }
+  ValueId weights = w.raw() == g[n.inputs[1]].constant.raw() ? n.inputs[1] : g.add_constant(w, g[n.inputs[1]].name + "_t");
+  std::vector<ValueId> inputs{g[id].inputs[0], weights};
+  if (bias) inputs.push_back(bias);
+  g[id].op = &find_op("MatMul", "ai.lathe");
+  g[id].inputs = inputs;
+  g[id].attributes.clear();
+  return true;
+}
+
+}  // namespace
+
+// What follows a fused product: bias, activation, residual, in the orders that models use.
+static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>>& consumers, const std::vector<bool>& is_public,
+                            const std::vector<int32_t>& position) {
+  auto input = [&](size_t i) { return i < g[id].inputs.size() ? g[id].inputs[i] : ValueId{}; };
+  for (;;) {
+    ValueId y = g[id].outputs[0];
+    if (is_public[y.index] || consumers[y.index].size() != 1) return;
+    NodeId next = consumers[y.index][0];
+    const Node& n = g[next];
+    if (n.dead || !n.op->domain.empty() || n.outputs.size() != 1) return;
+    bool activated = !g[id].get_string("activation").empty();
+    bool has_residual = bool(input(3));
+    if (auto a = as_activation(g, n); a && n.inputs[0] == y && !activated && (!has_residual || g[id].get_int("residual_first"))) {
+      g[id].attributes["activation"] = a->name;
+      g[id].attributes["alpha"] = a->alpha;
+      g[id].attributes["beta"] = a->beta;
+      if (!has_residual) g[id].attributes["residual_first"] = int64_t{0};
+    } else if (n.op->name == "Add" && n.inputs[0] != n.inputs[1]) {
+      ValueId other = n.inputs[0] == y ? n.inputs[1] : n.inputs[0];
+      const auto& shape = g[other].shape;
+      int64_t channels = g[y].shape->back();
+      bool row = g[other].is_constant() && shape && g[id].op->name == "MatMul" && !shape->empty() && shape->back() == channels &&
+                 element_count(*shape) == channels && !input(2) && !activated && !has_residual &&
+                 shape->size() <= g[y].shape->size();
+      if (row) {
+        ValueId bias = g.add_constant(g[other].constant.reshaped({channels}));
+        g[id].inputs.resize(3);
+        g[id].inputs[2] = bias;
+      } else {
+        // The other operand must exist before this node runs, or the order would have a cycle.
+        bool early = g[other].is_constant() || !g[other].producer || position[g[other].producer.index] < position[id.index];
+        if (has_residual || !early || g[other].dtype != DType::kF32 || shape != g[y].shape || g[other].is_constant()) return;
+        g[id].inputs.resize(4);
+        g[id].inputs[3] = other;
+        g[id].attributes["residual_first"] = int64_t{activated ? 0 : 1};
+        for (NodeId& c : consumers[other.index])
+          if (c == next) c = id;
+      }
+    } else {
+      return;
+    }
+    ValueId out = g[next].outputs[0];
+    g.remove(next);
+    g[id].outputs[0] = out;
+    g[out].producer = id;
+    g[y].producer = {};
+  }
+}
+
+void fuse(Graph& g) {
+  for (NodeId id : g.order()) to_fused_matmul(g, id);
+  auto consumers = g.consumers();
+  std::vector<bool> is_public(g.value_count(), false);
+  for (ValueId v : g.outputs) is_public[v.index] = true;
+  std::vector<NodeId> order = g.order();
+  std::vector<int32_t> position(g.node_count(), 0);
+  for (size_t i = 0; i < order.size(); ++i) position[order[i].index] = static_cast<int32_t>(i);
+  for (NodeId id : order)
+    if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul"))
+      absorb_epilogue(g, id, consumers, is_public, position);
+  remove_dead(g);
+}
+
+}  // namespace lathe

@@ -1,0 +1,44 @@
+// Graph → Graph. Every pass keeps the network's function (within rounding) and its input and output names.
+//
+//   specialize(graph, {{"x", {1, 3, 224, 224}}});   // concrete shapes; folds what becomes constant
+//   clean_up(graph);                                 // standard ONNX stays standard ONNX
+//   fuse(graph);  assign_layout(graph);              // for execution: operators of ai.lathe
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "graph/graph.h"
+
+namespace lathe {
+
+// Sets the shapes of inputs (by name; others must be static already), infers everything and folds.
+// Throws kInput when a given shape contradicts the model's.
+void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes);
+
+// Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
+// values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded.
+void fold_constants(Graph& graph, int64_t largest_growth = 1 << 20);
+// Removes nodes that nothing needs, and identities (Identity, inference Dropout, Cast to the same type,
+// transposes, reshapes and pads that change nothing).
+void remove_dead(Graph& graph);
+void remove_identities(Graph& graph);
+// Nodes that compute the same from the same become one.
+void merge_common(Graph& graph);
+// BatchNormalization, and Mul and Add with per-channel constants, into the weights of the Conv or Gemm before.
+void fold_batch_norm(Graph& graph);
+// All of the above until nothing changes.
+void clean_up(Graph& graph);
+
+// Spellings of one function become one node: Gelu (both forms), Swish, HardSwish, Mish, LayerNormalization,
+// RMSNormalization, scaled dot-product attention, channel shuffle.
+void recognize(Graph& graph);
+// Conv, MatMul and Gemm with constant weights take bias, activation and residual addition.
+void fuse(Graph& graph);
+// Images channels-last: 2-D Conv, pooling and what stands between them, with as few transposes as possible.
+void assign_layout(Graph& graph);
+
+// The shape of a value, which must be static.
+const Shape& static_shape(const Graph& graph, ValueId value);
+
+}  // namespace lathe
