@@ -120,6 +120,28 @@ TEST(Execute, BatchNormAndGatesFold) {
   for (NodeId id : clean.order()) EXPECT_NE(clean[id].op->name, "BatchNormalization");
 }
 
+// Exporters' spellings of attention, four- and three-dimensional, with and without a mask.
+TEST(Execute, AttentionIsRecognizedAndAgrees) {
+  for (int rank : {4, 3})
+    for (bool masked : {false, true})
+      for (int64_t tokens : {1, 7, 64, 67}) {
+        Graph g;
+        int64_t width = tokens == 7 ? 20 : 32;
+        Shape s = rank == 4 ? Shape{2, 3, tokens, width} : Shape{6, tokens, width};
+        ValueId q = g.add_input("q", DType::kF32, s), k = g.add_input("k", DType::kF32, s), v = g.add_input("v", DType::kF32, s);
+        ValueId kt = g.add("Transpose", {k}, {{"perm", rank == 4 ? Ints{0, 1, 3, 2} : Ints{0, 2, 1}}});
+        ValueId scores = g.add("Div", {g.add("MatMul", {q, kt}), g.add_constant(Tensor::scalar(5.0f))});
+        if (masked) scores = g.add("Add", {scores, weights(g, {tokens, tokens}, 2)});
+        g.outputs = {g.add("MatMul", {g.add("Softmax", {scores}), v})};
+        EXPECT_LT(compare_with_reference(g), 2e-5) << rank << masked << tokens;
+        Graph known = g;
+        recognize(known);
+        int found = 0;
+        for (NodeId id : known.order()) found += known[id].op->name == "Attention";
+        EXPECT_EQ(found, 1);
+      }
+}
+
 TEST(Execute, ChecksInputShapes) {
   Graph g;
   ValueId x = g.add_input("x", DType::kF32, Shape{2, 3});
