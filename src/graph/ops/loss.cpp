@@ -8,7 +8,7 @@ namespace {
 void infer_loss(InferContext& c) {
   const std::string& reduction = c.node().get_string("reduction");
   check_model(reduction == "none" || reduction == "sum" || reduction == "mean", "unknown reduction '{}'", reduction);
-  check_model(is_integer(c.dtype(1)), "labels must be integers, found {}", name_of(c.dtype(1)));
+  check_model(c.dtype(1) == DType::kUndefined || is_integer(c.dtype(1)), "labels must be integers, found {}", name_of(c.dtype(1)));
   c.expect_rank(0, 2, kMaxRank);
   std::optional<Shape> each = c.shape(1);
   if (c.shape(0)) {

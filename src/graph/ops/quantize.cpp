@@ -44,9 +44,9 @@ bool is_quantized(DType type) {
 void infer_quantize(InferContext& c) {
   check_scale(c);
   DType type = type_attribute(c, "output_dtype", c.has_input(2) ? c.dtype(2) : DType::kU8);
-  check_model(!c.has_input(2) || type == c.dtype(2), "output_dtype {} disagrees with the zero point's {}", name_of(type),
+  check_model(!c.has_input(2) || types_agree(type, c.dtype(2)), "output_dtype {} disagrees with the zero point's {}", name_of(type),
               name_of(c.has_input(2) ? c.dtype(2) : type));
-  check_model(is_quantized(type), "cannot quantize to {}", name_of(type));
+  check_model(type == DType::kUndefined || is_quantized(type), "cannot quantize to {}", name_of(type));
   DType precision = type_attribute(c, "precision", DType::kF32);
   check_model(precision == DType::kF32 || precision == DType::kF16 || precision == DType::kBF16 || precision == DType::kF64,
               "cannot divide in precision {}", name_of(precision));
@@ -55,10 +55,10 @@ void infer_quantize(InferContext& c) {
 
 void infer_dequantize(InferContext& c) {
   check_scale(c);
-  check_model(!c.has_input(2) || c.dtype(0) == c.dtype(2), "input of type {} has a zero point of type {}",
+  check_model(!c.has_input(2) || types_agree(c.dtype(0), c.dtype(2)), "input of type {} has a zero point of type {}",
               name_of(c.dtype(0)), name_of(c.has_input(2) ? c.dtype(2) : c.dtype(0)));
   DType type = type_attribute(c, "output_dtype", c.dtype(1));
-  check_model(is_float(type), "cannot dequantize to {}", name_of(type));
+  check_model(type == DType::kUndefined || is_float(type), "cannot dequantize to {}", name_of(type));
   c.set_output(0, type, c.shape(0));
 }
 
