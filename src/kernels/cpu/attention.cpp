@@ -150,7 +150,8 @@ class Attention : public Kernel {
     const Shape &q = r.in_shape(0), &k = r.in_shape(1);
     per_thread_ = (q[3] + 4) * padded_keys(k[2]);
     scale_ = r.node.has("scale") ? r.node.get_float("scale") : 1.0f / std::sqrt(static_cast<float>(q[3]));
-    if (!r.has_input(3)) return;
+    masked_ = r.has_input(3);
+    if (!masked_) return;
     // Steps of the mask along batch, head and query; 0 where it is broadcast.
     Shape m(4 - r.in_shape(3).size(), 1);
     m.insert(m.end(), r.in_shape(3).begin(), r.in_shape(3).end());
@@ -161,7 +162,7 @@ class Attention : public Kernel {
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
     const Shape &q = in[0]->shape(), &k = in[1]->shape(), &v = in[2]->shape();
     int64_t heads = q[0] * q[1], each = (heads + threads_ - 1) / threads_;
-    bool masked = in[3] != nullptr;
+    bool masked = masked_;
     parallel_for(threads_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
         for (int64_t h = t * each; h < std::min(heads, (t + 1) * each); ++h) {
@@ -177,6 +178,7 @@ class Attention : public Kernel {
  private:
   int64_t threads_, per_thread_ = 0;
   int64_t mask_steps_[3] = {0, 0, 0};
+  bool masked_ = false;
   float scale_;
 };
 
