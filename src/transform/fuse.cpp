@@ -69,6 +69,28 @@ bool to_fused_matmul(Graph& g, NodeId id) {
 
 }  // namespace
 
+// A factor per output channel goes into the weights and the bias.
+static bool scale_columns(Graph& g, NodeId id, const Node& mul, ValueId y) {
+  ValueId other = mul.inputs[0] == y ? mul.inputs[1] : mul.inputs[0];
+  int64_t channels = g[y].shape->back();
+  const Tensor& f = g[other].constant;
+  if (!g[other].is_constant() || f.size() != channels || f.shape().back() != channels || f.rank() > static_cast<int64_t>(g[y].shape->size())) return false;
+  Tensor w = g[g[id].inputs[1]].constant.clone();
+  bool conv = g[id].op->name == "Conv";
+  int64_t each = w.size() / channels;
+  float* p = w.data<float>();
+  for (int64_t i = 0; i < w.size(); ++i) p[i] *= static_cast<float>(f.get(conv ? i / each : i % channels));
+  ValueId weights = g.add_constant(std::move(w), g[g[id].inputs[1]].name + "_scaled");
+  g[id].inputs[1] = weights;
+  if (g[id].inputs.size() > 2 && g[id].inputs[2]) {
+    Tensor b = g[g[id].inputs[2]].constant.clone();
+    for (int64_t c = 0; c < channels; ++c) b.set(c, b.get(c) * f.get(c));
+    ValueId bias = g.add_constant(std::move(b));
+    g[id].inputs[2] = bias;
+  }
+  return true;
+}
+
 // What follows a fused product: bias, activation, residual, in the orders that models use.
 static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>>& consumers, const std::vector<bool>& is_public,
                             const std::vector<int32_t>& position) {
@@ -80,13 +102,15 @@ static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>
     const Node& n = g[next];
     if (n.dead || !n.op->domain.empty() || n.outputs.size() != 1) return;
     bool activated = !g[id].get_string("activation").empty();
-    bool has_residual = bool(input(3));
+    bool has_residual = bool(input(3)), affine = g[id].op->name == "Affine";
     if (auto a = as_activation(g, n); a && n.inputs[0] == y && !activated && (!has_residual || g[id].get_int("residual_first"))) {
       g[id].attributes["activation"] = a->name;
       g[id].attributes["alpha"] = a->alpha;
       g[id].attributes["beta"] = a->beta;
       if (!has_residual) g[id].attributes["residual_first"] = int64_t{0};
-    } else if (n.op->name == "Add" && n.inputs[0] != n.inputs[1]) {
+    } else if (n.op->name == "Mul" && !affine && !activated && !has_residual && n.inputs[0] != n.inputs[1] && scale_columns(g, id, n, y)) {
+      // taken
+    } else if (n.op->name == "Add" && !affine && n.inputs[0] != n.inputs[1]) {
       ValueId other = n.inputs[0] == y ? n.inputs[1] : n.inputs[0];
       const auto& shape = g[other].shape;
       int64_t channels = g[y].shape->back();
@@ -127,7 +151,7 @@ void fuse(Graph& g) {
   std::vector<int32_t> position(g.node_count(), 0);
   for (size_t i = 0; i < order.size(); ++i) position[order[i].index] = static_cast<int32_t>(i);
   for (NodeId id : order)
-    if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul"))
+    if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul" || g[id].op->name == "Affine"))
       absorb_epilogue(g, id, consumers, is_public, position);
   remove_dead(g);
 }

@@ -2,6 +2,7 @@
 // between them and does not care about the layout follows. A value then has a twin: the same elements
 // channels-last. Transposes are made only where a value is wanted in the layout that nobody makes.
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "graph/op.h"
@@ -90,10 +91,18 @@ class LayoutPass {
       }
       return;
     }
-    if (!n.op->domain.empty() || !image(n.inputs[0])) return;
+    if (!n.op->domain.empty() || n.outputs.empty()) return;
+    if (kBinary.contains(op) && image(n.outputs[0]) && std::any_of(n.inputs.begin(), n.inputs.end(), [&](ValueId v) { return has_twin(v); }))
+      return binary(id);  // a constant of lower rank may stand first
+    if (!image(n.inputs[0])) return;
     if (op == "Conv") return conv(id);
     if (op == "MaxPool" || op == "AveragePool") return pool(id);
     if (op == "GlobalAveragePool") return replace_reduce(id);
+    if (op == "BatchNormalization") return batch_norm(id);
+    if (op == "Transpose" && n.get_ints("perm") == kToFirst) {  // the model's own step back to channels-first
+      twin_[n.outputs[0].index] = n.inputs[0];
+      return;
+    }
     bool any = std::any_of(n.inputs.begin(), n.inputs.end(), [&](ValueId v) { return has_twin(v); });
     if (!any || n.outputs.size() != 1) {
       if (any && op == "Split") split(id);
@@ -105,7 +114,6 @@ class LayoutPass {
       Attributes a = n.attributes;
       return replace(id, op, inputs, a);
     }
-    if (kBinary.contains(op)) return binary(id);
     if (op == "Concat") return concat(id);
     if (op == "ReduceMean" || op == "ReduceSum" || op == "ReduceMax") return reduce(id);
     if (op == "Pad" || op == "Slice") return along_axes(id);
@@ -174,6 +182,23 @@ class LayoutPass {
     Attributes a{{"kind", std::string(average ? "Average" : "Max")}, {"kernel_shape", kernel}, {"strides", strides},
                  {"pads", resolve_pads(n, kernel, strides, dilations)}, {"count_include_pad", include}};
     replace(id, "ai.lathe::Pool", {last(n.inputs[0])}, a);
+  }
+
+  void batch_norm(NodeId id) {
+    const Node& n = g_[id];
+    for (size_t i = 1; i <= 4; ++i)
+      if (!g_[n.inputs[i]].is_constant()) return;
+    if (g_[n.inputs[0]].dtype != DType::kF32) return;
+    auto at = [&](size_t i) -> const Tensor& { return g_[n.inputs[i]].constant; };
+    Tensor scale(DType::kF32, {at(1).size()}), shift(DType::kF32, {at(1).size()});
+    for (int64_t c = 0; c < scale.size(); ++c) {
+      double factor = at(1).get(c) / std::sqrt(at(4).get(c) + n.get_float("epsilon"));
+      scale.set(c, factor);
+      shift.set(c, at(2).get(c) - at(3).get(c) * factor);
+    }
+    ValueId x = last(n.inputs[0]);
+    ValueId s = g_.add_constant(scale), b = g_.add_constant(shift);
+    replace(id, "ai.lathe::Affine", {x, s, b}, {});
   }
 
   void replace_reduce(NodeId id) {

@@ -142,6 +142,30 @@ TEST(Execute, AttentionIsRecognizedAndAgrees) {
       }
 }
 
+// DenseNet's order (norm, activation, convolution) and ConvNeXt's (channels-last norms, layer scale, residual).
+TEST(Execute, PreActivationAndLayerScale) {
+  Graph g;
+  ValueId x = g.add_input("x", DType::kF32, Shape{1, 3, 12, 12});
+  ValueId y = g.add("Conv", {x, weights(g, {18, 3, 3, 3}, 3)}, {{"pads", Ints(4, 1)}, {"strides", Ints{2, 2}}});
+  ValueId z = g.add("Concat", {y, g.add("Relu", {y})}, {{"axis", int64_t{1}}});
+  z = g.add("BatchNormalization", {z, weights(g, {36}, 1), weights(g, {36}, 2), weights(g, {36}, 3), g.add_constant(random_tensor(DType::kF32, {36}, 9))});
+  z = g.add("Conv", {g.add("Relu", {z}), weights(g, {18, 36, 1, 1}, 4)});
+  ValueId t = g.add("Transpose", {z}, {{"perm", Ints{0, 2, 3, 1}}});
+  t = g.add("LayerNormalization", {t, weights(g, {18}, 5), weights(g, {18}, 6)});
+  t = g.add("Add", {g.add("MatMul", {t, weights(g, {18, 18}, 7)}), weights(g, {18}, 8)});
+  t = g.add("Transpose", {t}, {{"perm", Ints{0, 3, 1, 2}}});
+  t = g.add("Mul", {weights(g, {18, 1, 1}, 9), t});
+  g.outputs = {g.add("Add", {t, z})};
+  EXPECT_LT(compare_with_reference(g), 2e-5);
+  Plan plan = make_plan(g);
+  int transposes = 0;
+  for (const Step& s : plan.steps) {
+    EXPECT_NE(s.kernel_name, "reference");
+    transposes += plan.graph[s.node].op->name == "Transpose";
+  }
+  EXPECT_EQ(transposes, 2);  // the input and the output, which are wanted channels-first
+}
+
 TEST(Execute, ChecksInputShapes) {
   Graph g;
   ValueId x = g.add_input("x", DType::kF32, Shape{2, 3});

@@ -76,6 +76,10 @@ void declare_fused(OpRegistry& r) {
          .attributes = {{"kind", std::string(), true}, {"kernel_shape", Ints{}, true}, {"strides", Ints{}, true},
                         {"pads", Ints{}, true}, {"count_include_pad", int64_t{0}}},
          .infer = infer_pool});
+  // activation(X·scale + shift) along the last axis: X [..., C], scale [C], shift [C]. A batch norm that no
+  // convolution before could take.
+  r.add({.name = "Affine", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 3,
+         .attributes = with_epilogue({}), .infer = infer::same_as_first});
   // Channels c = g·k + i of `axis` move to i·group + g (ShuffleNet, Zhang et al. 2018, section 3.1).
   r.add({.name = "ChannelShuffle", .domain = "ai.lathe", .attributes = {{"axis", int64_t{1}}, {"group", int64_t{1}, true}},
          .infer = infer::same_as_first});

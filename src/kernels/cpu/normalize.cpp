@@ -69,6 +69,19 @@ void LayerNormRow(const float* x, const float* scale, const float* bias, float* 
   });
 }
 
+// y = activation(x·scale + shift) for rows of n channels.
+void AffineRows(const float* x, const float* scale, const float* shift, float* y, int64_t rows, int64_t n, ActivationSpec spec) {
+  const D d;
+  const V alpha = hn::Set(d, spec.alpha), beta = hn::Set(d, spec.beta);
+  WithActivation(spec.kind, [&]<ActivationKind kKind>() {
+    for (int64_t r = 0; r < rows; ++r)
+      OverRow(x + r * n, n, 0, [&](V v, hn::Mask<D> m, int64_t i) {
+        V t = hn::MulAdd(v, hn::MaskedLoad(m, d, scale + i), hn::MaskedLoad(m, d, shift + i));
+        hn::BlendedStore(Activate<kKind>(d, t, alpha, beta), m, d, y + r * n + i);
+      });
+  });
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace lathe
 HWY_AFTER_NAMESPACE();
@@ -77,6 +90,7 @@ HWY_AFTER_NAMESPACE();
 namespace lathe {
 HWY_EXPORT(SoftmaxRow);
 HWY_EXPORT(LayerNormRow);
+HWY_EXPORT(AffineRows);
 
 namespace {
 
@@ -112,6 +126,23 @@ class LayerNorm : public Kernel {
   float epsilon_;
 };
 
+class Affine : public Kernel {
+ public:
+  explicit Affine(const KernelRequest& r) : spec_(activation_of(r.node)) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    int64_t width = in[0]->shape().back(), rows = in[0]->size() / width;
+    const float *x = in[0]->data<float>(), *scale = in[1]->data<float>(), *shift = in[2]->data<float>();
+    float* y = out[0]->data<float>();
+    parallel_for(rows, kParallelGrain / (width + 1) + 1, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * width, scale, shift, y + begin * width, end - begin, width, spec_);
+    });
+  }
+  int in_place_input() const override { return 0; }
+
+ private:
+  ActivationSpec spec_;
+};
+
 bool last_axis(const KernelRequest& r) {
   if (!r.all_f32() || r.in_shape().empty() || r.in_shape().back() < 1) return false;
   auto rank = static_cast<int64_t>(r.in_shape().size());
@@ -124,6 +155,8 @@ void register_normalize(KernelRegistry& r) {
   r.add("Softmax", "", {"f32.softmax", last_axis, [](const KernelRequest&) -> std::unique_ptr<Kernel> {
           return std::make_unique<Softmax>();
         }});
+  r.add("Affine", "ai.lathe", {"f32.affine", [](const KernelRequest& q) { return q.all_f32(); },
+                               [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Affine>(q); }});
   r.add("LayerNormalization", "", {"f32.layer_norm", [](const KernelRequest& q) {
           return last_axis(q) && q.node.outputs.size() == 1 && q.node.inputs.size() == 3 && q.has_input(2) &&
                  q.in_shape(1).size() == 1 && q.in_shape(1)[0] == q.in_shape().back() && q.in_shape(2) == q.in_shape(1);
