@@ -26,17 +26,26 @@ int64_t matmul_macs(const Graph& g, const Node& n) {
   return element_count(*g[n.outputs[0]].shape) * g[n.inputs[0]].shape->back();
 }
 
+// The type that all operands share. Types may be unknown, as in the bodies of loops before their turn.
+DType common_type(InferContext& c, size_t count) {
+  DType type = DType::kUndefined;
+  for (size_t i = 0; i < count; ++i) {
+    check_model(c.has_input(i), "operand {} is missing", i);
+    if (c.dtype(i) == DType::kUndefined) continue;
+    check_model(type == DType::kUndefined || type == c.dtype(i), "operands have different types, {} and {}",
+                name_of(type), name_of(c.dtype(i)));
+    type = c.dtype(i);
+  }
+  return type;
+}
+
 void infer_matmul(InferContext& c) {
-  check_model(c.dtype(0) == c.dtype(1), "operands have different types, {} and {}", name_of(c.dtype(0)),
-              name_of(c.dtype(1)));
-  c.set_output(0, c.dtype(0), matmul_shape(c, 0, 1));
+  c.set_output(0, common_type(c, 2), matmul_shape(c, 0, 1));
 }
 
 void infer_gemm(InferContext& c) {
   c.expect_rank(0, 2, 2);
   c.expect_rank(1, 2, 2);
-  check_model(c.dtype(0) == c.dtype(1), "operands have different types, {} and {}", name_of(c.dtype(0)),
-              name_of(c.dtype(1)));
   bool a_turned = c.node().get_int("transA") != 0, b_turned = c.node().get_int("transB") != 0;
   Shape out = {kUnknownDim, kUnknownDim};
   if (c.shape(0)) out[0] = (*c.shape(0))[a_turned];
@@ -50,15 +59,15 @@ void infer_gemm(InferContext& c) {
   if (c.has_input(2) && c.shape(2) && is_static(out) && is_static(*c.shape(2)))
     check_model(broadcast(*c.shape(2), out) == out, "C of shape {} does not broadcast to {}",
                 to_string(*c.shape(2)), to_string(out));
-  c.set_output(0, c.dtype(0), out);
+  c.set_output(0, common_type(c, 2), out);
 }
 
 void infer_einsum(InferContext& c) {
+  DType type = common_type(c, c.input_count());
   std::vector<Shape> shapes;
   std::vector<size_t> ranks;
   for (size_t i = 0; i < c.input_count(); ++i) {
-    check_model(c.has_input(i) && c.dtype(i) == c.dtype(0), "operands have different types");
-    if (!c.shape(i)) return c.set_output(0, c.dtype(0));
+    if (!c.shape(i)) return c.set_output(0, type);
     shapes.push_back(*c.shape(i));
     ranks.push_back(shapes.back().size());
   }
@@ -66,7 +75,7 @@ void infer_einsum(InferContext& c) {
   auto sizes = einsum_sizes(plan, shapes);
   Shape out;
   for (int label : plan.output) out.push_back(sizes.at(label));
-  c.set_output(0, c.dtype(0), out);
+  c.set_output(0, type, out);
 }
 
 void infer_det(InferContext& c) {
