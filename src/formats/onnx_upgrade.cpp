@@ -193,6 +193,12 @@ void upgrade_one(Upgrade& u) {
   if (v < 5 && op == "Reshape") { u.ints_to_input("shape", 1); }
   if (op == "Upsample" || op == "Resize") upgrade_resize(u);
   if (v < 21 && op == "GroupNormalization") upgrade_group_norm(u);
+  if (v < 20 && op == "DFT") {  // the axis counted from the batch on; -2 is the last before real and imaginary
+    int64_t axis = u.take<int64_t>("axis", 1);
+    Tensor t(DType::kI64, {});
+    t.set_int(0, axis);
+    u.set_input(2, u.graph.add_constant(t));
+  }
   if (v < 11 && op == "Scatter") node.op = "ScatterElements";
   if (v < 9 && op == "Scan") fail(ErrorKind::kUnsupported, "Scan of opset 8 is not supported, only of opset 9 and later");
 }

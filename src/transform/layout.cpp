@@ -135,7 +135,8 @@ class LayoutPass {
         pads[i + 2] = total - pads[i];
       } else {
         pads[i] = mode == "VALID" || given.empty() ? 0 : given[i];
-        pads[i + 2] = total - pads[i];  // may be negative: the last rows are not read
+        int64_t end = mode == "VALID" || given.empty() ? 0 : given[i + 2];
+        pads[i + 2] = std::max(total - pads[i], end);  // more than given only with ceil_mode
       }
     }
     return pads;

@@ -206,21 +206,24 @@ bool layer_norm(Graph& g, const Matcher& m, NodeId id) {
   return false;
 }
 
-// softmax(s·Q·Kᵀ [+ mask])·V over [N, heads, tokens, width], with the scale on either factor or the product.
+// softmax(s·Q·Kᵀ [+ mask])·V over [batch, heads, tokens, width] or [batch·heads, tokens, width], with the
+// scale on either factor or the product.
 bool attention(Graph& g, const Matcher& m, NodeId id) {
   const Node& product = g[id];
   if (product.op->name != "MatMul" || !find_op_or_null("Attention")) return false;
   const Node* softmax = m.made_by(product.inputs[0], "Softmax");
   ValueId v = product.inputs[1];
-  if (!softmax || !m.single_use(product.inputs[0]) || !g[v].shape || g[v].shape->size() != 4 || !is_static(*g[v].shape)) return false;
+  if (!softmax || !m.single_use(product.inputs[0]) || !g[v].shape || !is_static(*g[v].shape)) return false;
+  size_t rank = g[v].shape->size();
+  if (rank != 3 && rank != 4) return false;
   int64_t axis = softmax->get_int("axis");
-  if (axis != -1 && axis != 3) return false;
+  if (axis != -1 && axis != static_cast<int64_t>(rank) - 1) return false;
   ValueId scores = softmax->inputs[0], mask;
   if (const Node* add = m.made_by(scores, "Add"); add && m.single_use(scores)) {
     int s = m.made_by(add->inputs[0], "MatMul") || m.made_by(add->inputs[0], "Mul") || m.made_by(add->inputs[0], "Div") ? 0 : 1;
     scores = add->inputs[s];
     mask = add->inputs[1 - s];
-    if (!g[mask].shape || g[mask].shape->size() > 4) return false;
+    if (!g[mask].shape || g[mask].shape->size() > rank) return false;
   }
   double scale = 1;
   auto peel = [&](ValueId x) {  // a scalar factor
@@ -235,22 +238,38 @@ bool attention(Graph& g, const Matcher& m, NodeId id) {
   const Node* qk = m.made_by(scores, "MatMul");
   if (!qk) return false;
   ValueId q = peel(qk->inputs[0]), kt = peel(qk->inputs[1]);
-  if (!g[q].shape || g[q].shape->size() != 4 || !g[kt].shape || g[kt].shape->size() != 4) return false;
-  if ((*g[q].shape)[1] != (*g[v].shape)[1] || (*g[q].shape)[0] != (*g[v].shape)[0] || (*g[kt].shape)[1] != (*g[v].shape)[1]) return false;
+  for (ValueId x : {q, kt})
+    if (!g[x].shape || g[x].shape->size() != rank || !is_static(*g[x].shape)) return false;
+  for (size_t i = 0; i + 2 < rank; ++i)
+    if ((*g[q].shape)[i] != (*g[v].shape)[i] || (*g[kt].shape)[i] != (*g[v].shape)[i]) return false;
+  // kt = X transposed by perm; K is X transposed by perm with its last two entries exchanged.
   const Node* t = m.made_by(kt, "Transpose");
-  ValueId k;
-  if (t && t->get_ints("perm").size() == 4) {
-    // kt = X transposed by perm; K is X transposed by perm with its last two entries exchanged.
-    auto perm = t->get_ints("perm");
-    std::swap(perm[2], perm[3]);
-    ValueId x = t->inputs[0];
-    k = std::is_sorted(perm.begin(), perm.end()) ? x : g.add("Transpose", {x}, {{"perm", perm}});
+  std::vector<int64_t> perm;
+  ValueId x = kt;
+  if (t && t->get_ints("perm").size() == rank) {
+    perm = t->get_ints("perm");
+    x = t->inputs[0];
   } else {
-    k = g.add("Transpose", {kt}, {{"perm", std::vector<int64_t>{0, 1, 3, 2}}});
+    for (size_t i = 0; i < rank; ++i) perm.push_back(static_cast<int64_t>(i));
   }
+  std::swap(perm[rank - 2], perm[rank - 1]);
+  ValueId k = std::is_sorted(perm.begin(), perm.end()) ? x : g.add("Transpose", {x}, {{"perm", perm}});
+  Attributes attributes{{"scale", static_cast<float>(scale)}};
   std::vector<ValueId> inputs{q, k, v};
   if (mask) inputs.push_back(mask);
-  become(g, id, "Attention", inputs, {{"scale", static_cast<float>(scale)}});
+  if (rank == 4) {
+    become(g, id, "Attention", inputs, attributes);
+    return true;
+  }
+  auto lift = [&](ValueId value) {  // the first axis counts as heads of a single batch
+    Shape s{1};
+    s.insert(s.end(), g[value].shape->begin(), g[value].shape->end());
+    return g.add("Reshape", {value, g.add_constant(Tensor::of_i64(s))});
+  };
+  for (size_t i = 0; i < 3; ++i) inputs[i] = lift(inputs[i]);
+  Shape flat = *g[g[id].outputs[0]].shape;
+  ValueId y = g.add("Attention", inputs, attributes);
+  become(g, id, "Reshape", {y, g.add_constant(Tensor::of_i64(flat))}, {});
   return true;
 }
 

@@ -47,6 +47,11 @@ inline std::optional<std::vector<int64_t>> constant_ints(const InferContext& c, 
   return t->to_i64();
 }
 
+// Types agree when either is not known yet: rules also run inside subgraphs whose inputs are untyped.
+inline bool types_agree(DType a, DType b) {
+  return a == DType::kUndefined || b == DType::kUndefined || a == b;
+}
+
 // A shape of `rank` unknown sizes.
 inline Shape unknown_shape(int64_t rank) { return Shape(rank, kUnknownDim); }
 

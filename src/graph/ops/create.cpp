@@ -41,7 +41,7 @@ void infer_range(InferContext& c) {
   const Tensor *start = c.constant(0), *limit = c.constant(1), *delta = c.constant(2);
   if (!start || !limit || !delta) return c.set_output(0, c.dtype(), unknown_shape(1));
   for (const Tensor* t : {start, limit, delta})
-    check_model(t->size() == 1 && t->dtype() == start->dtype(), "Range takes three scalars of one type");
+    check_model(t->size() == 1 && types_agree(t->dtype(), start->dtype()), "Range takes three scalars of one type");
   int64_t count = 0;
   if (is_float(start->dtype())) {
     double length = std::ceil((limit->get(0) - start->get(0)) / delta->get(0));

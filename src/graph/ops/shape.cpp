@@ -36,14 +36,16 @@ void infer_reshape(InferContext& c) {
                   in ? to_string(*in) : "", i);
       out[i] = in ? (*in)[i] : kUnknownDim;
       if (in) copied[i] = true;
+      continue;
     }
     if (out[i] >= 0) known_out = checked_multiply(known_out, out[i]);
   }
-  // Unknown sizes that are copied from input to output cancel out.
+  // Sizes that are copied from input to output, known or not, cancel out.
   int64_t known_in = 1;
   for (size_t i = 0; in && i < in->size(); ++i) {
+    if (copied[i]) continue;
     if ((*in)[i] < 0) {
-      if (!copied[i]) complete = false;
+      complete = false;
     } else {
       known_in = checked_multiply(known_in, (*in)[i]);
     }
@@ -53,7 +55,8 @@ void infer_reshape(InferContext& c) {
                 to_string(*in), to_string(*target));
     out[inferred] = known_in / known_out;
   } else if (complete) {
-    check_model(known_in == known_out, "Reshape of {} to {}: {} elements cannot become {}", to_string(*in),
+    bool empty = std::find(in->begin(), in->end(), 0) != in->end() && std::find(out.begin(), out.end(), 0) != out.end();
+    check_model(empty || known_in == known_out, "Reshape of {} to {}: {} elements cannot become {}", to_string(*in),
                 to_string(*target), known_in, known_out);
   }
   c.set_output(0, c.dtype(), out);
@@ -81,13 +84,14 @@ void infer_transpose(InferContext& c) {
 
 void infer_concat(InferContext& c) {
   std::optional<Shape> out;
+  DType type = DType::kUndefined;
   size_t axis = 0;
   bool axis_known = true;
   int64_t total = 0;
   for (size_t k = 0; k < c.input_count(); ++k) {
     check_model(c.has_input(k), "Concat: input {} is missing", k);
-    check_model(c.dtype(k) == c.dtype(0), "Concat of different types, {} and {}", name_of(c.dtype(0)),
-                name_of(c.dtype(k)));
+    check_model(types_agree(c.dtype(k), type), "Concat of different types, {} and {}", name_of(type), name_of(c.dtype(k)));
+    if (type == DType::kUndefined) type = c.dtype(k);
     if (!c.shape(k)) {
       axis_known = false;
       continue;
@@ -111,7 +115,7 @@ void infer_concat(InferContext& c) {
     }
   }
   if (out) (*out)[axis] = axis_known ? total : kUnknownDim;
-  c.set_output(0, c.dtype(), out);
+  c.set_output(0, type, out);
 }
 
 void infer_split(InferContext& c) {
@@ -198,7 +202,10 @@ void infer_pad(InferContext& c) {
       size = kUnknownDim;
       continue;
     }
-    size = checked_add(checked_add(size, (*pads)[k]), (*pads)[k + axes->size()]);
+    for (int64_t amount : {(*pads)[k], (*pads)[k + axes->size()]}) {
+      check_model(amount >= -kMaxTensorBytes && amount <= kMaxTensorBytes, "Pad by {} is too much", amount);
+      size = checked_add(size, amount);
+    }
     check_model(size >= 0, "Pad removes more than the whole axis {}", (*axes)[k]);
   }
   c.set_output(0, c.dtype(), out);

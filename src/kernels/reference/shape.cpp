@@ -121,6 +121,7 @@ void pad(Context& c) {
   if (c.has_input(2))
     check_model(c.input(2).size() == 1 && c.input(2).dtype() == in.dtype(),
                 "the padding value must be one element of type {}", name_of(in.dtype()));
+  if (out.size() == 0) return;
   std::vector<Ints> sources(in.rank());
   for (int64_t axis = 0; axis < in.rank(); ++axis)
     for (int64_t i = 0; i < out.shape()[axis]; ++i)
@@ -131,6 +132,7 @@ void pad(Context& c) {
 void center_crop_pad(Context& c) {
   const Tensor& in = c.input();
   Tensor& out = c.output();
+  if (out.size() == 0) return;
   std::vector<Ints> sources(in.rank());
   for (int64_t axis = 0; axis < in.rank(); ++axis) {
     int64_t from = in.shape()[axis], to = out.shape()[axis];

@@ -1,0 +1,119 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "options.h"
+#include "runtime/bench.h"
+
+namespace lathe::cli {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  int runs = 20;
+  double seconds = 1;
+  uint64_t seed = 1;
+  bool json = false, layers = false, reference = false, no_fuse = false, tune = false;
+  std::string profile;
+};
+
+void write_trace(const std::string& path, const Session& session) {
+  nlohmann::json events = nlohmann::json::array();
+  double at = 0;
+  for (size_t s = 0; s < session.plan().steps.size(); ++s) {
+    const Step& step = session.plan().steps[s];
+    const Node& n = session.plan().graph[step.node];
+    const StepTime& t = session.step_times()[s];
+    double us = t.runs ? t.seconds / static_cast<double>(t.runs) * 1e6 : 0;
+    events.push_back({{"name", n.name}, {"cat", n.op->name}, {"ph", "X"}, {"ts", at}, {"dur", us}, {"pid", 1}, {"tid", 1},
+                      {"args", {{"kernel", step.kernel_name}, {"macs", count_macs(session.plan().graph, n)}}}});
+    at += us;
+  }
+  std::string temporary = path + ".tmp";
+  {
+    std::ofstream file(temporary);
+    file << nlohmann::json{{"traceEvents", events}}.dump();
+    if (!file.flush()) fail(ErrorKind::kInput, "cannot write '{}'", path);
+  }
+  std::filesystem::rename(temporary, path);
+}
+
+void print_layers(const Session& session) {
+  const Plan& plan = session.plan();
+  double total = 0;
+  for (const StepTime& t : session.step_times()) total += t.seconds;
+  fmt::print("\n{:<40} {:<24} {:>9} {:>6} {:>9}\n", "layer", "kernel", "ms", "%", "GFLOP/s");
+  for (size_t s = 0; s < plan.steps.size(); ++s) {
+    const Node& n = plan.graph[plan.steps[s].node];
+    const StepTime& t = session.step_times()[s];
+    double each = t.runs ? t.seconds / static_cast<double>(t.runs) : 0;
+    auto macs = static_cast<double>(count_macs(plan.graph, n));
+    fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9}\n", n.name, plan.steps[s].kernel_name, each * 1e3,
+               100 * t.seconds / std::max(total, 1e-12), macs > 0 && each > 0 ? fmt::format("{:.1f}", 2 * macs / each * 1e-9) : "");
+  }
+}
+
+void bench(const Options& o) {
+  auto begin = std::chrono::steady_clock::now();
+  PlanOptions plan_options;
+  plan_options.reference = o.reference;
+  plan_options.fuse = !o.no_fuse && !o.reference;
+  plan_options.tune = o.tune;
+  Session session(o.model.load(plan_options));
+  std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
+  session.run(inputs);
+  double start_ms = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3;
+  bool terminal = ::isatty(2);
+  Latency latency = time_session(session, inputs, o.runs, o.seconds, [&](double part) {
+    if (terminal) fmt::print(stderr, "\rmeasuring {:3.0f} %", 100 * part);
+  });
+  if (terminal) fmt::print(stderr, "\r               \r");
+  double median = latency.quantile(0.5);
+  double throughput = static_cast<double>(o.model.batch) * 1e3 / median;
+  if (o.layers || !o.profile.empty()) {
+    session.set_profiling(true);
+    for (int i = 0; i < std::max(o.runs / 2, 5); ++i) session.run(inputs);
+  }
+  if (!o.profile.empty()) write_trace(o.profile, session);
+  if (o.json) {
+    nlohmann::json j = {{"model", o.model.model}, {"precision", "fp32"}, {"threads", o.model.threads}, {"batch", o.model.batch},
+                        {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
+                        {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms},
+                        {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
+                        {"peak_rss_bytes", peak_resident_bytes()}, {"macs", count_macs(session.plan().graph)}};
+    fmt::print("{}\n", j.dump());
+    return;
+  }
+  fmt::print("{}: {} runs, batch {}, {} thread{}\n", o.model.model, latency.sorted_ms.size(), o.model.batch, o.model.threads, o.model.threads > 1 ? "s" : "");
+  fmt::print("  latency    min {:.3f}  median {:.3f}  p95 {:.3f}  p99 {:.3f} ms\n", latency.quantile(0), median, latency.quantile(0.95), latency.quantile(0.99));
+  fmt::print("  throughput {:.1f} per second, {:.1f} GFLOP/s\n", throughput, 2e-6 * static_cast<double>(count_macs(session.plan().graph)) / median);
+  fmt::print("  start      {:.1f} ms to the first answer\n", start_ms);
+  fmt::print("  memory     arena {:.2f} MiB, resident {:.1f} MiB\n", static_cast<double>(session.plan().arena_bytes) / 1048576, static_cast<double>(resident_bytes()) / 1048576);
+  if (o.layers) print_layers(session);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto* command = app.add_subcommand("bench", "Measure latency, throughput and memory of a model");
+  command->footer("Examples:\n  lathe bench model.onnx\n  lathe bench model.onnx --threads 2 --batch 16 --layers\n"
+                  "  lathe bench model.onnx --profile trace.json   (open in chrome://tracing)");
+  auto o = std::make_shared<Options>();
+  o->model.add_to(*command);
+  command->add_option("--runs", o->runs, "At least so many runs")->check(CLI::Range(1, 1000000))->capture_default_str();
+  command->add_option("--seconds", o->seconds, "And at least so long")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
+  command->add_option("--random", o->seed, "Seed of the inputs")->capture_default_str();
+  command->add_flag("--layers", o->layers, "Time of each layer");
+  command->add_flag("--reference", o->reference, "Reference kernels only");
+  command->add_flag("--no-fuse", o->no_fuse, "Without fusion and layout passes");
+  command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
+  command->add_option("--profile", o->profile, "Write a Chrome trace to this file");
+  command->add_flag("--json", o->json, "One JSON object on stdout");
+  command->callback([o] { bench(*o); });
+}
+
+}  // namespace lathe::cli

@@ -1,0 +1,59 @@
+#include <fmt/format.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "options.h"
+
+namespace lathe::cli {
+
+void add_plan(CLI::App& app) {
+  auto* command = app.add_subcommand("plan", "Show the steps, kernels and memory that a model would run with");
+  command->footer("Examples:\n  lathe plan model.onnx\n  lathe plan model.onnx --svg memory.svg");
+  struct Options {
+    ModelOptions model;
+    std::string svg;
+    bool json = false, tune = false;
+  };
+  auto o = std::make_shared<Options>();
+  o->model.add_to(*command);
+  command->add_option("--svg", o->svg, "Draw memory over time to this file");
+  command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
+  command->add_flag("--json", o->json, "One JSON object on stdout");
+  command->callback([o] {
+    PlanOptions options;
+    options.tune = o->tune;
+    Plan plan = o->model.load(options);
+    if (!o->svg.empty()) {
+      std::string temporary = o->svg + ".tmp";
+      {
+        std::ofstream file(temporary);
+        file << plan_svg(plan);
+        if (!file.flush()) fail(ErrorKind::kInput, "cannot write '{}'", o->svg);
+      }
+      std::filesystem::rename(temporary, o->svg);
+    }
+    if (!o->json) {
+      fmt::print("{}", print_plan(plan));
+      return;
+    }
+    nlohmann::json steps = nlohmann::json::array();
+    for (const Step& step : plan.steps) {
+      const Node& n = plan.graph[step.node];
+      nlohmann::json outputs = nlohmann::json::array();
+      for (ValueId v : n.outputs) {
+        if (!v) continue;
+        const Placement& p = plan.placements[plan.placements[v.index].root.index];
+        outputs.push_back({{"name", plan.graph[v].name}, {"type", name_of(plan.graph[v].dtype)},
+                           {"shape", plan.graph[v].shape.value_or(Shape{})}, {"offset", p.offset}, {"bytes", p.bytes}});
+      }
+      steps.push_back({{"node", n.name}, {"operator", n.op->name}, {"kernel", step.kernel_name}, {"outputs", outputs}});
+    }
+    nlohmann::json j = {{"model", o->model.model}, {"steps", steps}, {"arena_bytes", plan.arena_bytes},
+                        {"scratch_bytes", plan.scratch_bytes}, {"tensor_bytes", plan.tensor_bytes}, {"lower_bound", plan.lower_bound}};
+    fmt::print("{}\n", j.dump());
+  });
+}
+
+}  // namespace lathe::cli

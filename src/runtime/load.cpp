@@ -1,0 +1,60 @@
+#include "runtime/load.h"
+
+#include <random>
+
+#include "graph/op.h"
+
+namespace lathe {
+
+std::map<std::string, Shape> default_input_shapes(const Graph& graph, int64_t batch, int64_t fallback) {
+  std::map<std::string, Shape> shapes;
+  for (ValueId v : graph.inputs) {
+    if (!graph[v].shape) continue;
+    Shape s = *graph[v].shape;
+    for (size_t i = 0; i < s.size(); ++i)
+      if (s[i] < 0) s[i] = i == 0 ? batch : fallback;
+    shapes[graph[v].name] = s;
+  }
+  return shapes;
+}
+
+void open_batch(Graph& graph) {
+  for (ValueId v : graph.inputs) {
+    auto& shape = graph[v].shape;
+    if (shape && !shape->empty() && (*shape)[0] == 1) (*shape)[0] = kUnknownDim;
+  }
+}
+
+Tensor random_tensor(DType type, const Shape& shape, uint64_t seed) {
+  Tensor t(type, shape);
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<float> uniform(0, 1);
+  for (int64_t i = 0; i < t.size(); ++i) {
+    float x = uniform(random);
+    if (is_float(type)) t.set(i, x);
+    else t.set_int(i, x >= 0.5f);
+  }
+  return t;
+}
+
+std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed) {
+  std::vector<Tensor> inputs;
+  for (ValueId v : graph.inputs) inputs.push_back(random_tensor(graph[v].dtype, graph[v].shape.value(), seed++));
+  return inputs;
+}
+
+int64_t count_macs(const Graph& graph, const Node& node) {
+  if (!node.op->macs) return 0;
+  for (const auto* list : {&node.inputs, &node.outputs})
+    for (ValueId v : *list)
+      if (v && (!graph[v].shape || !is_static(*graph[v].shape))) return 0;
+  return node.op->macs(graph, node);
+}
+
+int64_t count_macs(const Graph& graph) {
+  int64_t total = 0;
+  for (NodeId id : graph.order()) total += count_macs(graph, graph[id]);
+  return total;
+}
+
+}  // namespace lathe
