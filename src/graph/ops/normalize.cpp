@@ -56,6 +56,7 @@ void infer_layer_norm(InferContext& c) {
   expect_broadcast(c, 1);
   expect_broadcast(c, 2);
   auto type = static_cast<DType>(c.node().get_int("stash_type"));
+  check_model(is_float(type), "stash_type is {}, expected a floating type", c.node().get_int("stash_type"));
   std::optional<Shape> statistics = c.shape(0);
   if (statistics) {
     int64_t axis = normalize_axis(c.node().get_int("axis"), static_cast<int64_t>(statistics->size()));

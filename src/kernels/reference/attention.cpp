@@ -140,7 +140,7 @@ void attention(Context& c) {
             for (int64_t j = 0; j < total; ++j) shown->set(line * total + j, row[j]);
         };
         for (int64_t j = 0; j < total; ++j)
-          row[j] = scale * dot(&q[line * s.head_size], &k[(kv * total + j) * s.head_size], s.head_size);
+          row[j] = scale * dot(q.data() + line * s.head_size, k.data() + (kv * total + j) * s.head_size, s.head_size);
         show(0);
         if (softcap > 0)
           for (double& value : row) value = softcap * std::tanh(value / softcap);
@@ -294,7 +294,7 @@ void flex_attention(Context& c) {
   for (int64_t i = 0; i < scores.size(); ++i) {
     int64_t j = i % s.keys, line = i / s.keys, head = line / s.queries;
     int64_t kv = head / s.query_heads * s.kv_heads + head % s.query_heads / group;
-    scores.set(i, scale * dot(&qs[line * s.head_size], &ks[(kv * s.keys + j) * s.head_size], s.head_size));
+    scores.set(i, scale * dot(qs.data() + line * s.head_size, ks.data() + (kv * s.keys + j) * s.head_size, s.head_size));
   }
   scores = modified(c, "score_mod", scores);
   Tensor probabilities(type, scores.shape());

@@ -110,8 +110,16 @@ void conv(Context& c) {
   }
 }
 
+// Quantized operators take integers of 8 bits; nothing overflows then.
+void expect_bytes(const Tensor* t) {
+  if (t && (!is_integer(t->dtype()) || size_of(t->dtype()) != 1))
+    fail(ErrorKind::kUnsupported, "quantized operands of type {} are not supported, only i8 and u8", name_of(t->dtype()));
+}
+
 // Elements less a zero point, which is one value or one for each entry of axis 0.
 std::vector<int64_t> centred(const Tensor& t, const Tensor* zero, const char* what) {
+  expect_bytes(&t);
+  expect_bytes(zero);
   std::vector<int64_t> values(t.size());
   int64_t count = zero ? zero->size() : 1, rows = t.rank() ? t.dim(0) : 1;
   check_model(count == 1 || count == rows, "the zero point of {} has {} elements for {} rows", what, count, rows);
@@ -145,6 +153,8 @@ void qlinear_conv(Context& c) {
   std::vector<int64_t> xs = centred(x, &c.input(2), "x"), ws = centred(w, &c.input(5), "w");
   double x_scale = c.input(1).get(0), y_scale = c.input(6).get(0);
   double zero = static_cast<double>(c.input(7).get_int(0));
+  expect_bytes(&y);
+  check_model(!c.has_input(8) || c.input(8).dtype() == DType::kI32, "the bias of QLinearConv must be i32");
   bool natural = !is_signed(y.dtype());
   double low = natural ? 0 : -128, high = natural ? 255 : 127;
   convolve<int64_t, int64_t>(g, xs.data(), ws.data(), [&](int64_t i, int64_t m, int64_t sum) {
@@ -174,8 +184,8 @@ void conv_transpose(Context& c) {
     int64_t n = job / (groups * outputs), m = job % (groups * outputs), group = m / outputs;
     std::vector<double> sum(out_size, c.has_input(2) ? c.input(2).get(m) : 0.0);
     for (int64_t k = 0; k < channels; ++k) {
-      const double* image = &xs[((n * groups + group) * channels + k) * in_size];
-      const double* weight = &ws[((group * channels + k) * outputs + m % outputs) * tap_count];
+      const double* image = xs.data() + ((n * groups + group) * channels + k) * in_size;
+      const double* weight = ws.data() + ((group * channels + k) * outputs + m % outputs) * tap_count;
       for (int64_t iz = 0; iz < in[0]; ++iz)
         for (int64_t iy = 0; iy < in[1]; ++iy)
           for (int64_t kz = 0; kz < taps[0]; ++kz)
@@ -250,13 +260,13 @@ void deform_conv(Context& c) {
           for (size_t d = 0; d < rank; ++d)
             at[d] = static_cast<double>(o[d] * window.strides[d] - window.begin[d] + k[d] * window.dilations[d]) +
                     offsets[((block * taps + t) * rank + d) * out_size + p];
-          double value = interpolate(&xs[(n * channels + ch) * in_size], in, at);
+          double value = interpolate(xs.data() + (n * channels + ch) * in_size, in, at);
           columns[ch * taps + t] = mask.empty() ? value : value * mask[(block * taps + t) * out_size + p];
         }
       }
       for (int64_t m = 0; m < outputs; ++m) {
-        const double* weight = &ws[m * group_inputs * taps];
-        const double* column = &columns[m / (outputs / groups) * group_inputs * taps];
+        const double* weight = ws.data() + m * group_inputs * taps;
+        const double* column = columns.data() + m / (outputs / groups) * group_inputs * taps;
         double sum = c.has_input(3) ? c.input(3).get(m) : 0;
         for (int64_t i = 0; i < group_inputs * taps; ++i) sum += weight[i] * column[i];
         y.set((n * outputs + m) * out_size + p, sum);
@@ -271,6 +281,7 @@ struct PoolGeometry {
 };
 
 PoolGeometry pool_geometry(Context& c) {
+  c.output();  // first: it checks the shapes
   const Tensor& x = c.input();
   Window w = ops::resolve_window(ops::spatial_of(x.shape()), ops::window_attributes(c.node()));
   return {three(x.shape(), 1, 2), three(c.output().shape(), 1, 2), three(w.kernel, 1), three(w.strides, 1),
@@ -340,7 +351,6 @@ void max_pool_of(Context& c, const PoolGeometry& g, Read read) {
 
 void max_pool(Context& c) {
   PoolGeometry g = pool_geometry(c);
-  c.output();
   with_reader(c.input(), [&](auto read) { max_pool_of(c, g, read); });
 }
 

@@ -151,10 +151,10 @@ void resize(Context& c) {
       bool extrapolates = sampler.extrapolates(i);
       std::vector<Tap> taps = extrapolates ? std::vector<Tap>() : sampler.taps(i);
       for (int64_t o = 0; o < outer; ++o) {
-        double* to = &next[(o * out + i) * inner];
+        double* to = next.data() + (o * out + i) * inner;
         if (extrapolates) std::fill(to, to + inner, outside);
         for (const Tap& tap : taps) {
-          const double* from = &values[(o * in + tap.index) * inner];
+          const double* from = values.data() + (o * in + tap.index) * inner;
           for (int64_t j = 0; j < inner; ++j) to[j] += tap.weight * from[j];
         }
       }

@@ -77,9 +77,9 @@ void matmul(Context& c) {
 
 void gemm(Context& c) {
   const Node& node = c.node();
+  Tensor& y = c.output();  // first: it checks the shapes
   Tensor a = node.get_int("transA") ? transpose(c.input(0), {1, 0}) : c.input(0);
   Tensor b = node.get_int("transB") ? transpose(c.input(1), {1, 0}) : c.input(1);
-  Tensor& y = c.output();
   double alpha = node.get_float("alpha"), beta = node.get_float("beta");
   const Tensor* bias = c.has_input(2) && beta != 0 ? &c.input(2) : nullptr;
   BroadcastIndex at(bias ? bias->shape() : Shape{}, y.shape());
@@ -120,6 +120,7 @@ class MatrixParameter {
     return size_ == 1 ? 0 : size_ == lines_ ? line : matrix * lines_ + line;
   }
   double get(int64_t matrix, int64_t line) const { return tensor_->get(index(matrix, line)); }
+  const Tensor* tensor() const { return tensor_; }
   int64_t get_int(int64_t matrix, int64_t line) const { return tensor_ ? tensor_->get_int(index(matrix, line)) : 0; }
 
  private:
@@ -127,8 +128,16 @@ class MatrixParameter {
   int64_t lines_, size_;
 };
 
+// Quantized operators take integers of 8 bits; nothing overflows then.
+void expect_bytes(const Tensor* t) {
+  if (t && (!is_integer(t->dtype()) || size_of(t->dtype()) != 1))
+    fail(ErrorKind::kUnsupported, "quantized operands of type {} are not supported, only i8 and u8", name_of(t->dtype()));
+}
+
 // Elements less their zero points, those of `a` by row and those of `b` by column.
 std::vector<int64_t> centred(const Tensor& t, int64_t rows, int64_t columns, const MatrixParameter& zero, bool by_row) {
+  expect_bytes(&t);
+  expect_bytes(zero.tensor());
   std::vector<int64_t> values(t.size());
   for (int64_t i = 0; i < t.size(); ++i)
     values[i] = t.get_int(i) - zero.get_int(i / (rows * columns), by_row ? i / columns % rows : i % columns);
@@ -163,9 +172,8 @@ void qlinear_matmul(Context& c) {
   std::vector<int64_t> as = centred(a, p.rows, p.inner, a_zero, true);
   std::vector<int64_t> bs = centred(b, p.inner, p.columns, b_zero, false);
   int64_t a_size = std::max<int64_t>(1, p.rows * p.inner), b_size = std::max<int64_t>(1, p.inner * p.columns);
-  bool narrow = is_float(y.dtype());  // 8-bit floats
+  expect_bytes(&y);
   double low = is_signed(y.dtype()) ? -128 : 0, high = is_signed(y.dtype()) ? 127 : 255;
-  if (narrow || is_float(a.dtype())) fail(ErrorKind::kUnsupported, "QLinearMatMul of 8-bit floats is not supported");
   multiply<int64_t, int64_t>(p, as.data(), bs.data(), [&](int64_t n, int64_t i, int64_t j, int64_t sum) {
     double scale = a_scale.get(p.a_offsets[n] / a_size, i) * b_scale.get(p.b_offsets[n] / b_size, j) / y_scale.get(n, i);
     double value = std::nearbyint(static_cast<double>(sum) * scale) + static_cast<double>(y_zero.get_int(n, i));

@@ -131,7 +131,7 @@ void run(Context& c, int64_t gates, int64_t states, std::vector<std::string> def
         if (!initial[s].empty()) std::copy_n(initial[s].begin() + at, hidden, state[s].begin());
       for (int64_t t = 0; t < steps; ++t) {
         int64_t time = backwards ? steps - 1 - t : t;
-        step(cell, &xs[(batch_first ? b * length + time : time * batch + b) * width], state[0], state[1]);
+        step(cell, xs.data() + (batch_first ? b * length + time : time * batch + b) * width, state[0], state[1]);
         if (!outputs[0]) continue;
         int64_t to = (batch_first ? (b * length + time) * directions + d : (time * directions + d) * batch + b) * hidden;
         for (int64_t i = 0; i < hidden; ++i) outputs[0]->set(to + i, state[0][i]);
