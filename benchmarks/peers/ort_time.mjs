@@ -59,8 +59,13 @@ function inputShape(meta, options) {
   const given = options.shape.map((s) => s.split('=')).find(([name]) => name === meta.name);
   if (given) return given[1].split('x').map(Number);
   return meta.shape.map((size, axis) => {
-    if (typeof size === 'number' && size >= 0) return size;
-    if (axis === 0) return Number(options.batch);
+    const batch = Number(options.batch);
+    if (typeof size === 'number' && size >= 0) {
+      // Silently timing another batch than asked would make the comparison wrong.
+      if (axis === 0 && batch !== 1 && batch !== size) fail(`input '${meta.name}' has a fixed batch of ${size}, not ${batch}`);
+      return size;
+    }
+    if (axis === 0) return batch;
     return fail(`input '${meta.name}' has an open size on axis ${axis}: give it with --shape ${meta.name}=...`);
   });
 }
@@ -120,17 +125,19 @@ const outputs = await session.run(feeds);
 const firstMs = performance.now() - firstBegan;
 if (options.output) writeNpy(options.output, outputs[session.outputNames[0]]);
 
-// As `lathe bench`: one more run to warm up, then at least so many runs and at least so long.
-await session.run(feeds);
+// As `lathe bench`: warm up for 3 to 20 runs, then at least so many runs and at least so long.
+const seconds = Number(options.seconds), least = Number(options.runs);
+const warm = performance.now();
+for (let i = 0; i < 3 || (i < 20 && performance.now() - warm < 200 * seconds); ++i) await session.run(feeds);
 const times = [];
-const end = performance.now() + 1e3 * Number(options.seconds);
-while (times.length < Number(options.runs) || performance.now() < end) {
+const end = performance.now() + 1e3 * seconds;
+while (times.length < least || performance.now() < end) {
   const start = performance.now();
   await session.run(feeds);
   times.push(performance.now() - start);
 }
 times.sort((a, b) => a - b);
-const quantile = (q) => times[Math.min(times.length - 1, Math.floor(q * times.length))];
+const quantile = (q) => times[Math.floor(q * (times.length - 1) + 0.5)];
 console.log(JSON.stringify({
   model: positionals[0], threads: Number(options.threads), runs: times.length,
   version: ort.env.versions?.node ?? '', session_ms: sessionMs, first_ms: firstMs, median_ms: quantile(0.5),
