@@ -96,7 +96,8 @@ Image resize_columns(const Image& image, int height) {
 std::pair<int, int> resized_size(const Preprocess& p, int width, int height) {
   if (p.resize_shorter > 0) {
     double factor = static_cast<double>(p.resize_shorter) / std::min(width, height);
-    int longer = static_cast<int>(std::max(width, height) * factor);  // torchvision truncates
+    // torchvision truncates; the bound keeps absurd proportions for resize() to refuse.
+    int longer = static_cast<int>(std::min(std::max(width, height) * factor, 1e9));
     longer = std::max(longer, p.resize_shorter);
     return width <= height ? std::pair(p.resize_shorter, longer) : std::pair(longer, p.resize_shorter);
   }
