@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# Installs what lathe needs to build, test and demo, on Debian 12. Quiet and quick when nothing is missing.
+# Installs the Debian packages that lathe is built from, only those that are missing; says nothing when
+# all are there. Takes sudo when not root.
 set -euo pipefail
-packages=(
-  g++ cmake ninja-build ccache pkg-config git ca-certificates
-  libdnnl-dev libonnx-dev libprotobuf-dev protobuf-compiler libhwy-dev
-  libsqlite3-dev libcli11-dev libfmt-dev nlohmann-json3-dev
-  libjpeg-dev libpng-dev libwebp-dev zlib1g-dev
-  libgtest-dev libgmock-dev
-  xz-utils python3
-)
+packages=(g++ cmake ninja-build ccache pkg-config
+  libdnnl-dev libonnx-dev libprotobuf-dev protobuf-compiler libhwy-dev libsqlite3-dev libcli11-dev
+  libfmt-dev nlohmann-json3-dev libjpeg-dev libpng-dev libwebp-dev zlib1g-dev libgtest-dev libgmock-dev
+  xz-utils python3 nodejs)
+if [ "${1:-}" = --with-npm ] && ! command -v npm >/dev/null; then packages+=(npm); fi
+
 missing=()
 for package in "${packages[@]}"; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  # A command from elsewhere than Debian is as good; its package might even conflict.
+  case $package in
+    nodejs) command -v node >/dev/null && continue ;;
+    python3) command -v python3 >/dev/null && continue ;;
+  esac
+  status=$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$status" = installed ] || missing+=("$package")
 done
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "installing: ${missing[*]}"
-  as_root=""
-  [ "$(id -u)" -eq 0 ] || as_root=sudo
-  $as_root apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+root=()
+[ "$(id -u)" -eq 0 ] || root=(sudo)
+echo "Installing ${missing[*]}"
+"${root[@]}" apt-get update -q
+"${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"

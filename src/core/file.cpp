@@ -1,0 +1,115 @@
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+namespace lathe {
+namespace {
+
+class Descriptor {
+ public:
+  explicit Descriptor(const std::string& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0) fail(ErrorKind::kInput, "{}: cannot be opened: {}", path, std::strerror(errno));
+  }
+  ~Descriptor() { ::close(fd_); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  operator int() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+int64_t regular_size(int fd, const std::string& path) {
+  struct stat status;
+  if (::fstat(fd, &status) != 0)
+    fail(ErrorKind::kInput, "{}: cannot be examined: {}", path, std::strerror(errno));
+  if (!S_ISREG(status.st_mode)) fail(ErrorKind::kInput, "{}: is not a regular file", path);
+  return status.st_size;
+}
+
+}  // namespace
+
+std::vector<uint8_t> read_file(const std::string& path, int64_t limit) {
+  Descriptor fd(path);
+  int64_t size = regular_size(fd, path);
+  if (size > limit)
+    fail(ErrorKind::kInput, "{}: has {} bytes, more than the limit of {}", path, size, limit);
+  std::vector<uint8_t> bytes(size);
+  size_t done = 0;
+  while (done < bytes.size()) {
+    ssize_t count = ::read(fd, bytes.data() + done, bytes.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail(ErrorKind::kInput, "{}: cannot be read: {}", path, std::strerror(errno));
+    if (count == 0) fail(ErrorKind::kInput, "{}: became shorter while it was read", path);
+    done += count;
+  }
+  return bytes;
+}
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
+  Descriptor fd(path);
+  std::shared_ptr<MappedFile> file(new MappedFile);
+  file->path_ = path;
+  file->size_ = regular_size(fd, path);
+  if (file->size_ == 0) return file;  // nothing to map
+  void* memory = ::mmap(nullptr, file->size_, PROT_READ, MAP_PRIVATE, fd, 0);
+  if (memory == MAP_FAILED)
+    fail(ErrorKind::kInput, "{}: cannot be mapped: {}", path, std::strerror(errno));
+  file->data_ = static_cast<const uint8_t*>(memory);
+  return file;
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(path_ + ".XXXXXX") {
+  int fd = ::mkostemp(temporary_.data(), O_CLOEXEC);
+  if (fd < 0) fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+  // mkostemp makes a private file; give it the mode that an ordinary new file would have.
+  mode_t mask = ::umask(0);
+  ::umask(mask);
+  ::fchmod(fd, 0666 & ~mask);
+  file_ = ::fdopen(fd, "wb");
+  if (!file_) {
+    ::close(fd);
+    ::unlink(temporary_.c_str());
+    fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+  }
+}
+
+AtomicFile::~AtomicFile() {
+  if (file_) std::fclose(file_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t size) {
+  require(file_ != nullptr, "{}: written after commit", path_);
+  if (size && std::fwrite(data, 1, size, file_) != size)
+    fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+}
+
+void AtomicFile::commit() {
+  require(file_ != nullptr, "{}: committed twice", path_);
+  bool good = std::fflush(file_) == 0 && ::fsync(::fileno(file_)) == 0;
+  good = std::fclose(file_) == 0 && good;
+  file_ = nullptr;
+  if (!good || std::rename(temporary_.c_str(), path_.c_str()) != 0)
+    fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+  temporary_.clear();
+}
+
+void write_file(const std::string& path, std::string_view contents) {
+  AtomicFile file(path);
+  file.write(contents);
+  file.commit();
+}
+
+}  // namespace lathe

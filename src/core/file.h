@@ -1,0 +1,68 @@
+// Files: reading with a limit, read-only memory maps, and writing that never leaves a half-written file.
+//
+//   std::vector<uint8_t> bytes = read_file(path, 1 << 20);
+//   auto map = MappedFile::open(path);            // keep the pointer as a Tensor's owner
+//   AtomicFile out(path);
+//   out.write(data, size);
+//   out.commit();                                 // without it the destructor removes the temporary file
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+
+namespace lathe {
+
+// The whole of a regular file. Throws kInput when it cannot be read or is larger than `limit` bytes.
+std::vector<uint8_t> read_file(const std::string& path, int64_t limit);
+
+// A file mapped read-only. The pages go away with the last pointer to it. A file that another process
+// cuts short while it is mapped raises SIGBUS on access: map only what nobody is writing.
+class MappedFile {
+ public:
+  static std::shared_ptr<const MappedFile> open(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+  std::span<const uint8_t> bytes() const { return {data_, size_}; }
+  const std::string& path() const { return path_; }
+
+ private:
+  MappedFile() = default;
+  std::string path_;
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Writes to a temporary file in the folder of `path`; commit() flushes it to the disk and renames it, so
+// that a crash leaves either the old file or the new one.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, size_t size);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  void commit();
+
+ private:
+  std::string path_, temporary_;
+  std::FILE* file_ = nullptr;
+};
+
+// AtomicFile for contents that are at hand.
+void write_file(const std::string& path, std::string_view contents);
+
+}  // namespace lathe
