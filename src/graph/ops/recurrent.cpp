@@ -20,8 +20,9 @@ void infer_recurrent(InferContext& c, int64_t gates, size_t states) {
   int64_t directions = direction == "bidirectional" ? 2 : 1;
   bool batch_first = node.get_int("layout") != 0;
   int64_t hidden = node.get_int("hidden_size"), length = kUnknownDim, batch = kUnknownDim, width = kUnknownDim;
-  if (hidden == 0) hidden = c.shape(2) ? (*c.shape(2))[2] : kUnknownDim;
-  check_model(hidden == kUnknownDim || (hidden > 0 && hidden < (1 << 30)), "hidden_size is {}", hidden);
+  check_model(hidden >= 0 && hidden < (1 << 30), "hidden_size is {}, expected a positive number", hidden);
+  if (hidden == 0) hidden = c.shape(2) ? (*c.shape(2))[2] : kUnknownDim;  // not given
+  check_model(hidden == kUnknownDim || (hidden > 0 && hidden < (1 << 30)), "R makes a hidden size of {}", hidden);
   if (c.shape(0)) {
     const Shape& x = *c.shape(0);
     length = x[batch_first], batch = x[!batch_first], width = x[2];
