@@ -8,6 +8,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "lathe 0.1.0");
   int exit_code = 0;
+  lathe::cli::add_run(app);
   lathe::cli::add_inspect(app);
   lathe::cli::add_bench(app);
   lathe::cli::add_plan(app);

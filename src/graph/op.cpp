@@ -81,7 +81,7 @@ std::vector<const Op*> all_ops() {
 }
 
 void InferContext::expect_rank(size_t i, size_t minimum, size_t maximum) const {
-  if (!shape(i)) return;
+  if (!has_input(i) || !shape(i)) return;
   check_model(shape(i)->size() >= minimum && shape(i)->size() <= maximum,
               "input {} has shape {}, expected a rank of {} to {}", i, to_string(*shape(i)), minimum, maximum);
 }
