@@ -21,5 +21,6 @@ cat >build/demo/direction.preprocess.json <<'JSON'
 JSON
 
 run() { echo; echo "\$ $*"; "$@"; }
-run build/bin/lathe run build/demo/direction.onnx build/demo/photo.png
-run build/bin/lathe bench build/demo/direction.onnx
+run build/bin/lathe run build/demo/direction.onnx build/demo/photo.png --shape x=1x3x48x192
+# The model leaves its sizes open; these are the ones that it was trained with.
+run build/bin/lathe bench build/demo/direction.onnx --shape x=1x3x48x192

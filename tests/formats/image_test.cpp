@@ -1,7 +1,9 @@
 #include "formats/image.h"
 
 #include <gtest/gtest.h>
+#include <png.h>
 #include <unistd.h>
+#include <webp/encode.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -94,6 +96,40 @@ TEST_P(BadImages, ChecksTheSizeBeforeDecoding) {
   EXPECT_THROW(decode_image(bytes, "huge"), Error);
 }
 INSTANTIATE_TEST_SUITE_P(Kinds, BadImages, testing::Bool());
+
+std::vector<uint8_t> webp(bool lossless) {
+  Image image = gradient(45, 31);
+  uint8_t* data = nullptr;
+  size_t size = lossless ? WebPEncodeLosslessRGB(image.rgb.data(), 45, 31, 45 * 3, &data)
+                         : WebPEncodeRGB(image.rgb.data(), 45, 31, 45 * 3, 90, &data);
+  std::vector<uint8_t> bytes(data, data + size);
+  WebPFree(data);
+  return bytes;
+}
+
+TEST(WebP, ReadsBothKindsAndRefusesTruncations) {
+  EXPECT_EQ(decode_image(webp(true), "lossless").rgb, gradient(45, 31).rgb);
+  EXPECT_EQ(decode_image(webp(false), "lossy").height, 31);
+  for (bool lossless : {false, true}) {
+    std::vector<uint8_t> bytes = webp(lossless);
+    for (size_t size = 0; size + 8 < bytes.size(); ++size)
+      EXPECT_THROW(decode_image({bytes.data(), size}, "cut"), Error) << size << " of " << bytes.size();
+  }
+}
+
+TEST(Images, TransparencyLiesOverWhite) {
+  png_image header{};
+  header.version = PNG_IMAGE_VERSION;
+  header.width = 2;
+  header.height = 1;
+  header.format = PNG_FORMAT_RGBA;
+  const uint8_t rgba[8] = {10, 20, 30, 255, 10, 20, 30, 0};
+  std::vector<uint8_t> bytes(4096);
+  png_alloc_size_t size = bytes.size();
+  ASSERT_TRUE(png_image_write_to_memory(&header, bytes.data(), &size, 0, rgba, 0, nullptr));
+  EXPECT_EQ(decode_image({bytes.data(), size}, "alpha").rgb,
+            (std::vector<uint8_t>{10, 20, 30, 255, 255, 255}));
+}
 
 TEST(BadImagesByHand, AreRefused) {
   using namespace std::string_literals;
