@@ -14,6 +14,7 @@
 #include "tasks/draw.h"
 #include "tasks/preprocess.h"
 #include "tasks/segment.h"
+#include "tasks/text.h"
 
 namespace lathe::cli {
 namespace {
@@ -97,7 +98,7 @@ nlohmann::json summary(const Graph& g, const std::vector<Tensor>& outputs) {
 }
 
 // What the outputs mean, when their form is known.
-enum class Head { kNone, kClasses, kBoxes, kMap };
+enum class Head { kNone, kClasses, kBoxes, kMap, kText };
 
 Head head_of(const std::vector<Tensor>& outputs) {
   if (outputs.empty()) return Head::kNone;
@@ -105,6 +106,7 @@ Head head_of(const std::vector<Tensor>& outputs) {
   int64_t rest = s.empty() ? 0 : element_count(s) / std::max<int64_t>(s[0], 1);
   bool vector = s.size() >= 2 && rest == s[1] && rest > 1;
   if (outputs.size() == 1 && vector && is_float(outputs[0].dtype())) return Head::kClasses;
+  if (outputs.size() == 1 && is_text_map(outputs[0])) return Head::kText;
   try {
     detector_form(outputs);
     return Head::kBoxes;
@@ -201,7 +203,7 @@ void run(const Options& o) {
       fill_rectangle(*drawn, 0, 0, text_width(text, scale) + 4 * scale, 11 * scale, {0, 0, 0});
       draw_text(*drawn, 2 * scale, 2 * scale, text, scale, {255, 255, 255});
     }
-  } else if (head == Head::kBoxes && picture) {
+  } else if ((head == Head::kBoxes || head == Head::kText) && picture) {
     DetectOptions d;
     d.min_score = o.min_score;
     d.labels = labels;
@@ -209,7 +211,8 @@ void run(const Options& o) {
     bool last = steps.layout == Preprocess::Layout::kNHWC;
     d.input_width = s[last ? 2 : 3];
     d.input_height = s[last ? 1 : 2];
-    auto boxes = to_picture(detect(outputs, detector_form(outputs), d), steps, picture->width, picture->height);
+    auto found = head == Head::kText ? text_regions(outputs[0]) : detect(outputs, detector_form(outputs), d);
+    auto boxes = to_picture(std::move(found), steps, picture->width, picture->height);
     report["detections"] = nlohmann::json::array();
     for (const Detection& b : boxes) {
       report["detections"].push_back(to_json(b));
