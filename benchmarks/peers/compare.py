@@ -190,7 +190,7 @@ def difference(options, model, folder):
     run_process(["node", ORT_TIME, model, *given, "--runs", "1", "--seconds", "0", "--output", expected_path,
                  *common(options)])
     output = os.path.join(folder, "output")
-    run_process([options.lathe, "run", model, *given, "--output", output])
+    run_process([options.lathe, "run", model, *given, "--output", output, "--threads", str(options.threads)])
     expected = read_npy(expected_path)
     found = read_npy(lathe_outputs(output, described["outputs"][0]["name"]))
     if len(expected) != len(found):
