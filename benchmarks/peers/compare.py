@@ -64,6 +64,11 @@ def time_lathe(options, model):
             "start": found["start_ms"], "rss": found["peak_rss_bytes"]}
 
 
+def identity(path):
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 def measure(options, model):
     """Alternate the two runtimes; return their measurements, one a round."""
     ort, lathe = [], []
@@ -73,6 +78,9 @@ def measure(options, model):
             results.append(time(options, model))
         # Whoever goes second meets a warmer machine: change places each round.
         turns.reverse()
+        # A build that replaces the binary in between would mix two programs in one median.
+        if identity(options.lathe) != options.lathe_identity:
+            raise PeerError(f"{options.lathe} was rebuilt during the comparison: nothing after that counts")
     return ort, lathe
 
 
@@ -88,6 +96,7 @@ def summarize(ort, lathe):
         "ratio": ratio["median"], "ratio_low": min(by_round), "ratio_high": max(by_round),
         "minima": min(r["min"] for r in ort) / min(r["min"] for r in lathe),
         "start": ratio["start"], "rss": ratio["rss"],
+        "rounds": {"ort": ort, "lathe": lathe},
         "lathe_start_ms": middle(lathe, "start"), "lathe_rss_mib": middle(lathe, "rss") / 2**20,
     }
 
@@ -181,7 +190,7 @@ def difference(options, model, folder):
     run_process(["node", ORT_TIME, model, *given, "--runs", "1", "--seconds", "0", "--output", expected_path,
                  *common(options)])
     output = os.path.join(folder, "output")
-    run_process([options.lathe, "run", model, *given, "--output", output])
+    run_process([options.lathe, "run", model, *given, "--output", output, "--threads", str(options.threads)])
     expected = read_npy(expected_path)
     found = read_npy(lathe_outputs(output, described["outputs"][0]["name"]))
     if len(expected) != len(found):
@@ -240,6 +249,7 @@ def main():
     if not os.path.isdir(os.path.join(HERE, "node_modules", "onnxruntime-node")):
         parser.error(f"ONNX Runtime is not installed: run npm ci --ignore-scripts in {HERE}")
     options.lathe = os.path.abspath(options.lathe)
+    options.lathe_identity = identity(options.lathe)
     models = [options.nets] if os.path.isfile(options.nets) else sorted(glob.glob(os.path.join(options.nets, "*.onnx")))
     if options.only:
         models = [model for model in models if os.path.splitext(os.path.basename(model))[0] in options.only]
