@@ -18,7 +18,7 @@ struct Options {
   double seconds = 1;
   uint64_t seed = 1;
   bool json = false, layers = false, reference = false, no_fuse = false, tune = false;
-  std::string profile;
+  std::string profile, precision = "fp32";
 };
 
 void write_trace(const std::string& path, const Session& session) {
@@ -63,6 +63,7 @@ void bench(const Options& o) {
   plan_options.reference = o.reference;
   plan_options.fuse = !o.no_fuse && !o.reference;
   plan_options.tune = o.tune;
+  plan_options.bf16 = o.precision == "bf16";
   Session session(o.model.load(plan_options));
   std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
   session.run(inputs);
@@ -80,7 +81,7 @@ void bench(const Options& o) {
   }
   if (!o.profile.empty()) write_trace(o.profile, session);
   if (o.json) {
-    nlohmann::json j = {{"model", o.model.model}, {"precision", "fp32"}, {"threads", o.model.threads}, {"batch", o.model.batch},
+    nlohmann::json j = {{"model", o.model.model}, {"precision", o.precision}, {"threads", o.model.threads}, {"batch", o.model.batch},
                         {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
                         {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms},
                         {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
@@ -107,6 +108,7 @@ void add_bench(CLI::App& app) {
   command->add_option("--runs", o->runs, "At least so many runs")->check(CLI::Range(1, 1000000))->capture_default_str();
   command->add_option("--seconds", o->seconds, "And at least so long")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
   command->add_option("--random", o->seed, "Seed of the inputs")->capture_default_str();
+  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
   command->add_flag("--layers", o->layers, "Time of each layer");
   command->add_flag("--reference", o->reference, "Reference kernels only");
   command->add_flag("--no-fuse", o->no_fuse, "Without fusion and layout passes");

@@ -29,7 +29,8 @@ struct Options {
   float scale = 0, min_score = 0.4f;
   int size = 0, resize = 0, top = 5;
   uint64_t seed = 0;
-  bool random = false, json = false, stretch = false;
+  std::string precision = "fp32";
+  bool json = false, stretch = false;
   CLI::Option *scale_option = nullptr, *random_option = nullptr;
 };
 
@@ -175,6 +176,7 @@ void run(const Options& o) {
   }
   PlanOptions options;
   options.input_shapes = shapes;
+  options.bf16 = o.precision == "bf16";
   Session session(make_plan(std::move(g), options));
   const std::vector<Tensor>& outputs = session.run(inputs);
   const Graph& planned = session.plan().graph;
@@ -269,6 +271,7 @@ void add_run(CLI::App& app) {
   o->scale_option = command->add_option("--scale", o->scale, "Factor before mean and deviation (1/255 by default)");
   command->add_option("--colors", o->colors, "Order of colours")->check(CLI::IsMember({"RGB", "BGR"}));
   command->add_option("--layout", o->layout, "Order of axes")->check(CLI::IsMember({"NCHW", "NHWC"}));
+  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] { run(*o); });
 }

@@ -151,6 +151,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     recognize(g);
     assign_layout(g);
     fuse(g);
+    if (options.bf16) to_bf16(g);
     clean_up(g);
   }
   for (NodeId id : g.order()) {

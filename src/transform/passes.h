@@ -38,6 +38,9 @@ void fuse(Graph& graph);
 // Images channels-last: 2-D Conv, pooling and what stands between them, with as few transposes as possible.
 void assign_layout(Graph& graph);
 
+// After fuse: Conv and MatMul of ai.lathe, and what moves their results, in bf16; casts at the borders.
+void to_bf16(Graph& graph);
+
 // The shape of a value, which must be static.
 const Shape& static_shape(const Graph& graph, ValueId value);
 

@@ -166,6 +166,32 @@ TEST(Execute, PreActivationAndLayerScale) {
   EXPECT_EQ(transposes, 2);  // the input and the output, which are wanted channels-first
 }
 
+// bf16 keeps 8 bits: a chain of three products stays within a few of its roundings of the f32 answer.
+TEST(Execute, HalfPrecisionStaysClose) {
+  for (int64_t channels : {16, 21}) {
+    Graph g;
+    ValueId x = g.add_input("x", DType::kF32, Shape{1, 3, 15, 15});
+    ValueId y = g.add("Relu", {g.add("Conv", {x, weights(g, {channels, 3, 3, 3}, 3), weights(g, {channels}, 4)}, {{"pads", Ints(4, 1)}})});
+    ValueId z = g.add("HardSwish", {g.add("Conv", {y, weights(g, {channels, 1, 3, 3}, 5)}, {{"pads", Ints(4, 1)}, {"group", channels}})});
+    z = g.add("Add", {g.add("Conv", {z, weights(g, {channels, channels, 1, 1}, 6)}), y});
+    z = g.add("Concat", {z, y}, {{"axis", int64_t{1}}});
+    z = g.add("Gemm", {g.add("Flatten", {g.add("GlobalAveragePool", {z})}), weights(g, {9, 2 * channels}, 7)}, {{"transB", int64_t{1}}});
+    g.outputs = {z};
+    PlanOptions half, plain;
+    half.bf16 = true;
+    plain.reference = true;
+    plain.fuse = false;
+    Session a(make_plan(g, half)), b(make_plan(g, plain));
+    auto inputs = random_inputs(g, 3);
+    EXPECT_LT(relative_difference(a.run(inputs), b.run(inputs)), 0.02) << channels;
+    EXPECT_EQ(a.run(inputs)[0].dtype(), DType::kF32);
+    int halves = 0;
+    for (const Step& s : a.plan().steps) halves += a.plan().graph[a.plan().graph[s.node].outputs[0]].dtype == DType::kBF16;
+    EXPECT_GE(halves, 4);
+    for (const Step& s : a.plan().steps) EXPECT_NE(s.kernel_name, "reference") << a.plan().graph[s.node].op->name;
+  }
+}
+
 TEST(Execute, ChecksInputShapes) {
   Graph g;
   ValueId x = g.add_input("x", DType::kF32, Shape{2, 3});

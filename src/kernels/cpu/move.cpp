@@ -179,11 +179,39 @@ std::unique_ptr<Kernel> make_shuffle(const KernelRequest& r) {
                                        std::vector<int64_t>{channels * inner, inner, each * inner, 1}, 0, size_of(r.input(0).dtype));
 }
 
+// Plain loops, which the compiler vectorizes for each instruction set.
+__attribute__((target_clones("arch=skylake-avx512", "avx2", "default"))) void widen(const uint16_t* x, uint32_t* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = uint32_t{x[i]} << 16;
+}
+__attribute__((target_clones("arch=skylake-avx512", "avx2", "default"))) void narrow(const uint32_t* x, uint16_t* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {  // as to_bf16 in core/dtype.h: to nearest even, NaN stays NaN
+    uint32_t bits = x[i], rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    y[i] = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+  }
+}
+
+class CastBF16 : public Kernel {
+ public:
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    bool widens = out[0]->dtype() == DType::kF32;
+    parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {
+      if (widens) widen(in[0]->data<uint16_t>() + begin, out[0]->data<uint32_t>() + begin, end - begin);
+      else narrow(in[0]->data<uint32_t>() + begin, out[0]->data<uint16_t>() + begin, end - begin);
+    });
+  }
+};
+
+bool casts_bf16(const KernelRequest& r) {
+  DType from = r.input(0).dtype, to = r.output().dtype;
+  return (from == DType::kF32 && to == DType::kBF16) || (from == DType::kBF16 && to == DType::kF32);
+}
+
 bool nonempty(const KernelRequest& r) { return element_count(r.out_shape()) > 0; }
 
 }  // namespace
 
 void register_move(KernelRegistry& r) {
+  r.add("Cast", "", {"cast.bf16", casts_bf16, [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<CastBF16>(); }});
   r.add("Concat", "", {"concat", nonempty, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Concat>(q); }});
   r.add("Split", "", {"split", [](const KernelRequest& q) { return element_count(q.in_shape()) > 0; },
                       [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Split>(q); }});

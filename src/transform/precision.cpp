@@ -1,0 +1,98 @@
+// bf16 where it pays: products with constant weights, and what only moves their results. As in layout.cpp a
+// value has a twin, here of the other precision, and a cast is made only where a value is wanted in the
+// precision that nobody makes. Accumulation stays in f32 inside the kernels; graph inputs and outputs keep
+// their type.
+#include <algorithm>
+#include <set>
+
+#include "graph/op.h"
+#include "transform/passes.h"
+
+namespace lathe {
+namespace {
+
+const std::set<std::string> kMoves = {"Reshape", "Flatten", "Transpose", "Concat", "Slice", "Squeeze", "Unsqueeze"};
+
+class HalfPass {
+ public:
+  explicit HalfPass(Graph& g) : g_(g) {}
+
+  void run() {
+    for (NodeId id : g_.order()) {
+      const Node& n = g_[id];
+      const std::string& op = n.op->name;
+      bool fused = n.op->domain == "ai.lathe";
+      if (fused && (op == "Conv" || op == "MatMul")) product(id);
+      else if ((fused && op == "ChannelShuffle") || (n.op->domain.empty() && kMoves.contains(op))) move(id);
+    }
+    for (auto& [wide, half] : twin_) {
+      if (!orphans_.contains(wide)) continue;
+      Node n;
+      n.op = &find_op("Cast");
+      n.name = g_[ValueId{wide}].name + "_f32";
+      n.inputs = {half};
+      n.attributes["to"] = static_cast<int64_t>(DType::kF32);
+      n.outputs = {{wide}};
+      g_.add_node(std::move(n));
+    }
+    remove_dead(g_);
+    g_.compact();
+  }
+
+ private:
+  ValueId half(ValueId v) {
+    if (auto it = twin_.find(v.index); it != twin_.end()) return it->second;
+    ValueId t = g_[v].is_constant() ? g_.add_constant(cast(g_[v].constant, DType::kBF16), g_[v].name + "_bf16")
+                                    : g_.add("Cast", {v}, {{"to", static_cast<int64_t>(DType::kBF16)}});
+    twin_[v.index] = t;
+    return t;
+  }
+
+  void replace(NodeId id, std::vector<ValueId> inputs) {
+    Node n = g_[id];
+    ValueId old = n.outputs[0];
+    g_.remove(id);
+    Value made;
+    made.name = g_[old].name + "_bf16";
+    made.dtype = DType::kBF16;
+    made.shape = g_[old].shape;
+    n.inputs = std::move(inputs);
+    n.outputs = {g_.add_value(std::move(made))};
+    twin_[old.index] = n.outputs[0];
+    orphans_.insert(old.index);
+    g_.add_node(std::move(n));
+  }
+
+  void product(NodeId id) {
+    const Node& n = g_[id];
+    if (g_[n.inputs[0]].dtype != DType::kF32) return;
+    std::vector<ValueId> inputs = n.inputs;
+    bool depthwise = n.op->name == "Conv" && (*g_[inputs[1]].shape)[1] == 1 && n.get_int("group") > 1;
+    inputs[0] = half(inputs[0]);
+    if (!depthwise) inputs[1] = half(inputs[1]);  // depthwise weights are few: they stay exact
+    if (inputs.size() > 3 && inputs[3]) inputs[3] = half(inputs[3]);
+    replace(id, inputs);
+  }
+
+  void move(NodeId id) {
+    const Node& n = g_[id];
+    bool concat = n.op->name == "Concat";
+    std::vector<ValueId> inputs = n.inputs;
+    size_t data = concat ? inputs.size() : 1;
+    for (size_t i = 0; i < data; ++i)
+      if (!twin_.contains(inputs[i].index)) return;
+    if (n.outputs.size() != 1 || !g_[n.outputs[0]].shape) return;
+    for (size_t i = 0; i < data; ++i) inputs[i] = half(inputs[i]);
+    replace(id, inputs);
+  }
+
+  Graph& g_;
+  std::map<int32_t, ValueId> twin_;
+  std::set<int32_t> orphans_;  // f32 values whose producer now makes the bf16 twin
+};
+
+}  // namespace
+
+void to_bf16(Graph& graph) { HalfPass(graph).run(); }
+
+}  // namespace lathe
