@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "host_device.h"
 #include "options.h"
 #include "runtime/bench.h"
 
@@ -42,19 +43,29 @@ void write_trace(const std::string& path, const Session& session) {
   std::filesystem::rename(temporary, path);
 }
 
-void print_layers(const Session& session) {
+void print_layers(const Session& session, int threads) {
   const Plan& plan = session.plan();
+  // What a layer could reach at best: the measured rate of as many cores as the run may use.
+  const Device host = host_device();
+  const ComputeUnit& cpu = host.compute.front();
+  auto cores = static_cast<double>(std::min<int64_t>(threads, cpu.cores));
+  double limit = cores * cpu.per_core.f32.value_or(0);
   double total = 0;
   for (const StepTime& t : session.step_times()) total += t.seconds;
-  fmt::print("\n{:<40} {:<24} {:>9} {:>6} {:>9}\n", "layer", "kernel", "ms", "%", "GFLOP/s");
+  fmt::print("\n{:<40} {:<24} {:>9} {:>6} {:>9} {:>8}\n", "layer", "kernel", "ms", "%", "GFLOP/s", "% limit");
   for (size_t s = 0; s < plan.steps.size(); ++s) {
     const Node& n = plan.graph[plan.steps[s].node];
     const StepTime& t = session.step_times()[s];
     double each = t.runs ? t.seconds / static_cast<double>(t.runs) : 0;
     auto macs = static_cast<double>(count_macs(plan.graph, n));
-    fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9}\n", n.name, plan.steps[s].kernel_name, each * 1e3,
-               100 * t.seconds / std::max(total, 1e-12), macs > 0 && each > 0 ? fmt::format("{:.1f}", 2 * macs / each * 1e-9) : "");
+    double rate = macs > 0 && each > 0 ? 2 * macs / each * 1e-9 : 0;
+    fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9} {:>8}\n", n.name, plan.steps[s].kernel_name, each * 1e3,
+               100 * t.seconds / std::max(total, 1e-12), rate > 0 ? fmt::format("{:.1f}", rate) : "",
+               rate > 0 && limit > 0 ? fmt::format("{:.1f}", 100 * rate / limit) : "");
   }
+  if (limit > 0)
+    fmt::print("\nlimit: {:.1f} GFLOP/s of f32 arithmetic, {:.0f} core{} of {:.1f} (lathe device)\n", limit, cores,
+               cores > 1 ? "s" : "", *cpu.per_core.f32);
 }
 
 void bench(const Options& o) {
@@ -94,7 +105,7 @@ void bench(const Options& o) {
   fmt::print("  throughput {:.1f} per second, {:.1f} GFLOP/s\n", throughput, 2e-6 * static_cast<double>(count_macs(session.plan().graph)) / median);
   fmt::print("  start      {:.1f} ms to the first answer\n", start_ms);
   fmt::print("  memory     arena {:.2f} MiB, resident {:.1f} MiB\n", static_cast<double>(session.plan().arena_bytes) / 1048576, static_cast<double>(resident_bytes()) / 1048576);
-  if (o.layers) print_layers(session);
+  if (o.layers) print_layers(session, o.model.threads);
 }
 
 }  // namespace
@@ -109,7 +120,7 @@ void add_bench(CLI::App& app) {
   command->add_option("--seconds", o->seconds, "And at least so long")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
   command->add_option("--random", o->seed, "Seed of the inputs")->capture_default_str();
   command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
-  command->add_flag("--layers", o->layers, "Time of each layer");
+  command->add_flag("--layers", o->layers, "Time of each layer, and how near it comes to the limit of the machine");
   command->add_flag("--reference", o->reference, "Reference kernels only");
   command->add_flag("--no-fuse", o->no_fuse, "Without fusion and layout passes");
   command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");

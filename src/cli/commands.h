@@ -6,6 +6,8 @@
 
 namespace lathe::cli {
 
+inline constexpr const char* kVersion = "0.1.0";
+
 void add_run(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);

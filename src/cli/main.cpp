@@ -6,7 +6,7 @@
 int main(int argc, char** argv) {
   CLI::App app{"lathe turns a trained neural network until it fits its device."};
   app.require_subcommand(1);
-  app.set_version_flag("--version", "lathe 0.1.0");
+  app.set_version_flag("--version", std::string("lathe ") + lathe::cli::kVersion);
   int exit_code = 0;
   lathe::cli::add_run(app);
   lathe::cli::add_inspect(app);
@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_plan(app);
   lathe::cli::add_convert(app);
   lathe::cli::add_verify(app, &exit_code);
+  lathe::cli::add_device(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
