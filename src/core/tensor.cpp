@@ -1,5 +1,7 @@
 #include "core/tensor.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -8,12 +10,20 @@
 namespace lathe {
 
 int64_t element_count(const Shape& shape) {
+  // Zeros are left out of the product that must not overflow: strides are products of the other sizes.
   int64_t count = 1;
+  bool empty = false;
   for (int64_t size : shape) {
-    if (size < 0 || __builtin_mul_overflow(count, size, &count))
+    if (size < 0 || (size > 0 && __builtin_mul_overflow(count, size, &count)))
       fail(ErrorKind::kModel, "shape {} is not a valid tensor shape", to_string(shape));
+    empty = empty || size == 0;
   }
-  return count;
+  return empty ? 0 : count;
+}
+
+static int64_t physical_memory() {
+  static const int64_t bytes = int64_t{::sysconf(_SC_PHYS_PAGES)} * ::sysconf(_SC_PAGESIZE);
+  return bytes;
 }
 
 int64_t product(const Shape& shape, size_t from, size_t to) {
@@ -75,9 +85,14 @@ Tensor::Tensor(DType type, Shape shape) : type_(type), shape_(std::move(shape)) 
   if (count_ > kMaxTensorBytes / static_cast<int64_t>(size_of(type)))
     fail(ErrorKind::kInput, "a tensor of shape {} and type {} is larger than the limit of {} GiB",
          to_string(shape_), name_of(type), kMaxTensorBytes >> 30);
+  // The kernel may promise more than there is and end the process on the first touch.
+  if (static_cast<int64_t>(this->bytes()) > physical_memory())
+    fail(ErrorKind::kInput, "a tensor of shape {} and type {} is larger than this machine's memory", to_string(shape_),
+         name_of(type));
   size_t bytes = (this->bytes() + 127) / 64 * 64;  // room to read one vector past the end
   void* memory = std::aligned_alloc(64, bytes);
-  if (!memory) throw std::bad_alloc();
+  if (!memory)
+    fail(ErrorKind::kInput, "no memory is left for a tensor of shape {} and type {}", to_string(shape_), name_of(type));
   data_ = memory;
   owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
 }

@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 using onnx_io::RawNode;
 
 constexpr int kMaxDepth = 16;             // nesting of subgraphs and functions: deeper is an attack
+constexpr int64_t kMaxSparseElements = int64_t{1} << 28;
 constexpr size_t kMaxNodes = 4'000'000;   // after functions are inlined
 
 std::string normal_domain(const std::string& domain) { return domain == "ai.onnx" ? "" : domain; }
@@ -50,6 +51,7 @@ class Importer {
     for (const auto& function : proto.functions())
       functions_[{normal_domain(function.domain()), function.name()}] = &function;
     Scope scope;
+    main_ = &model.graph;
     import_graph(*proto.mutable_graph(), model.graph, scope, 0);
     verify(model.graph);
     return model;
@@ -68,6 +70,7 @@ class Importer {
     if (auto it = scope.names.find(name); it != scope.names.end()) return it->second;
     check_model(scope.outer, "node '{}' reads '{}', which nothing makes", user, name);
     ValueId outer = look_up(*scope.outer, name, user);
+    if (!outer) return scope.names[name] = outer;  // an omitted argument of a function
     Value copy;
     const Value& source = (*scope.outer->graph)[outer];
     copy.name = name;
@@ -91,6 +94,8 @@ class Importer {
     int code = type.tensor_type().elem_type();
     check_model(code >= 0 && code <= 26, "value '{}' has the unknown element type {}", value.name, code);
     value.dtype = static_cast<DType>(code);
+    if (code != 0 && size_of(value.dtype) == 0 && !options_.allow_unknown)
+      fail(ErrorKind::kUnsupported, "value '{}' has element type {}, which is not supported", value.name, name_of(value.dtype));
     if (!type.tensor_type().has_shape()) return;
     Shape shape;
     for (const auto& dim : type.tensor_type().shape().dim()) {
@@ -99,6 +104,7 @@ class Importer {
       value.dim_names.push_back(known ? "" : dim.dim_param());
     }
     check_model(shape.size() <= 64, "value '{}' has {} dimensions", value.name, shape.size());
+    if (is_static(shape)) element_count(shape);  // throws on overflow
     value.shape = std::move(shape);
   }
 
@@ -108,13 +114,17 @@ class Importer {
     graph.name = proto.name();
     for (auto& initializer : *proto.mutable_initializer()) {
       std::string name = initializer.name();
+      check_model(!scope.names.contains(name), "two initializers are named '{}'", name);
       scope.names[name] = graph.add_constant(onnx_io::to_tensor(initializer, folder_), name);
     }
     for (auto& sparse : *proto.mutable_sparse_initializer()) {
       std::string name = sparse.values().name();
+      check_model(!scope.names.contains(name), "two initializers are named '{}'", name);
       scope.names[name] = graph.add_constant(dense(sparse), name);
     }
+    std::set<std::string> input_names;
     for (const auto& input : proto.input()) {
+      check_model(input_names.insert(input.name()).second, "two graph inputs are named '{}'", input.name());
       if (scope.names.contains(input.name())) continue;  // old files list initializers as inputs too
       Value value;
       value.name = input.name();
@@ -126,6 +136,7 @@ class Importer {
     for (auto& node : *proto.mutable_node()) import_node(node, scope, depth, nullptr, "");
     for (const auto& output : proto.output()) {
       ValueId id = look_up(scope, output.name(), "graph output");
+      check_model(bool(id), "graph output '{}' is an omitted argument", output.name());
       graph.outputs.push_back(id);
       Value& value = graph[id];
       if (value.dtype == DType::kUndefined || !value.shape) {  // what inference could not say, the file may
@@ -140,6 +151,8 @@ class Importer {
 
   Tensor dense(onnx::SparseTensorProto& sparse) {
     Shape shape(sparse.dims().begin(), sparse.dims().end());
+    // A few bytes of file must not become gigabytes of zeros.
+    check_model(element_count(shape) <= kMaxSparseElements, "a sparse tensor of shape {} is too large", to_string(shape));
     Tensor values = onnx_io::to_tensor(*sparse.mutable_values(), folder_);
     Tensor indices = onnx_io::to_tensor(*sparse.mutable_indices(), folder_);
     Tensor result(values.dtype(), shape);
@@ -240,7 +253,9 @@ class Importer {
     if (node.op == "Constant" && node.domain.empty()) return import_constant(attributes, proto, scope);
     for (auto& [name, a] : attributes)
       node.attributes[name] = import_attribute(*a, scope, depth, node.captures);
+    std::set<std::string_view> made;
     for (const auto& output : proto.output()) {
+      check_model(output.empty() || made.insert(output).second, "makes value '{}' twice", output);
       if (output.empty()) { node.outputs.push_back({}); continue; }
       check_model(!scope.names.contains(output), "value '{}' has two producers", output);
       Value value;
@@ -264,6 +279,9 @@ class Importer {
 
   void add(RawNode raw, Graph& graph) {
     Node node;
+    // Operators that fusion makes rely on what fusion checked; from a file they would come unchecked.
+    if (raw.domain == kLatheDomain && !options_.allow_unknown)
+      fail(ErrorKind::kUnsupported, "operators of {} are made when a network is planned; a file may not hold them", kLatheDomain);
     const Op* op = find_op_or_null(raw.op, raw.domain);
     if (!op && !options_.allow_unknown)
       fail(ErrorKind::kUnsupported, "operator {}{}{} is not supported", raw.domain, raw.domain.empty() ? "" : "::", raw.op);
@@ -278,7 +296,13 @@ class Importer {
     const Op* rule = node.op;
     NodeId id = graph.add_node(std::move(node));
     InferContext context(graph, id);
-    rule->infer(context);
+    try {
+      rule->infer(context);
+    } catch (const Error& e) {
+      // A branch that is never taken may be impossible for the shapes at hand: only running it is an error.
+      if (&graph == main_ || e.kind() != ErrorKind::kModel) throw;
+      for (size_t i = 0; i < context.output_count(); ++i) context.set_output(i, DType::kUndefined);
+    }
   }
 
   // What infer rules rely on: enough inputs, none of the required ones missing, attributes as declared.
@@ -360,6 +384,7 @@ class Importer {
   ImportOptions options_;
   std::map<std::string, int64_t>* opsets_ = nullptr;
   FunctionTable functions_;
+  const Graph* main_ = nullptr;
   size_t nodes_ = 0;
 };
 

@@ -146,6 +146,13 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   for (ValueId v : g.inputs)
     if (!g[v].shape || !is_static(*g[v].shape))
       fail(ErrorKind::kInput, "input '{}' has the open shape {}: say which one is meant", g[v].name, g[v].shape ? to_string(*g[v].shape) : "[…]");
+  for (ValueId v : g.inputs) {
+    if (size_of(g[v].dtype) == 0)
+      fail(ErrorKind::kUnsupported, "input '{}' has type {}, which is not supported", g[v].name, name_of(g[v].dtype));
+    check_model(element_count(*g[v].shape) <= kMaxTensorBytes / static_cast<int64_t>(size_of(g[v].dtype)),
+                "input '{}' has shape {}, larger than the limit of {} GiB", g[v].name, to_string(*g[v].shape),
+                kMaxTensorBytes >> 30);
+  }
   clean_up(g);
   if (options.fuse) {
     recognize(g);

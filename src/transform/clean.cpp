@@ -24,6 +24,17 @@ void infer_node(Graph& g, NodeId id) {
   }
 }
 
+// Sizes that no plan could place are refused here, before anyone multiplies them by a width.
+void check_sizes(const Graph& g, const Node& n) {
+  for (ValueId v : n.outputs) {
+    if (!v || !g[v].shape || !is_static(*g[v].shape)) continue;
+    auto width = static_cast<int64_t>(std::max<size_t>(size_of(g[v].dtype), 1));
+    check_model(element_count(*g[v].shape) <= kMaxTensorBytes / width,
+                "node '{}' ({}) makes a tensor of shape {}, larger than the limit of {} GiB", n.name, n.op->name,
+                to_string(*g[v].shape), kMaxTensorBytes >> 30);
+  }
+}
+
 // Shape and Size need no elements of their input, only its shape.
 bool fold_shape_query(Graph& g, NodeId id) {
   const Node& n = g[id];
@@ -97,6 +108,7 @@ void fold_constants(Graph& g, int64_t largest_growth) {
   for (NodeId id : g.order()) {
     infer_node(g, id);
     Node& n = g[id];
+    check_sizes(g, n);
     bool folded = fold_shape_query(g, id);
     if (!folded && n.op->supported && n.op->deterministic && n.captures.empty() && all_constant(g, n)) {
       int64_t grown = 0;

@@ -1,3 +1,4 @@
+#include "graph/ops/axes.h"
 #include "graph/ops/families.h"
 
 namespace lathe::ops {
@@ -23,8 +24,9 @@ void activation(OpRegistry& r, const char* name, std::vector<AttributeSpec> attr
 }
 
 void infer_cast(InferContext& c) {
-  auto type = static_cast<DType>(c.node().get_int("to"));
-  check_model(size_of(type) > 0, "cannot cast to element type {}", c.node().get_int("to"));
+  int64_t number = c.node().get_int("to");
+  auto type = static_cast<DType>(number);
+  check_model(number > 0 && number < 256 && size_of(type) > 0, "cannot cast to element type {}", number);
   c.set_output(0, type, c.shape(0));
 }
 
@@ -55,7 +57,14 @@ void declare_elementwise(OpRegistry& r) {
   r.add({.name = "BitShift", .minimum_inputs = 2, .maximum_inputs = 2,
          .attributes = {{"direction", std::string("LEFT"), true}}, .infer = infer::broadcast_all});
   for (const char* name : {"Max", "Min", "Mean", "Sum"})
-    r.add({.name = name, .maximum_inputs = -1, .infer = infer::broadcast_all});
+    r.add({.name = name, .maximum_inputs = -1, .infer = [](InferContext& c) {
+             for (size_t i = 1; i < c.input_count(); ++i) {
+               if (!c.has_input(i)) continue;
+               check_model(types_agree(c.dtype(0), c.dtype(i)), "operands have different types, {} and {}",
+                           name_of(c.dtype(0)), name_of(c.dtype(i)));
+             }
+             infer::broadcast_all(c);
+           }});
 
   r.add({.name = "Clip", .maximum_inputs = 3, .infer = infer::same_as_first});
   r.add({.name = "IsNaN", .infer = infer::broadcast_to_bool});
