@@ -177,8 +177,9 @@ const Arithmetic kXor = {nullptr, [](int64_t a, int64_t b, const Node&) { return
 
 template <const Arithmetic& F>
 void binary(Context& c) {
-  if (!F.real && is_float(c.input(0).dtype()))
-    fail(ErrorKind::kModel, "this operator takes integers, found {}", name_of(c.input(0).dtype()));
+  for (size_t i = 0; i < 2; ++i)
+    if (!F.real && is_float(c.input(i).dtype()))
+      fail(ErrorKind::kModel, "this operator takes integers, found {}", name_of(c.input(i).dtype()));
   apply(F, c.node(), c.output(), c.input(0), c.input(1));
 }
 
