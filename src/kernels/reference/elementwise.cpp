@@ -165,7 +165,9 @@ const Arithmetic kMin = {[](double a, double b, const Node&) { return min_nan(a,
                          [](int64_t a, int64_t b, const Node&) { return std::min(a, b); },
                          [](uint64_t a, uint64_t b, const Node&) { return std::min(a, b); }};
 const Arithmetic kPRelu = {[](double a, double b, const Node&) { return a < 0 ? a * b : a; },
-                           [](int64_t a, int64_t b, const Node&) { return a < 0 ? a * b : a; }, nullptr};
+                           [](int64_t a, int64_t b, const Node&) {  // wraps, like Mul
+                             return a < 0 ? static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b)) : a;
+                           }, nullptr};
 const Arithmetic kEqual = LATHE_SAME(a == b);
 const Arithmetic kGreater = LATHE_SAME(a > b);
 const Arithmetic kGreaterOrEqual = LATHE_SAME(a >= b);
