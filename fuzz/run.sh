@@ -6,13 +6,13 @@ cd "$(dirname "$0")/.."
 runs=${1:-2000}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(onnx npy image)
+[ ${#targets[@]} -gt 0 ] || targets=(onnx graph npy image)
 cmake --preset fuzz > /dev/null
 cmake --build build-fuzz --target "${targets[@]/#/fuzz_}"
 python3 fuzz/make_seeds.py build-fuzz/seeds
 mkdir -p build-fuzz/crashes
 for target in "${targets[@]}"; do
-  mkdir -p "build-fuzz/corpus/$target"
+  mkdir -p "build-fuzz/corpus/$target" "build-fuzz/seeds/$target"
   # Leaks at exit are not what is looked for here.
   build-fuzz/bin/fuzz_"$target" -runs="$runs" -max_len=4096 -seed=1 -timeout=30 -rss_limit_mb=2048 \
     -detect_leaks=0 -artifact_prefix=build-fuzz/crashes/ \

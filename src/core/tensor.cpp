@@ -138,6 +138,7 @@ double Tensor::get(int64_t i) const {
     case DType::kBF16: return to_float(data<BF16>()[i]);
     case DType::kU64: return static_cast<double>(data<uint64_t>()[i]);
     default:
+      check_model(defined(), "a value is read that was omitted");
       if (is_float(type_)) return narrow_to_float(type_, data<uint8_t>()[i]);
       return static_cast<double>(get_int(i));
   }

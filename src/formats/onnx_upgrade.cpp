@@ -52,8 +52,14 @@ struct Upgrade {
     where.push_back({op, "", graph[output].name, node.scope, std::move(inputs), {output}, {}, std::move(attributes)});
     return output;
   }
+  // The rules rewrite nodes before their arity is checked.
+  void expect_inputs(size_t count) const {
+    check_model(node.inputs.size() >= count, "needs {} inputs, found {}", count, node.inputs.size());
+    for (size_t i = 0; i < count; ++i) check_model(bool(node.inputs[i]), "input {} is missing", i);
+  }
   // A constant of the first input's type.
   ValueId constant_like_input(double value) {
+    expect_inputs(1);
     DType type = graph[node.inputs[0]].dtype;
     Tensor t(type == DType::kUndefined ? DType::kF32 : type, {});
     t.set(0, value);
@@ -88,6 +94,8 @@ void align_broadcast(Upgrade& u) {
 
 // Before opset 13, Softmax and its like worked on the input flattened to two dimensions at `axis`.
 void flatten_softmax(Upgrade& u) {
+  u.expect_inputs(1);
+  check_model(!u.node.outputs.empty() && bool(u.node.outputs[0]), "makes no output");
   int64_t axis = u.take<int64_t>("axis", 1);
   const Shape* shape = u.shape(0);
   u.node.attributes["axis"] = int64_t{-1};
@@ -121,7 +129,8 @@ void upgrade_resize(Upgrade& u) {
   node.attributes["mode"] = mode == "bilinear" ? std::string("linear") : mode;
   node.attributes["coordinate_transformation_mode"] = std::string("asymmetric");
   node.attributes["nearest_mode"] = std::string("floor");
-  ValueId scales = node.inputs.at(1);
+  u.expect_inputs(2);
+  ValueId scales = node.inputs[1];
   node.inputs = {node.inputs[0], {}, scales};
 }
 

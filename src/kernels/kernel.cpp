@@ -44,6 +44,11 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   std::vector<const KernelEntry*> result;
   auto it = table().find(Key{request.node.op->domain, request.node.op->name});
   if (it == table().end()) return result;
+  // Tensors without elements are left to the reference: fast kernels may divide by any size.
+  for (const auto* list : {&request.node.inputs, &request.node.outputs})
+    for (ValueId v : *list)
+      if (v && request.graph[v].shape && is_static(*request.graph[v].shape) && element_count(*request.graph[v].shape) == 0)
+        return result;
   for (const KernelEntry& entry : it->second)
     if (entry.supports(request)) result.push_back(&entry);
   return result;

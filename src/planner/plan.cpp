@@ -60,7 +60,14 @@ void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, St
     step.kernel_name = "reference";
     return;
   }
-  step.kernel = entries[0]->make({g, n});
+  try {
+    step.kernel = entries[0]->make({g, n});
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception&) {  // a library refuses what `supports` let through
+    step.kernel_name = "reference";
+    return;
+  }
   step.kernel_name = entries[0]->name;
   if (!options.tune || entries.size() == 1) return;
   double best = time_kernel(g, n, *step.kernel);

@@ -200,6 +200,17 @@ std::vector<Case> cases() {
     b.input("x", {2}).floats("w", {2}).output("w").node("Relu", {"x"}, {"w"});
   });
   add("too few inputs", [](Builder& b) { b.input("x", {2}).output().node("Add", {"x"}); });
+  add("old Upsample without scales", [](Builder& b) {
+    b.model.mutable_opset_import(0)->set_version(9);
+    b.input("x", {1, 1, 2, 2}).output().node("Upsample", {"x"});
+  });
+  add("old Softmax of nothing", [](Builder& b) {
+    b.model.mutable_opset_import(0)->set_version(9);
+    b.output().node("Softmax", {});
+  });
+  add("shift of integers by a float", [](Builder& b) {
+    b.input("x", {2}, onnx::TensorProto::UINT32).input("z", {2}).output().node("BitShift", {"x", "z"}).set("direction", "LEFT");
+  });
   add("too many inputs", [](Builder& b) { b.input("x", {2}).output().node("Relu", {"x", "x"}); });
   add("no inputs", [](Builder& b) { b.output().node("MatMul", {}); });
   add("a required input is empty", [](Builder& b) { b.input("x", {2, 2}).output().node("MatMul", {"", "x"}); });

@@ -165,7 +165,9 @@ const Arithmetic kMin = {[](double a, double b, const Node&) { return min_nan(a,
                          [](int64_t a, int64_t b, const Node&) { return std::min(a, b); },
                          [](uint64_t a, uint64_t b, const Node&) { return std::min(a, b); }};
 const Arithmetic kPRelu = {[](double a, double b, const Node&) { return a < 0 ? a * b : a; },
-                           [](int64_t a, int64_t b, const Node&) { return a < 0 ? a * b : a; }, nullptr};
+                           [](int64_t a, int64_t b, const Node&) {  // wraps, like Mul
+                             return a < 0 ? static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b)) : a;
+                           }, nullptr};
 const Arithmetic kEqual = LATHE_SAME(a == b);
 const Arithmetic kGreater = LATHE_SAME(a > b);
 const Arithmetic kGreaterOrEqual = LATHE_SAME(a >= b);
@@ -177,8 +179,9 @@ const Arithmetic kXor = {nullptr, [](int64_t a, int64_t b, const Node&) { return
 
 template <const Arithmetic& F>
 void binary(Context& c) {
-  if (!F.real && is_float(c.input(0).dtype()))
-    fail(ErrorKind::kModel, "this operator takes integers, found {}", name_of(c.input(0).dtype()));
+  for (size_t i = 0; i < 2; ++i)
+    if (!F.real && is_float(c.input(i).dtype()))
+      fail(ErrorKind::kModel, "this operator takes integers, found {}", name_of(c.input(i).dtype()));
   apply(F, c.node(), c.output(), c.input(0), c.input(1));
 }
 
