@@ -354,33 +354,36 @@ void max_pool(Context& c) {
   with_reader(c.input(), [&](auto read) { max_pool_of(c, g, read); });
 }
 
+template <class Read>
+void average_pool_of(const PoolGeometry& g, Tensor& y, bool include_pad, Read read) {
+  int64_t in_size = g.in[0] * g.in[1] * g.in[2], out_size = g.out[0] * g.out[1] * g.out[2];
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t image = 0; image < g.images; ++image)
+    each_window(g, [&](int64_t at, const Sizes& start) {
+      double sum = 0;
+      int64_t count = 0;
+      each_element(g, start, [&](int64_t i) {
+        sum += read(image * in_size + i);
+        ++count;
+      });
+      if (include_pad) {
+        // Padding counts, but not what ceil_mode lets a window reach beyond it.
+        count = 1;
+        for (int d = 0; d < 3; ++d) {
+          auto [first, last] = valid_range(g.kernel[d], g.dilation[d], start[d] + g.pad[d],
+                                           g.in[d] + g.pad[d] + g.pad_end[d]);
+          count *= last - first;
+        }
+      }
+      y.set(image * out_size + at, count ? sum / static_cast<double>(count) : 0.0);
+    });
+}
+
 void average_pool(Context& c) {
   PoolGeometry g = pool_geometry(c);
-  Tensor& y = c.output();
-  int64_t in_size = g.in[0] * g.in[1] * g.in[2], out_size = g.out[0] * g.out[1] * g.out[2];
   bool include_pad = c.node().get_int("count_include_pad") != 0;
-  with_reader(c.input(), [&](auto read) {
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t image = 0; image < g.images; ++image)
-      each_window(g, [&](int64_t at, const Sizes& start) {
-        double sum = 0;
-        int64_t count = 0;
-        each_element(g, start, [&](int64_t i) {
-          sum += read(image * in_size + i);
-          ++count;
-        });
-        if (include_pad) {
-          // Padding counts, but not what ceil_mode lets a window reach beyond it.
-          count = 1;
-          for (int d = 0; d < 3; ++d) {
-            auto [first, last] = valid_range(g.kernel[d], g.dilation[d], start[d] + g.pad[d],
-                                             g.in[d] + g.pad[d] + g.pad_end[d]);
-            count *= last - first;
-          }
-        }
-        y.set(image * out_size + at, count ? sum / static_cast<double>(count) : 0.0);
-      });
-  });
+  Tensor& y = c.output();
+  with_reader(c.input(), [&](auto read) { average_pool_of(g, y, include_pad, read); });
 }
 
 int64_t norm_order(const Node& node) {
