@@ -2,10 +2,10 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "core/file.h"
 #include "host_device.h"
 #include "options.h"
 #include "runtime/bench.h"
@@ -34,13 +34,7 @@ void write_trace(const std::string& path, const Session& session) {
                       {"args", {{"kernel", step.kernel_name}, {"macs", count_macs(session.plan().graph, n)}}}});
     at += us;
   }
-  std::string temporary = path + ".tmp";
-  {
-    std::ofstream file(temporary);
-    file << nlohmann::json{{"traceEvents", events}}.dump();
-    if (!file.flush()) fail(ErrorKind::kInput, "cannot write '{}'", path);
-  }
-  std::filesystem::rename(temporary, path);
+  write_file(path, nlohmann::json{{"traceEvents", events}}.dump());
 }
 
 void print_layers(const Session& session, int threads) {

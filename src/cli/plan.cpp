@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "core/file.h"
 #include "options.h"
 
 namespace lathe::cli {
@@ -26,13 +26,7 @@ void add_plan(CLI::App& app) {
     options.tune = o->tune;
     Plan plan = o->model.load(options);
     if (!o->svg.empty()) {
-      std::string temporary = o->svg + ".tmp";
-      {
-        std::ofstream file(temporary);
-        file << plan_svg(plan);
-        if (!file.flush()) fail(ErrorKind::kInput, "cannot write '{}'", o->svg);
-      }
-      std::filesystem::rename(temporary, o->svg);
+      write_file(o->svg, plan_svg(plan));
     }
     if (!o->json) {
       fmt::print("{}", print_plan(plan));

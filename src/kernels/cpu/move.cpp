@@ -79,7 +79,6 @@ class StridedCopy : public Kernel {
     }
     if (!steps2.empty() && steps2.back() == 1) {  // a contiguous run is one wide element
       width_ *= sizes2.back();
-      unit_ = sizes2.back();
       sizes2.pop_back();
       steps2.pop_back();
     }
@@ -136,7 +135,7 @@ class StridedCopy : public Kernel {
   }
   Shape sizes_;
   std::vector<int64_t> steps_;
-  int64_t offset_, width_, unit_ = 1, element_ = 1;
+  int64_t offset_, width_, element_ = 1;
 };
 
 std::unique_ptr<Kernel> make_transpose(const KernelRequest& r) {
