@@ -142,6 +142,26 @@ static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>
   }
 }
 
+// The product of a squeeze-and-excite block goes into the 1×1 convolution that reads it.
+static void absorb_scale(Graph& g, NodeId id, const std::vector<std::vector<NodeId>>& consumers, const std::vector<bool>& is_public) {
+  const Node& conv = g[id];
+  const Shape& w = *g[conv.inputs[1]].shape;
+  ValueId x = conv.inputs[0];
+  NodeId producer = g[x].producer;
+  if (w[2] * w[3] != 1 || conv.get_int("group") != 1 || !producer || is_public[x.index] || consumers[x.index].size() != 1) return;
+  const Node& mul = g[producer];
+  if (mul.op->name != "Mul" || !mul.op->domain.empty()) return;
+  for (size_t i : {0, 1}) {
+    ValueId scale = mul.inputs[1 - i], from = mul.inputs[i];
+    const Shape& s = *g[x].shape;
+    if (g[scale].shape != Shape{s[0], 1, 1, s[3]} || g[from].shape != s || s[1] * s[2] == 1 || g[scale].is_constant() || g[scale].dtype != DType::kF32) continue;
+    g[id].inputs.resize(5);
+    g[id].inputs[0] = from;
+    g[id].inputs[4] = scale;
+    return;
+  }
+}
+
 void fuse(Graph& g) {
   for (NodeId id : g.order()) to_fused_matmul(g, id);
   auto consumers = g.consumers();
@@ -153,6 +173,8 @@ void fuse(Graph& g) {
   for (NodeId id : order)
     if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul" || g[id].op->name == "Affine"))
       absorb_epilogue(g, id, consumers, is_public, position);
+  for (NodeId id : order)
+    if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "Conv") absorb_scale(g, id, consumers, is_public);
   remove_dead(g);
 }
 

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "graph/op.h"
+#include "kernels/kernel.h"
 #include "transform/passes.h"
 
 namespace lathe {
@@ -48,7 +49,7 @@ class HalfPass {
     return t;
   }
 
-  void replace(NodeId id, std::vector<ValueId> inputs) {
+  NodeId replace(NodeId id, std::vector<ValueId> inputs) {
     Node n = g_[id];
     ValueId old = n.outputs[0];
     g_.remove(id);
@@ -60,18 +61,22 @@ class HalfPass {
     n.outputs = {g_.add_value(std::move(made))};
     twin_[old.index] = n.outputs[0];
     orphans_.insert(old.index);
-    g_.add_node(std::move(n));
+    return g_.add_node(std::move(n));
   }
 
   void product(NodeId id) {
     const Node& n = g_[id];
     if (g_[n.inputs[0]].dtype != DType::kF32) return;
     std::vector<ValueId> inputs = n.inputs;
-    bool depthwise = n.op->name == "Conv" && (*g_[inputs[1]].shape)[1] == 1 && n.get_int("group") > 1;
     inputs[0] = half(inputs[0]);
-    if (!depthwise) inputs[1] = half(inputs[1]);  // depthwise weights are few: they stay exact
-    if (inputs.size() > 3 && inputs[3]) inputs[3] = half(inputs[3]);
-    replace(id, inputs);
+    for (size_t i = 3; i < inputs.size(); ++i)
+      if (inputs[i]) inputs[i] = half(inputs[i]);
+    NodeId made = replace(id, inputs);
+    // Kernels that compute in f32 whatever the pictures are (depthwise, Winograd) keep exact weights.
+    const Node& half_node = g_[made];
+    if (half_node.op->name == "Conv" && !kernels_for({g_, half_node}).empty()) return;
+    ValueId weights = half(half_node.inputs[1]);
+    g_[made].inputs[1] = weights;
   }
 
   void move(NodeId id) {

@@ -62,8 +62,9 @@ int64_t conv_macs(const Graph& g, const Node& n) {
 }  // namespace
 
 void declare_fused(OpRegistry& r) {
-  // X [N, H, W, C], W [O, C/group, kH, kW], B [O], R [N, oH, oW, O] → [N, oH, oW, O]
-  r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 4,
+  // X [N, H, W, C], W [O, C/group, kH, kW], B [O], R [N, oH, oW, O], S [N, 1, 1, C] → [N, oH, oW, O]: the convolution of
+  // X·S, the product of a squeeze-and-excite block (Hu et al. 2018, section 3.2).
+  r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5,
          .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}}),
          .infer = infer_conv, .macs = conv_macs});
   // A [..., K], W [K, N], B [N], R [..., N] → [..., N]

@@ -222,7 +222,7 @@ void register_depthwise(KernelRegistry& r) {
           DType type = q.input(0).dtype;
           bool typed = (type == DType::kF32 || type == DType::kBF16) && q.output().dtype == type &&
                        q.input(1).dtype == DType::kF32 && (!q.has_input(3) || q.input(3).dtype == type);
-          return typed && q.input(1).is_constant() && w[1] == 1 && q.node.get_int("group") == w[0] &&
+          return typed && !q.has_input(4) && q.input(1).is_constant() && w[1] == 1 && q.node.get_int("group") == w[0] &&
                  q.in_shape()[3] == w[0] && (!q.has_input(2) || q.input(2).is_constant());
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv>(q); }});
 }

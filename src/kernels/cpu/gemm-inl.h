@@ -32,6 +32,7 @@ struct GemmArgs {
   int64_t depth = 0;    // elements of A per row and tap
   int64_t columns = 0;  // N
   const void* packed = nullptr;
+  const void* scale = nullptr;  // [images, depth], multiplies A; one tap only. f32, or bf16 with A
   const void* zeros = nullptr;  // at least `depth` zero elements, for taps outside the picture
   const float* bias = nullptr;
   ActivationSpec activation;
@@ -69,19 +70,21 @@ constexpr int kTileRows = 12;
 constexpr int kTileRows = 6;
 #endif
 
-// Sums of `taps` products of kRows rows of A, depth elements each, with a packed panel; to
-// c [kRows][kPanelVectors · lanes]. With few rows a sum is split into several, since one product waits four
+// Sums of `taps` products of kRows rows of A, depth elements each, with a packed panel of kVectors vectors; to
+// c [kRows][kVectors · lanes]. With few rows a sum is split into several, since one product waits four
 // cycles for the one before.
-template <int kRows>
+template <int kRows, int kVectors>
 void MicroTile(int64_t taps, const void* const* a, int64_t depth, const void* panel, float* HWY_RESTRICT c) {
   const D d;
   constexpr int kChains = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
   const size_t lanes = hn::Lanes(d);
-  V acc[kChains][kRows][2];
+  V acc[kChains][kRows][kVectors];
   HWY_UNROLL(4)
   for (int s = 0; s < kChains; ++s)
     HWY_UNROLL(12)
-    for (int r = 0; r < kRows; ++r) acc[s][r][0] = acc[s][r][1] = hn::Zero(d);
+    for (int r = 0; r < kRows; ++r)
+      HWY_UNROLL(2)
+      for (int v = 0; v < kVectors; ++v) acc[s][r][v] = hn::Zero(d);
   const float* HWY_RESTRICT b = static_cast<const float*>(panel);
   for (int64_t t = 0; t < taps; ++t, a += kRows) {
     const float* row[kRows];
@@ -91,52 +94,54 @@ void MicroTile(int64_t taps, const void* const* a, int64_t depth, const void* pa
     for (; k + kChains <= depth; k += kChains) {
       HWY_UNROLL(4)
       for (int s = 0; s < kChains; ++s) {
-        const V b0 = hn::Load(d, b), b1 = hn::Load(d, b + lanes);
-        b += 2 * lanes;
+        const V b0 = hn::Load(d, b), b1 = kVectors == 2 ? hn::Load(d, b + lanes) : b0;
+        b += kVectors * lanes;
         HWY_UNROLL(12)
         for (int r = 0; r < kRows; ++r) {
           V x = hn::Set(d, row[r][k + s]);
           KeepInRegister(x);
           acc[s][r][0] = hn::MulAdd(x, b0, acc[s][r][0]);
-          acc[s][r][1] = hn::MulAdd(x, b1, acc[s][r][1]);
+          if constexpr (kVectors == 2) acc[s][r][1] = hn::MulAdd(x, b1, acc[s][r][1]);
         }
       }
     }
     for (; k < depth; ++k) {
-      const V b0 = hn::Load(d, b), b1 = hn::Load(d, b + lanes);
-      b += 2 * lanes;
+      const V b0 = hn::Load(d, b), b1 = kVectors == 2 ? hn::Load(d, b + lanes) : b0;
+      b += kVectors * lanes;
       HWY_UNROLL(12)
       for (int r = 0; r < kRows; ++r) {
         V x = hn::Set(d, row[r][k]);
         KeepInRegister(x);
         acc[0][r][0] = hn::MulAdd(x, b0, acc[0][r][0]);
-        acc[0][r][1] = hn::MulAdd(x, b1, acc[0][r][1]);
+        if constexpr (kVectors == 2) acc[0][r][1] = hn::MulAdd(x, b1, acc[0][r][1]);
       }
     }
   }
   HWY_UNROLL(12)
   for (int r = 0; r < kRows; ++r)
     HWY_UNROLL(2)
-    for (int v = 0; v < 2; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       V sum = acc[0][r][v];
       HWY_UNROLL(4)
       for (int s = 1; s < kChains; ++s) sum = hn::Add(sum, acc[s][r][v]);
-      hn::Store(sum, d, c + (2 * r + v) * lanes);
+      hn::Store(sum, d, c + (kVectors * r + v) * lanes);
     }
 }
 
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
 // The same on pairs of bf16 with vdpbf16ps, which Highway 1.0 does not reach. Called only where the machine
 // has it. `depth` is even; B is packed in pairs.
-template <int kRows>
+template <int kRows, int kVectors>
 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))) void MicroTileHalf(int64_t taps, const void* const* a, int64_t depth,
                                                                          const void* panel, float* HWY_RESTRICT c) {
   constexpr int kChains = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
-  __m512 acc[kChains][kRows][2];
+  __m512 acc[kChains][kRows][kVectors];
 #pragma GCC unroll 4
   for (int s = 0; s < kChains; ++s)
 #pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) acc[s][r][0] = acc[s][r][1] = _mm512_setzero_ps();
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) acc[s][r][v] = _mm512_setzero_ps();
   const char* b = static_cast<const char*>(panel);
   for (int64_t t = 0; t < taps; ++t, a += kRows) {
     const int* row[kRows];
@@ -147,58 +152,58 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))) void Mi
     for (; k + kChains <= pairs; k += kChains) {
 #pragma GCC unroll 4
       for (int s = 0; s < kChains; ++s) {
-        const __m512bh b0 = (__m512bh)_mm512_load_si512(b), b1 = (__m512bh)_mm512_load_si512(b + 64);
-        b += 128;
+        const __m512bh b0 = (__m512bh)_mm512_load_si512(b), b1 = kVectors == 2 ? (__m512bh)_mm512_load_si512(b + 64) : b0;
+        b += 64 * kVectors;
 #pragma GCC unroll 12
         for (int r = 0; r < kRows; ++r) {
           const __m512bh x = (__m512bh)_mm512_set1_epi32(row[r][k + s]);
           acc[s][r][0] = _mm512_dpbf16_ps(acc[s][r][0], x, b0);
-          acc[s][r][1] = _mm512_dpbf16_ps(acc[s][r][1], x, b1);
+          if constexpr (kVectors == 2) acc[s][r][1] = _mm512_dpbf16_ps(acc[s][r][1], x, b1);
         }
       }
     }
     for (; k < pairs; ++k) {
-      const __m512bh b0 = (__m512bh)_mm512_load_si512(b), b1 = (__m512bh)_mm512_load_si512(b + 64);
-      b += 128;
+      const __m512bh b0 = (__m512bh)_mm512_load_si512(b), b1 = kVectors == 2 ? (__m512bh)_mm512_load_si512(b + 64) : b0;
+      b += 64 * kVectors;
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
         const __m512bh x = (__m512bh)_mm512_set1_epi32(row[r][k]);
         acc[0][r][0] = _mm512_dpbf16_ps(acc[0][r][0], x, b0);
-        acc[0][r][1] = _mm512_dpbf16_ps(acc[0][r][1], x, b1);
+        if constexpr (kVectors == 2) acc[0][r][1] = _mm512_dpbf16_ps(acc[0][r][1], x, b1);
       }
     }
   }
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < 2; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       __m512 sum = acc[0][r][v];
 #pragma GCC unroll 4
       for (int s = 1; s < kChains; ++s) sum = _mm512_add_ps(sum, acc[s][r][v]);
-      _mm512_store_ps(c + (2 * r + v) * 16, sum);
+      _mm512_store_ps(c + (kVectors * r + v) * 16, sum);
     }
 }
 #endif
 
 using Micro = void (*)(int64_t taps, const void* const* a, int64_t depth, const void* panel, float* c);
 
-template <int... kRows>
-constexpr auto MicroTable(std::integer_sequence<int, kRows...>) {
-  return std::array<Micro, sizeof...(kRows)>{MicroTile<kRows + 1>...};
+template <int... kIndex>
+constexpr auto MicroTable(std::integer_sequence<int, kIndex...>) {
+  return std::array<Micro, sizeof...(kIndex)>{MicroTile<kIndex / 2 + 1, kIndex % 2 + 1>...};
 }
-// Micro-kernel for `rows` rows, 1 … kTileRows.
-HWY_INLINE Micro MicroFor(int rows) {
-  static constexpr auto table = MicroTable(std::make_integer_sequence<int, kTileRows>());
-  return table[rows - 1];
+// Micro-kernel for 1 … kTileRows rows and one or two vectors.
+HWY_INLINE Micro MicroFor(int rows, int vectors = kPanelVectors) {
+  static constexpr auto table = MicroTable(std::make_integer_sequence<int, 2 * kTileRows>());
+  return table[2 * (rows - 1) + vectors - 1];
 }
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-template <int... kRows>
-constexpr auto MicroTableHalf(std::integer_sequence<int, kRows...>) {
-  return std::array<Micro, sizeof...(kRows)>{MicroTileHalf<kRows + 1>...};
+template <int... kIndex>
+constexpr auto MicroTableHalf(std::integer_sequence<int, kIndex...>) {
+  return std::array<Micro, sizeof...(kIndex)>{MicroTileHalf<kIndex / 2 + 1, kIndex % 2 + 1>...};
 }
-HWY_INLINE Micro MicroForHalf(int rows) {
-  static constexpr auto table = MicroTableHalf(std::make_integer_sequence<int, kTileRows>());
-  return table[rows - 1];
+HWY_INLINE Micro MicroForHalf(int rows, int vectors) {
+  static constexpr auto table = MicroTableHalf(std::make_integer_sequence<int, 2 * kTileRows>());
+  return table[2 * (rows - 1) + vectors - 1];
 }
 #endif
 
@@ -231,20 +236,20 @@ void FillRows(const GemmArgs& g, int64_t row, int rows, const void** pointers) {
 }
 
 template <class T>
-HWY_INLINE void FinishTile(const GemmArgs& g, const float* c, int64_t row, int rows, int64_t column) {
+HWY_INLINE void FinishTile(const GemmArgs& g, const float* c, int64_t row, int rows, int64_t column, int vectors) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const V alpha = hn::Set(d, g.activation.alpha), beta = hn::Set(d, g.activation.beta);
   const T* residual = static_cast<const T*>(g.residual);
   T* y = static_cast<T*>(g.y);
   WithActivation(g.activation.kind, [&]<ActivationKind kAct>() {
-    for (int64_t v = 0; v < kPanelVectors; ++v) {
+    for (int64_t v = 0; v < vectors; ++v) {
       int64_t n = column + v * lanes, left = g.columns - n;
       if (left <= 0) break;
       const hn::Mask<D> m = FirstLanes(d, left);
       const V bias = !g.bias ? hn::Zero(d) : left >= lanes ? hn::LoadU(d, g.bias + n) : hn::MaskedLoad(m, d, g.bias + n);
       for (int r = 0; r < rows; ++r) {
-        V acc = hn::Add(hn::Load(d, c + (kPanelVectors * r + v) * lanes), bias);
+        V acc = hn::Add(hn::Load(d, c + (vectors * r + v) * lanes), bias);
         int64_t at = (row + r) * g.columns + n;
         const T* from = residual ? residual + at : nullptr;
         if (left >= lanes) FinishLanes<T, kAct, true>(d, acc, from, g.residual_first, y + at, m, alpha, beta);
@@ -252,6 +257,32 @@ HWY_INLINE void FinishTile(const GemmArgs& g, const float* c, int64_t row, int r
       }
     }
   });
+}
+
+// A panel whose rows are multiplied by `scale`: cheaper than multiplying A, which has more rows than the panel.
+HWY_INLINE void ScalePanel(const float* panel, const float* scale, int64_t depth, int vectors, float* to) {
+  const D d;
+  const size_t lanes = hn::Lanes(d);
+  for (int64_t k = 0; k < depth; ++k) {
+    const V s = hn::Set(d, scale[k]);
+    for (int v = 0; v < vectors; ++v, panel += lanes, to += lanes) hn::Store(hn::Mul(hn::Load(d, panel), s), d, to);
+  }
+}
+HWY_INLINE void ScalePanel(const uint16_t* panel, const uint16_t* scale, int64_t depth, int vectors, uint16_t* to) {
+  const D d;
+  const hn::RebindToUnsigned<D> d32;
+  const size_t lanes = hn::Lanes(d);
+  const auto factor = [&](uint16_t bits) { return hn::BitCast(d, hn::Set(d32, static_cast<uint32_t>(bits) << 16)); };
+  for (int64_t k = 0; k < depth; k += 2) {
+    const V even = factor(scale[k]), odd = factor(scale[k + 1]);
+    for (int v = 0; v < vectors; ++v, panel += 2 * lanes, to += 2 * lanes) {
+      const auto pairs = hn::LoadU(d32, reinterpret_cast<const uint32_t*>(panel));
+      const V low = hn::Mul(hn::BitCast(d, hn::ShiftLeft<16>(pairs)), even);
+      const V high = hn::Mul(hn::BitCast(d, hn::And(pairs, hn::Set(d32, 0xffff0000u))), odd);
+      const auto rounded = hn::Or(RoundToHalf(d, low), hn::ShiftLeft<16>(RoundToHalf(d, high)));
+      hn::StoreU(rounded, d32, reinterpret_cast<uint32_t*>(to));
+    }
+  }
 }
 
 // Rows [row0, row1) of panels [panel0, panel1). A block of A that fits half of a 1 MiB second-level cache
@@ -266,21 +297,30 @@ void GemmBlock(const GemmArgs& g, int64_t row0, int64_t row1, int64_t panel0, in
   const int64_t block = std::max<int64_t>(1, std::min<int64_t>(kGemmBlockTiles, (512 << 10) / tile_bytes)) * kTileRows;
   const void** pointers = reinterpret_cast<const void**>(scratch);
   HWY_ALIGN float c[kTileRows * kPanelVectors * hn::MaxLanes(D())];
-  for (int64_t begin = row0; begin < row1; begin += block) {
-    int64_t end = std::min(begin + block, row1);
+  char* scaled = scratch + kGemmBlockTiles * kMostTileRows * taps * static_cast<int64_t>(sizeof(void*));
+  const int64_t image_rows = g.rows.out_height * g.rows.out_width;
+  for (int64_t begin = row0, end; begin < row1; begin = end) {
+    end = std::min(begin + block, row1);
+    if (g.scale) end = std::min(end, (begin / image_rows + 1) * image_rows);
     for (int64_t r = begin; r < end; r += kTileRows)
       FillRows<TIn>(g, r, static_cast<int>(std::min<int64_t>(kTileRows, end - r)), pointers + (r - begin) * taps);
     for (int64_t p = panel0; p < panel1; ++p) {
       const void* panel = static_cast<const char*>(g.packed) + p * panel_bytes;
+      const int vectors = g.columns - p * width <= lanes ? 1 : 2;
+      if (g.scale) {
+        const TIn* scale = static_cast<const TIn*>(g.scale) + begin / image_rows * g.depth;
+        ScalePanel(static_cast<const TIn*>(panel), scale, g.depth, vectors, reinterpret_cast<TIn*>(scaled));
+        panel = scaled;
+      }
       for (int64_t r = begin; r < end; r += kTileRows) {
         int rows = static_cast<int>(std::min<int64_t>(kTileRows, end - r));
         Micro micro = nullptr;
-        if constexpr (sizeof(TIn) == 4) micro = MicroFor(rows);
+        if constexpr (sizeof(TIn) == 4) micro = MicroFor(rows, vectors);
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-        else micro = MicroForHalf(rows);
+        else micro = MicroForHalf(rows, vectors);
 #endif
         micro(taps, pointers + (r - begin) * taps, g.depth, panel, c);
-        FinishTile<TOut>(g, c, r, rows, p * width);
+        FinishTile<TOut>(g, c, r, rows, p * width, vectors);
       }
     }
   }

@@ -36,7 +36,7 @@ void GemmOf(const GemmArgs& g) {
 void Gemm(const GemmArgs& g) {
   if (!g.bf16) return GemmOf<float, float>(g);
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-  if (g.bf16_out) return GemmOf<uint16_t, uint16_t>(g);
+  if (g.bf16_out) return GemmOf<uint16_t, NativeHalf>(g);
   return GemmOf<uint16_t, float>(g);
 #endif
 }
@@ -62,19 +62,25 @@ bool has_bf16_products() {
 #endif
 }
 
-// [N / width][K][width], or for bf16 [N / width][K / 2][width][2]; columns beyond N are zero.
-// `at(k, n)` is the index of the element in `w`.
+// [N / width][K][width], or for bf16 [N / width][K / 2][width][2]; columns beyond N are zero, and the last panel has
+// half the width when that is enough.
+// `at(k, n)` is the index of the element in `w`, −1 for zero.
 template <class At>
 Tensor pack_panels(const Tensor& w, int64_t k_count, int64_t n_count, At&& at) {
   auto width = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(PanelWidth)());
   int64_t panels = (n_count + width - 1) / width;
   Tensor packed(w.dtype(), {panels, k_count, width});
+  std::memset(packed.raw(), 0, packed.bytes());
   auto fill = [&](auto* to, const auto* from, int64_t together) {
-    for (int64_t p = 0; p < panels; ++p)
+    for (int64_t p = 0; p < panels; ++p) {
+      int64_t wide = n_count - p * width <= width / 2 ? width / 2 : width;
       for (int64_t k = 0; k < k_count; k += together)
-        for (int64_t i = 0; i < width; ++i)
-          for (int64_t j = 0; j < together; ++j)
-            *to++ = p * width + i < n_count ? from[at(k + j, p * width + i)] : std::remove_cvref_t<decltype(*to)>{};
+        for (int64_t i = 0; i < wide; ++i)
+          for (int64_t j = 0; j < together; ++j) {
+            int64_t index = p * width + i < n_count ? at(k + j, p * width + i) : -1;
+            *to++ = index >= 0 ? from[index] : std::remove_cvref_t<decltype(*to)>{};
+          }
+    }
   };
   if (w.dtype() == DType::kF32) fill(packed.data<float>(), w.data<float>(), 1);
   else fill(packed.data<uint16_t>(), w.data<uint16_t>(), 2);
@@ -86,6 +92,7 @@ class Product : public Kernel {
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
     args_.a = in[0]->raw();
     args_.residual = residual_ ? in[3]->raw() : nullptr;
+    args_.scale = scaled_ ? in[4]->raw() : nullptr;
     args_.y = out[0]->raw();
     args_.scratch = static_cast<char*>(scratch);
     HWY_DYNAMIC_DISPATCH(Gemm)(args_);
@@ -108,11 +115,13 @@ class Product : public Kernel {
     args_.packed = packed_.raw();
     auto pointers = static_cast<size_t>(kGemmBlockTiles * kMostTileRows * args_.rows.taps()) * sizeof(void*);
     args_.scratch_per_thread = (pointers + 63) / 64 * 64;
+    scaled_ = r.has_input(4);
+    if (scaled_) args_.scratch_per_thread += static_cast<size_t>(packed_.shape()[1] * packed_.shape()[2]) * size_of(packed_.dtype());
   }
 
   GemmArgs args_;
   Tensor packed_, bias_, zeros_;
-  bool residual_ = false;
+  bool residual_ = false, scaled_ = false;
 };
 
 class GemmConv : public Product {
@@ -155,6 +164,7 @@ bool types_fit(const KernelRequest& r, int64_t depth) {
 }
 
 bool conv_supported(const KernelRequest& r) {
+  if (r.has_input(4) && (r.input(4).dtype != r.input(0).dtype || r.in_shape(1)[2] * r.in_shape(1)[3] != 1)) return false;
   return r.node.get_int("group") == 1 && types_fit(r, r.in_shape()[3]) && r.in_shape(1)[2] * r.in_shape(1)[3] <= 64;
 }
 
@@ -163,6 +173,7 @@ bool conv_supported(const KernelRequest& r) {
 // longer than ours, and its set-up longer than a product of a few rows.
 bool preferred(const KernelRequest& r) {
   using K = ActivationKind;
+  if (r.has_input(4)) return true;
   switch (activation_of(r.node).kind) {
     case K::kNone: case K::kRelu: case K::kClip: case K::kLeakyRelu: break;
     default: return true;

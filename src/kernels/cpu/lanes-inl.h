@@ -46,20 +46,44 @@ HWY_INLINE V LoadChannels(D d, const uint16_t* p, hn::Mask<D> m) {
   else bits = hn::MaskedLoad(hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
 }
-template <bool kFull>
-HWY_INLINE void StoreChannels(D d, V v, uint16_t* p, hn::Mask<D> m) {
-  const hn::Rebind<uint16_t, D> d16;
+// The bits in the lower half of each lane.
+HWY_INLINE hn::Vec<hn::RebindToUnsigned<D>> RoundToHalf(D, V v) {
   const hn::RebindToUnsigned<D> d32;
-  const hn::RebindToSigned<D> di;
   auto bits = hn::BitCast(d32, v);
   auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
   auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff)));
   auto quiet = hn::Or(bits, hn::Set(d32, 0x400000));
-  auto chosen = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), quiet, rounded));
-  auto half = hn::DemoteTo(d16, hn::BitCast(di, chosen));
+  return hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), quiet, rounded));
+}
+template <bool kFull>
+HWY_INLINE void StoreChannels(D d, V v, uint16_t* p, hn::Mask<D> m) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::RebindToSigned<D> di;
+  auto half = hn::DemoteTo(d16, hn::BitCast(di, RoundToHalf(d, v)));
   if constexpr (kFull) hn::StoreU(half, d16, p);
   else hn::BlendedStore(half, hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
 }
+
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+// bf16 where the processor converts: one instruction for some ten. It takes denormal numbers as zero. Written in
+// assembly because Highway's targets do not include it; callers check that the machine has it.
+struct NativeHalf {
+  uint16_t bits;
+};
+template <bool kFull>
+HWY_INLINE V LoadChannels(D d, const NativeHalf* p, hn::Mask<D> m) {
+  return LoadChannels<kFull>(d, reinterpret_cast<const uint16_t*>(p), m);
+}
+template <bool kFull>
+HWY_INLINE void StoreChannels(D, V v, NativeHalf* p, hn::Mask<D> m) {
+  __m256i half;
+  __asm__("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(v.raw));
+  if constexpr (kFull) _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
+  else _mm256_mask_storeu_epi16(p, m.raw, half);
+}
+#else
+using NativeHalf = uint16_t;
+#endif
 
 // y[at] = activation(acc + residual) or activation(acc) + residual. `residual` may be null.
 template <class T, ActivationKind kAct, bool kFull>

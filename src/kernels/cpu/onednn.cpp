@@ -154,7 +154,7 @@ bool conv_supported(const KernelRequest& r) {
   if (type != DType::kF32 && type != DType::kBF16) return false;
   const auto& pads = r.node.get_ints("pads");
   bool non_negative = std::all_of(pads.begin(), pads.end(), [](int64_t p) { return p >= 0; });
-  return r.input(1).is_constant() && non_negative && (!r.has_input(2) || r.input(2).is_constant());
+  return r.input(1).is_constant() && r.input(1).dtype == type && !r.has_input(4) && non_negative && (!r.has_input(2) || r.input(2).is_constant());
 }
 
 // [M, K] × [K, N] with constant weights; leading dimensions of A are flattened.

@@ -30,9 +30,9 @@ constexpr int64_t kPositions = 36;  // of a transformed tile
 struct WinogradArgs {
   int64_t images, height, width, channels, out_height, out_width, out_channels, pad_top, pad_left;
   int64_t tiles_h, tiles_w, block;  // `block`: tiles that go through all steps together
-  const float *packed, *bias, *x;   // packed: [panel][36][channels][panel width]
-  const float* residual;
-  float* y;
+  const float *packed, *bias;  // packed: [panel][36][channels][panel width]
+  const void *x, *residual;    // f32, or bf16 widened on the way in and rounded on the way out
+  void* y;
   ActivationSpec activation;
   bool residual_first;
   char* scratch;
@@ -73,11 +73,11 @@ HWY_INLINE void BackwardLine(D d, const V* in, V* out) {
 }
 
 // One vector of channels of one tile: reads 6×6 pixels, writes 36 vectors `step` elements apart.
-template <bool kInside, bool kFull>
-HWY_INLINE void ForwardTile(D d, const WinogradArgs& w, const float* image, int64_t y0, int64_t x0, int64_t ch, hn::Mask<D> m,
+template <class T, bool kInside, bool kFull>
+HWY_INLINE void ForwardTile(D d, const WinogradArgs& w, const T* image, int64_t y0, int64_t x0, int64_t ch, hn::Mask<D> m,
                             float* to, int64_t step) {
   V half[6][6];  // [column][transformed row]
-  const float* corner = image + (y0 * w.width + x0) * w.channels + ch;
+  const T* corner = image + (y0 * w.width + x0) * w.channels + ch;
   for (int i = 0; i < 6; ++i) {
     V line[6];
     HWY_UNROLL(6)
@@ -111,12 +111,13 @@ HWY_INLINE TilePlace PlaceOf(const WinogradArgs& w, int64_t tile) {
 }
 
 // v: [36][tiles][channels, rounded up to whole vectors]
+template <class T>
 void ForwardBlock(const WinogradArgs& w, int64_t first, int64_t tiles, float* v, int64_t depth) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int64_t t = 0; t < tiles; ++t) {
     TilePlace p = PlaceOf(w, first + t);
-    const float* image = w.x + p.image * w.height * w.width * w.channels;
+    const T* image = static_cast<const T*>(w.x) + p.image * w.height * w.width * w.channels;
     int64_t y0 = p.y - w.pad_top, x0 = p.x - w.pad_left;
     bool inside = y0 >= 0 && x0 >= 0 && y0 + 6 <= w.height && x0 + 6 <= w.width;
     for (int64_t ch = 0; ch < w.channels; ch += lanes) {
@@ -124,15 +125,15 @@ void ForwardBlock(const WinogradArgs& w, int64_t first, int64_t tiles, float* v,
       bool full = ch + lanes <= w.channels;
       float* to = v + t * depth + ch;
       int64_t step = tiles * depth;
-      if (full && inside) ForwardTile<true, true>(d, w, image, y0, x0, ch, m, to, step);
-      else if (full) ForwardTile<false, true>(d, w, image, y0, x0, ch, m, to, step);
-      else ForwardTile<false, false>(d, w, image, y0, x0, ch, m, to, step);
+      if (full && inside) ForwardTile<T, true, true>(d, w, image, y0, x0, ch, m, to, step);
+      else if (full) ForwardTile<T, false, true>(d, w, image, y0, x0, ch, m, to, step);
+      else ForwardTile<T, false, false>(d, w, image, y0, x0, ch, m, to, step);
     }
   }
 }
 
 // m: [36][tiles][panel width], the sums of one panel.
-template <ActivationKind kAct, bool kFull>
+template <class T, ActivationKind kAct, bool kFull>
 HWY_INLINE void BackwardTile(D d, const WinogradArgs& w, const TilePlace& p, const float* m, int64_t step, int64_t column, hn::Mask<D> mask) {
   V half[6][4];
   for (int i = 0; i < 6; ++i) {
@@ -143,6 +144,8 @@ HWY_INLINE void BackwardTile(D d, const WinogradArgs& w, const TilePlace& p, con
   }
   const V alpha = hn::Set(d, w.activation.alpha), beta = hn::Set(d, w.activation.beta);
   const V bias = w.bias ? LoadChannels<kFull>(d, w.bias + column, mask) : hn::Zero(d);
+  const T* residual = static_cast<const T*>(w.residual);
+  T* y = static_cast<T*>(w.y);
   int64_t rows = std::min<int64_t>(4, w.out_height - p.y), columns = std::min<int64_t>(4, w.out_width - p.x);
   for (int64_t r = 0; r < rows; ++r) {
     V line[6], out[4];
@@ -151,10 +154,11 @@ HWY_INLINE void BackwardTile(D d, const WinogradArgs& w, const TilePlace& p, con
     BackwardLine(d, line, out);
     int64_t at = (((p.image * w.out_height + p.y + r) * w.out_width) + p.x) * w.out_channels + column;
     for (int64_t c = 0; c < columns; ++c, at += w.out_channels)
-      FinishLanes<float, kAct, kFull>(d, hn::Add(out[c], bias), w.residual ? w.residual + at : nullptr, w.residual_first, w.y + at, mask, alpha, beta);
+      FinishLanes<T, kAct, kFull>(d, hn::Add(out[c], bias), residual ? residual + at : nullptr, w.residual_first, y + at, mask, alpha, beta);
   }
 }
 
+template <class T>
 void BackwardBlock(const WinogradArgs& w, int64_t first, int64_t tiles, const float* m, int64_t column) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -167,20 +171,21 @@ void BackwardBlock(const WinogradArgs& w, int64_t first, int64_t tiles, const fl
         if (n >= w.out_channels) break;
         const hn::Mask<D> mask = FirstLanes(d, w.out_channels - n);
         const float* from = m + t * width + v * lanes;
-        if (n + lanes <= w.out_channels) BackwardTile<kAct, true>(d, w, p, from, tiles * width, n, mask);
-        else BackwardTile<kAct, false>(d, w, p, from, tiles * width, n, mask);
+        if (n + lanes <= w.out_channels) BackwardTile<T, kAct, true>(d, w, p, from, tiles * width, n, mask);
+        else BackwardTile<T, kAct, false>(d, w, p, from, tiles * width, n, mask);
       }
     }
   });
 }
 
+template <class T>
 void WinogradBlock(const WinogradArgs& w, int64_t first, int64_t tiles, char* scratch) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t width = kPanelVectors * lanes, depth = (w.channels + lanes - 1) / lanes * lanes;
   float* v = reinterpret_cast<float*>(scratch);
   float* sums = v + kPositions * w.block * depth;
-  ForwardBlock(w, first, tiles, v, depth);
+  ForwardBlock<T>(w, first, tiles, v, depth);
   // Rows are shared out evenly: 16 tiles are 8 and 8, not 12 and 4.
   const int64_t groups = (tiles + kTileRows - 1) / kTileRows, rows = (tiles + groups - 1) / groups;
   for (int64_t column = 0; column < w.out_channels; column += width) {
@@ -193,20 +198,23 @@ void WinogradBlock(const WinogradArgs& w, int64_t first, int64_t tiles, char* sc
         MicroFor(count)(1, pointers, w.channels, panel, sums + (position * tiles + t) * width);
       }
     }
-    BackwardBlock(w, first, tiles, sums, column);
+    BackwardBlock<T>(w, first, tiles, sums, column);
   }
 }
 
-void Winograd(const WinogradArgs& w) {
+template <class T>
+void WinogradOf(const WinogradArgs& w) {
   int64_t tiles = w.images * w.tiles_h * w.tiles_w;
   int64_t blocks = (tiles + w.block - 1) / w.block, each = (tiles + blocks - 1) / blocks;
   parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
     char* scratch = w.scratch + static_cast<size_t>(omp_get_thread_num()) * w.scratch_per_thread;
     for (int64_t b = begin; b < end; ++b)
-      if (b * each < tiles) WinogradBlock(w, b * each, std::min(each, tiles - b * each), scratch);
+      if (b * each < tiles) WinogradBlock<T>(w, b * each, std::min(each, tiles - b * each), scratch);
   });
 }
 
+void Winograd(const WinogradArgs& w) { WinogradOf<float>(w); }
+void WinogradHalf(const WinogradArgs& w) { WinogradOf<uint16_t>(w); }
 size_t WinogradLanes() { return hn::Lanes(D()); }
 
 }  // namespace HWY_NAMESPACE
@@ -216,6 +224,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lathe {
 HWY_EXPORT(Winograd);
+HWY_EXPORT(WinogradHalf);
 HWY_EXPORT(WinogradLanes);
 
 namespace {
@@ -267,11 +276,12 @@ class WinogradConv : public Kernel {
     args_.scratch_per_thread = static_cast<size_t>(kPositions * args_.block * (depth + width)) * sizeof(float);
   }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
-    args_.x = in[0]->data<float>();
-    args_.residual = residual_ ? in[3]->data<float>() : nullptr;
-    args_.y = out[0]->data<float>();
+    args_.x = in[0]->raw();
+    args_.residual = residual_ ? in[3]->raw() : nullptr;
+    args_.y = out[0]->raw();
     args_.scratch = static_cast<char*>(scratch);
-    HWY_DYNAMIC_DISPATCH(Winograd)(args_);
+    if (in[0]->dtype() == DType::kBF16) HWY_DYNAMIC_DISPATCH(WinogradHalf)(args_);
+    else HWY_DYNAMIC_DISPATCH(Winograd)(args_);
   }
   size_t scratch_bytes() const override { return args_.scratch_per_thread * static_cast<size_t>(omp_get_max_threads()); }
   int in_place_input() const override { return residual_ ? 3 : -1; }
@@ -298,7 +308,9 @@ class WinogradConv : public Kernel {
 // With fewer channels the transforms outweigh the products they save; beyond 12 MiB the transformed weights, four
 // times the plain ones, come from memory more slowly than a direct convolution computes.
 bool winograd_supported(const KernelRequest& r) {
-  if (!r.winograd || !r.all_f32() || r.node.get_int("group") != 1 || !r.input(1).is_constant()) return false;
+  DType type = r.input(0).dtype;
+  if ((type != DType::kF32 && type != DType::kBF16) || r.output().dtype != type || r.input(1).dtype != DType::kF32) return false;
+  if (!r.winograd || r.has_input(4) || r.node.get_int("group") != 1 || !r.input(1).is_constant() || (r.has_input(3) && r.input(3).dtype != type)) return false;
   if (r.has_input(2) && !r.input(2).is_constant()) return false;
   const Shape &x = r.in_shape(), &w = r.in_shape(1), &y = r.out_shape();
   const std::vector<int64_t> ones{1, 1};

@@ -48,7 +48,9 @@ void finish(Context& c, Tensor y) {
 
 void conv(Context& c) {
   const Node& n = c.node();
-  std::vector<Tensor> inputs{transpose(widened(c.input(0)), kToFirst), widened(c.input(1))};
+  Tensor x = widened(c.input(0));
+  if (c.has_input(4)) x = evaluate("Mul", {x, widened(c.input(4))});
+  std::vector<Tensor> inputs{transpose(x, kToFirst), widened(c.input(1))};
   if (c.has_input(2)) inputs.push_back(c.input(2));
   Tensor y = evaluate("Conv", std::move(inputs),
                       {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}, {"group", n.get_int("group")}});
