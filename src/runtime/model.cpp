@@ -27,9 +27,9 @@ CompiledModel::CompiledModel(Graph graph, Options options) : options_(std::move(
   std::map<std::string, Shape> defaults;
   if (options_.default_shapes) defaults = default_input_shapes(graph, std::max<int64_t>(options_.batch, 1));
   std::vector<Shape> shapes;
-  for (const auto& [name, shape] : options_.plan.input_shapes)
-    if (std::none_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId v) { return graph[v].name == name; }))
-      fail(ErrorKind::kUsage, "shape {} is given for '{}', which is no input of the model", to_string(shape), name);
+  for (const auto& given : options_.plan.input_shapes)
+    if (std::none_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId v) { return graph[v].name == given.first; }))
+      fail(ErrorKind::kUsage, "shape {} is given for '{}', which is no input of the model", to_string(given.second), given.first);
   for (ValueId v : graph.inputs) {
     const Value& input = graph[v];
     inputs_.push_back(input);
