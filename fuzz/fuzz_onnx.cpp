@@ -3,6 +3,7 @@
 
 #include "formats/onnx.h"
 #include "planner/plan.h"
+#include "runtime/inspect.h"
 #include "transform/passes.h"
 
 using namespace lathe;
@@ -22,6 +23,10 @@ bool is_small(const Graph& graph) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  try {
+    inspect(import_onnx_bytes({reinterpret_cast<const char*>(data), size}, {}, {.allow_unknown = true}));
+  } catch (const Error&) {
+  }
   try {
     Model model = import_onnx_bytes({reinterpret_cast<const char*>(data), size});
     if (!is_small(model.graph)) return 0;

@@ -9,6 +9,7 @@
 #include "host_device.h"
 #include "options.h"
 #include "runtime/bench.h"
+#include "runtime/load.h"
 
 namespace lathe::cli {
 namespace {
@@ -37,29 +38,57 @@ void write_trace(const std::string& path, const Session& session) {
   write_file(path, nlohmann::json{{"traceEvents", events}}.dump());
 }
 
-void print_layers(const Session& session, int threads) {
-  const Plan& plan = session.plan();
-  // What a layer could reach at best: the measured rate of as many cores as the run may use.
-  const Device host = host_device();
+struct Layer {
+  std::string name, op, kernel;
+  double ms, percent;
+  int64_t macs;
+  double gflops;         // 0: no multiply–accumulates
+  double limit_percent;  // of what the machine could do, 0: unknown
+};
+
+// What a layer could reach at best, in GFLOP/s: the measured rate of as many cores as the run may use.
+double limit_of(const Device& host, const std::string& precision, int threads) {
   const ComputeUnit& cpu = host.compute.front();
   auto cores = static_cast<double>(std::min<int64_t>(threads, cpu.cores));
-  double limit = cores * cpu.per_core.f32.value_or(0);
+  return cores * (precision == "bf16" ? cpu.per_core.bf16.value_or(0) : cpu.per_core.f32.value_or(0));
+}
+
+std::vector<Layer> layers_of(const Session& session, double limit) {
+  const Plan& plan = session.plan();
   double total = 0;
   for (const StepTime& t : session.step_times()) total += t.seconds;
-  fmt::print("\n{:<40} {:<24} {:>9} {:>6} {:>9} {:>8}\n", "layer", "kernel", "ms", "%", "GFLOP/s", "% limit");
+  std::vector<Layer> layers;
   for (size_t s = 0; s < plan.steps.size(); ++s) {
     const Node& n = plan.graph[plan.steps[s].node];
     const StepTime& t = session.step_times()[s];
     double each = t.runs ? t.seconds / static_cast<double>(t.runs) : 0;
-    auto macs = static_cast<double>(count_macs(plan.graph, n));
-    double rate = macs > 0 && each > 0 ? 2 * macs / each * 1e-9 : 0;
-    fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9} {:>8}\n", n.name, plan.steps[s].kernel_name, each * 1e3,
-               100 * t.seconds / std::max(total, 1e-12), rate > 0 ? fmt::format("{:.1f}", rate) : "",
-               rate > 0 && limit > 0 ? fmt::format("{:.1f}", 100 * rate / limit) : "");
+    int64_t macs = count_macs(plan.graph, n);
+    double rate = macs > 0 && each > 0 ? 2e-9 * static_cast<double>(macs) / each : 0;
+    layers.push_back({n.name, n.op->name, plan.steps[s].kernel_name, each * 1e3, 100 * t.seconds / std::max(total, 1e-12), macs,
+                      rate, limit > 0 ? 100 * rate / limit : 0});
   }
+  return layers;
+}
+
+void print_layers(const std::vector<Layer>& layers, double limit, const Options& o) {
+  fmt::print("\n{:<40} {:<24} {:>9} {:>6} {:>9} {:>8}\n", "layer", "kernel", "ms", "%", "GFLOP/s", "% limit");
+  for (const Layer& l : layers)
+    fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9} {:>8}\n", l.name, l.kernel, l.ms, l.percent,
+               l.gflops > 0 ? fmt::format("{:.1f}", l.gflops) : "", l.limit_percent > 0 ? fmt::format("{:.1f}", l.limit_percent) : "");
   if (limit > 0)
-    fmt::print("\nlimit: {:.1f} GFLOP/s of f32 arithmetic, {:.0f} core{} of {:.1f} (lathe device)\n", limit, cores,
-               cores > 1 ? "s" : "", *cpu.per_core.f32);
+    fmt::print("\nlimit: {:.1f} GFLOP/s of {} arithmetic on {} thread{} (lathe device)\n", limit, o.precision, o.model.threads,
+               o.model.threads > 1 ? "s" : "");
+}
+
+nlohmann::json to_json(const std::vector<Layer>& layers) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const Layer& l : layers) {
+    nlohmann::json j = {{"name", l.name}, {"operator", l.op}, {"kernel", l.kernel}, {"ms", l.ms}, {"percent", l.percent}, {"macs", l.macs}};
+    if (l.gflops > 0) j["gflops"] = l.gflops;
+    if (l.limit_percent > 0) j["limit_percent"] = l.limit_percent;
+    list.push_back(j);
+  }
+  return list;
 }
 
 void bench(const Options& o) {
@@ -69,7 +98,8 @@ void bench(const Options& o) {
   plan_options.fuse = !o.no_fuse && !o.reference;
   plan_options.tune = o.tune;
   plan_options.bf16 = o.precision == "bf16";
-  Session session(o.model.load(plan_options));
+  CompiledModel model = o.model.open(plan_options);
+  Session& session = model.session();
   std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
   session.run(inputs);
   double start_ms = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3;
@@ -85,13 +115,16 @@ void bench(const Options& o) {
     for (int i = 0; i < std::max(o.runs / 2, 5); ++i) session.run(inputs);
   }
   if (!o.profile.empty()) write_trace(o.profile, session);
+  double limit = o.layers ? limit_of(host_device(), o.precision, o.model.threads) : 0;
   if (o.json) {
     nlohmann::json j = {{"model", o.model.model}, {"precision", o.precision}, {"threads", o.model.threads}, {"batch", o.model.batch},
                         {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
                         {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms},
                         {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
                         {"peak_rss_bytes", peak_resident_bytes()}, {"macs", count_macs(session.plan().graph)}};
-    fmt::print("{}\n", j.dump());
+    if (o.layers) j["layers"] = to_json(layers_of(session, limit));
+    if (limit > 0) j["limit_gflops"] = limit;
+    fmt::print("{}\n", j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     return;
   }
   fmt::print("{}: {} runs, batch {}, {} thread{}\n", o.model.model, latency.sorted_ms.size(), o.model.batch, o.model.threads, o.model.threads > 1 ? "s" : "");
@@ -99,7 +132,7 @@ void bench(const Options& o) {
   fmt::print("  throughput {:.1f} per second, {:.1f} GFLOP/s\n", throughput, 2e-6 * static_cast<double>(count_macs(session.plan().graph)) / median);
   fmt::print("  start      {:.1f} ms to the first answer\n", start_ms);
   fmt::print("  memory     arena {:.2f} MiB, resident {:.1f} MiB\n", static_cast<double>(session.plan().arena_bytes) / 1048576, static_cast<double>(resident_bytes()) / 1048576);
-  if (o.layers) print_layers(session, o.model.threads);
+  if (o.layers) print_layers(layers_of(session, limit), limit, o);
 }
 
 }  // namespace
@@ -107,6 +140,7 @@ void bench(const Options& o) {
 void add_bench(CLI::App& app) {
   auto* command = app.add_subcommand("bench", "Measure latency, throughput and memory of a model");
   command->footer("Examples:\n  lathe bench model.onnx\n  lathe bench model.onnx --threads 2 --batch 16 --layers\n"
+                  "  lathe bench model.onnx --precision bf16 --json | jq .latency_ms.median\n"
                   "  lathe bench model.onnx --profile trace.json   (open in chrome://tracing)");
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
@@ -118,7 +152,7 @@ void add_bench(CLI::App& app) {
   command->add_flag("--reference", o->reference, "Reference kernels only");
   command->add_flag("--no-fuse", o->no_fuse, "Without fusion and layout passes");
   command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
-  command->add_option("--profile", o->profile, "Write a Chrome trace to this file");
+  command->add_option("--profile", o->profile, "Write a Chrome trace to this file")->type_name("FILE");
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] { bench(*o); });
 }

@@ -1,12 +1,18 @@
 // The subcommands of `lathe`, one file each: nothing but parsing and printing. Each function declares its
 // options on `app` and the work to do when it is chosen; `exit_code` may be set to report failed checks.
+//
+// Completions and the man page are made from what is declared here: an option whose value is a file has the
+// type name FILE (or NAME=FILE), a folder DIR, choices a CLI::IsMember check; examples stand in the footer,
+// each indented by two spaces.
 #pragma once
 
 #include <CLI/CLI.hpp>
 
+#include "lathe/version.h"
+
 namespace lathe::cli {
 
-inline constexpr const char* kVersion = "0.1.0";
+inline constexpr const char* kVersion = LATHE_VERSION;
 
 void add_run(CLI::App& app);
 void add_inspect(CLI::App& app);
@@ -15,5 +21,8 @@ void add_plan(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_verify(CLI::App& app, int* exit_code);
 void add_device(CLI::App& app);
+// Of the whole of `app`, as it is when the command runs.
+void add_completion(CLI::App& app);
+void add_man(CLI::App& app);
 
 }  // namespace lathe::cli

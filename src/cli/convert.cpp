@@ -11,8 +11,8 @@ void add_convert(CLI::App& app) {
   command->footer("Folds constants and batch norms, removes dead and duplicate nodes, infers shapes. The result is\n"
                   "standard ONNX that other runtimes can run.\n\nExample:\n  lathe convert old.onnx -o new.onnx");
   auto model = std::make_shared<std::string>(), output = std::make_shared<std::string>();
-  command->add_option("MODEL", *model, "An ONNX file")->required();
-  command->add_option("-o,--output", *output, "Where to write")->required();
+  command->add_option("MODEL", *model, "An ONNX file")->required()->type_name("FILE");
+  command->add_option("-o,--output", *output, "Where to write")->required()->type_name("FILE");
   command->callback([model, output] {
     Model m = import_onnx(*model);
     size_t before = m.graph.order().size();

@@ -117,7 +117,7 @@ void add_device(CLI::App& app) {
     std::string file;
   };
   auto o = std::make_shared<Options>();
-  auto* file = command->add_option("--file", o->file, "Show this device file instead of this machine");
+  auto* file = command->add_option("--file", o->file, "Show this device file instead of this machine")->type_name("FILE");
   command->add_flag("--refresh", o->refresh, "Measure again even if an earlier measurement is kept")->excludes(file);
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] {

@@ -3,110 +3,81 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "kernels/reference/reference.h"
-#include "options.h"
+#include "runtime/inspect.h"
+#include "runtime/load.h"
 
 namespace lathe::cli {
 namespace {
-
-std::string shape_text(const Value& v) {
-  if (!v.shape) return "[…]";
-  std::string text = "[";
-  for (size_t i = 0; i < v.shape->size(); ++i) {
-    std::string open = i < v.dim_names.size() && !v.dim_names[i].empty() ? v.dim_names[i] : "?";
-    text += fmt::format("{}{}", i ? ", " : "", (*v.shape)[i] < 0 ? open : std::to_string((*v.shape)[i]));
-  }
-  return text + "]";
-}
-
-nlohmann::json describe(const Graph& g, const std::vector<ValueId>& ids) {
-  nlohmann::json list = nlohmann::json::array();
-  for (ValueId v : ids) list.push_back({{"name", g[v].name}, {"type", name_of(g[v].dtype)}, {"shape", shape_text(g[v])}});
-  return list;
-}
-
-int64_t parameters(const Graph& g) {
-  int64_t count = 0;
-  std::vector<bool> seen(g.value_count(), false);
-  for (NodeId id : g.order())
-    for (ValueId v : g[id].inputs)
-      if (v && g[v].is_constant() && is_float(g[v].dtype) && !seen[v.index]) {
-        seen[v.index] = true;
-        count += g[v].constant.size();
-      }
-  return count;
-}
 
 struct Options {
   std::string model;
   bool json = false, layers = false;
 };
 
-void inspect(const Options& o) {
-  Model m = import_onnx(o.model, {.allow_unknown = true});
-  Graph& g = m.graph;
-  std::map<std::string, int> operators;
-  std::vector<std::string> problems;
-  for (NodeId id : g.order()) {
-    const Node& n = g[id];
-    ++operators[n.op->domain.empty() ? n.op->name : n.op->domain + "::" + n.op->name];
-    if (!n.op->supported) problems.push_back(fmt::format("node '{}': operator {} is not supported", n.name, n.op->name));
-    else if (!reference::find(n.op->name, n.op->domain)) problems.push_back(fmt::format("node '{}': operator {} has no kernel", n.name, n.op->name));
+nlohmann::json describe_all(const Graph& g, const std::vector<ValueId>& ids) {
+  nlohmann::json list = nlohmann::json::array();
+  for (ValueId v : ids)
+    if (v) list.push_back({{"name", g[v].name}, {"type", name_of(g[v].dtype)}, {"shape", shape_text(g[v])}});
+  return list;
+}
+
+void print_json(const Options& o, const Model& m, const Inspection& found) {
+  const NetworkSummary& s = found.summary;
+  const Graph& sized = found.sized;
+  nlohmann::json layers = nlohmann::json::array();
+  for (NodeId id : sized.order()) {
+    const Node& n = sized[id];
+    layers.push_back({{"name", n.name}, {"operator", n.op->name}, {"outputs", describe_all(sized, n.outputs)}, {"macs", count_macs(sized, n)}});
   }
-  // Counts need concrete shapes: open sizes count as 1.
-  Graph sized = g;
-  if (problems.empty()) {
-    try {
-      for (auto& [name, shape] : default_input_shapes(sized))
-        for (ValueId v : sized.inputs) if (sized[v].name == name) sized[v].shape = shape;
-      infer_shapes(sized);
-    } catch (const Error& e) {
-      problems.push_back(e.what());
-    }
-  }
-  int64_t activations = 0, macs = count_macs(sized);
-  for (NodeId id : sized.order())
-    for (ValueId v : sized[id].outputs)
-      if (v && sized[v].shape && is_static(*sized[v].shape)) activations += element_count(*sized[v].shape) * static_cast<int64_t>(size_of(sized[v].dtype));
-  if (o.json) {
-    nlohmann::json layers = nlohmann::json::array();
-    for (NodeId id : sized.order()) {
-      const Node& n = sized[id];
-      layers.push_back({{"name", n.name}, {"operator", n.op->name}, {"outputs", describe(sized, n.outputs)}, {"macs", count_macs(sized, n)}});
-    }
-    nlohmann::json j = {{"model", o.model}, {"producer", m.producer}, {"ir_version", m.ir_version}, {"opsets", m.opsets},
-                        {"operators", operators}, {"nodes", g.order().size()}, {"parameters", parameters(g)}, {"macs", macs},
-                        {"activation_bytes", activations}, {"inputs", describe(g, g.inputs)}, {"outputs", describe(g, g.outputs)},
-                        {"layers", layers}, {"problems", problems}, {"runnable", problems.empty()}};
-    fmt::print("{}\n", j.dump());
-    return;
-  }
-  fmt::print("{}\n  from        {} (IR {}", o.model, m.producer.empty() ? "unknown" : m.producer, m.ir_version);
-  for (auto& [domain, version] : m.opsets) fmt::print(", {} {}", domain.empty() ? "opset" : domain, version);
+  nlohmann::json j = {{"model", o.model}, {"producer", s.producer}, {"ir_version", m.ir_version}, {"opsets", s.opsets},
+                      {"operators", s.operators}, {"nodes", s.nodes}, {"parameters", s.parameters}, {"macs", s.macs},
+                      {"activation_bytes", s.activation_bytes}, {"inputs", describe_all(m.graph, m.graph.inputs)},
+                      {"outputs", describe_all(m.graph, m.graph.outputs)}, {"layers", layers}, {"problems", s.problems},
+                      {"runnable", s.runnable()}};
+  fmt::print("{}\n", j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+void print_text(const Options& o, const Model& m, const Inspection& found) {
+  const NetworkSummary& s = found.summary;
+  const Graph &g = m.graph, &sized = found.sized;
+  fmt::print("{}\n  from        {} (IR {}", o.model, s.producer.empty() ? "unknown" : s.producer, m.ir_version);
+  for (auto& [domain, version] : s.opsets) fmt::print(", {} {}", domain.empty() ? "opset" : domain, version);
   fmt::print(")\n");
   for (ValueId v : g.inputs) fmt::print("  input       {} {} {}\n", g[v].name, name_of(g[v].dtype), shape_text(g[v]));
   for (ValueId v : g.outputs) fmt::print("  output      {} {} {}\n", g[v].name, name_of(g[v].dtype), shape_text(g[v]));
-  fmt::print("  parameters  {:.3f} M\n  MACs        {:.3f} M\n  activations {:.2f} MiB\n  operators  ", static_cast<double>(parameters(g)) * 1e-6, static_cast<double>(macs) * 1e-6, static_cast<double>(activations) / 1048576);
-  for (auto& [name, count] : operators) fmt::print(" {} {},", count, name);
-  fmt::print("\b \n");
-  if (o.layers)
+  fmt::print("  parameters  {:.3f} M\n  MACs        {:.3f} M\n  activations {:.2f} MiB\n", static_cast<double>(s.parameters) * 1e-6,
+             static_cast<double>(s.macs) * 1e-6, static_cast<double>(s.activation_bytes) / 1048576);
+  std::vector<std::string> counts;
+  for (auto& [name, count] : s.operators) counts.push_back(fmt::format("{} {}", count, name));
+  fmt::print("  operators   {}\n", fmt::join(counts, ", "));
+  if (o.layers) {
+    fmt::print("\n  {:<44} {:<20} {:<24} {:>12}\n", "layer", "operator", "output", "MACs");
     for (NodeId id : sized.order()) {
       const Node& n = sized[id];
-      fmt::print("  {:<44.44} {:<20} {:<24} {:>10.3f} M\n", n.name, n.op->name, shape_text(sized[n.outputs[0]]), static_cast<double>(count_macs(sized, n)) * 1e-6);
+      ValueId first = n.outputs.empty() ? ValueId{} : n.outputs[0];
+      fmt::print("  {:<44.44} {:<20} {:<24} {:>10.3f} M\n", n.name, n.op->name, first ? shape_text(sized[first]) : "",
+                 static_cast<double>(count_macs(sized, n)) * 1e-6);
     }
-  for (const std::string& p : problems) fmt::print("  cannot run: {}\n", p);
+  }
+  for (const std::string& p : s.problems) fmt::print("  cannot run: {}\n", p);
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& app) {
   auto* command = app.add_subcommand("inspect", "Say what a model holds, and what of it could not be run");
-  command->footer("Examples:\n  lathe inspect model.onnx\n  lathe inspect model.onnx --layers\n  lathe inspect model.onnx --json | jq .macs");
+  command->footer("Examples:\n  lathe inspect model.onnx\n  lathe inspect model.onnx --layers\n  lathe inspect model.onnx --json | jq .macs\n\n"
+                  "Sizes that the model leaves open count as 1. What cannot be run is told, and no failure: exit code 0.");
   auto o = std::make_shared<Options>();
-  command->add_option("MODEL", o->model, "An ONNX file")->required();
+  command->add_option("MODEL", o->model, "An ONNX file")->required()->type_name("FILE");
   command->add_flag("--layers", o->layers, "One line a node");
   command->add_flag("--json", o->json, "One JSON object on stdout");
-  command->callback([o] { inspect(*o); });
+  command->callback([o] {
+    Model model = import_onnx(o->model, {.allow_unknown = true});
+    Inspection found = inspect(model);
+    if (o->json) print_json(*o, model, found);
+    else print_text(*o, model, found);
+  });
 }
 
 }  // namespace lathe::cli

@@ -6,6 +6,8 @@
 int main(int argc, char** argv) {
   CLI::App app{"lathe turns a trained neural network until it fits its device."};
   app.require_subcommand(1);
+  app.footer("Examples:\n  lathe inspect model.onnx\n  lathe run model.onnx picture.jpg --labels classes.txt\n"
+             "  lathe bench model.onnx --threads 2 --layers\n\n\"lathe COMMAND --help\" tells more, \"lathe man\" all.");
   app.set_version_flag("--version", std::string("lathe ") + lathe::cli::kVersion);
   int exit_code = 0;
   lathe::cli::add_run(app);
@@ -15,6 +17,8 @@ int main(int argc, char** argv) {
   lathe::cli::add_convert(app);
   lathe::cli::add_verify(app, &exit_code);
   lathe::cli::add_device(app);
+  lathe::cli::add_completion(app);
+  lathe::cli::add_man(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -7,7 +7,7 @@
 #include <map>
 #include <string>
 
-#include "runtime/load.h"
+#include "runtime/model.h"
 
 namespace lathe::cli {
 
@@ -18,22 +18,20 @@ struct ModelOptions {
   int threads = 1;
 
   void add_to(CLI::App& command) {
-    command.add_option("MODEL", model, "An ONNX file")->required();
-    command.add_option("--shape", shapes, "Shape of an input whose sizes are open: NAME=1x3x224x224 (repeat for several)");
+    command.add_option("MODEL", model, "An ONNX file")->required()->type_name("FILE");
+    command.add_option("--shape", shapes, "Shape of an input whose sizes are open, for instance x=1x3x224x224 (repeat for several)")
+        ->type_name("NAME=SHAPE")->allow_extra_args(false);  // one each time: a MODEL may follow
     command.add_option("--batch", batch, "Batch size")->check(CLI::Range(int64_t{1}, int64_t{65536}))->capture_default_str();
     command.add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
   }
 
-  std::map<std::string, Shape> input_shapes(const Graph& graph) const {
-    auto result = default_input_shapes(graph, batch);
+  std::map<std::string, Shape> given_shapes() const {
+    std::map<std::string, Shape> result;
     for (const std::string& text : shapes) {
       size_t equals = text.rfind('=');
-      std::string name = equals == text.npos ? "" : text.substr(0, equals);
-      if (!result.contains(name) && equals != text.npos)
-        fail(ErrorKind::kUsage, "--shape {}: the model has no input '{}'", text, name);
+      if (equals == text.npos) fail(ErrorKind::kUsage, "--shape {}: expected NAME=1x3x224x224", text);
       Shape shape;
-      size_t at = equals + 1;
-      while (equals != text.npos && at <= text.size()) {
+      for (size_t at = equals + 1; at <= text.size();) {
         size_t end = std::min(text.find('x', at), text.size());
         std::string number = text.substr(at, end - at);
         if (number.empty() || number.size() > 12 || number.find_first_not_of("0123456789") != number.npos)
@@ -41,18 +39,20 @@ struct ModelOptions {
         shape.push_back(std::stoll(number));
         at = end + 1;
       }
-      if (shape.empty()) fail(ErrorKind::kUsage, "--shape {}: expected NAME=1x3x224x224", text);
-      result[name] = shape;
+      if (!result.emplace(text.substr(0, equals), shape).second)
+        fail(ErrorKind::kUsage, "--shape {}: given twice", text);
     }
     return result;
   }
 
-  Plan load(PlanOptions options = {}) const {
+  // With `now`, sizes that nobody gave become 1 (the batch: --batch) and the model is planned at once; without,
+  // the inputs of the first run decide.
+  CompiledModel open(PlanOptions plan = {}, bool now = true) const {
     omp_set_num_threads(threads);
-    Model imported = import_onnx(model);
-    if (batch != 1) open_batch(imported.graph);
-    options.input_shapes = input_shapes(imported.graph);
-    return make_plan(std::move(imported.graph), options);
+    plan.input_shapes = given_shapes();
+    CompiledModel::Options options{.plan = std::move(plan), .threads = threads, .default_shapes = now};
+    if (now || batch > 1) options.batch = batch;
+    return CompiledModel::open(model, std::move(options));
   }
 };
 

@@ -10,24 +10,28 @@ namespace lathe::cli {
 
 void add_plan(CLI::App& app) {
   auto* command = app.add_subcommand("plan", "Show the steps, kernels and memory that a model would run with");
-  command->footer("Examples:\n  lathe plan model.onnx\n  lathe plan model.onnx --svg memory.svg");
+  command->footer("Examples:\n  lathe plan model.onnx\n  lathe plan model.onnx --svg memory.svg\n"
+                  "  lathe plan model.onnx --shape x=1x3x640x640 --precision bf16\n"
+                  "  lathe plan model.onnx --json | jq .arena_bytes");
   struct Options {
     ModelOptions model;
     std::string svg;
+    std::string precision = "fp32";
     bool json = false, tune = false;
   };
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
-  command->add_option("--svg", o->svg, "Draw memory over time to this file");
+  command->add_option("--svg", o->svg, "Draw memory over time to this file")->type_name("FILE");
+  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
   command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] {
     PlanOptions options;
     options.tune = o->tune;
-    Plan plan = o->model.load(options);
-    if (!o->svg.empty()) {
-      write_file(o->svg, plan_svg(plan));
-    }
+    options.bf16 = o->precision == "bf16";
+    CompiledModel model = o->model.open(options);
+    const Plan& plan = model.session().plan();
+    if (!o->svg.empty()) write_file(o->svg, plan_svg(plan));
     if (!o->json) {
       fmt::print("{}", print_plan(plan));
       return;
@@ -44,7 +48,7 @@ void add_plan(CLI::App& app) {
       }
       steps.push_back({{"node", n.name}, {"operator", n.op->name}, {"kernel", step.kernel_name}, {"outputs", outputs}});
     }
-    nlohmann::json j = {{"model", o->model.model}, {"steps", steps}, {"arena_bytes", plan.arena_bytes},
+    nlohmann::json j = {{"model", o->model.model}, {"precision", o->precision}, {"steps", steps}, {"arena_bytes", plan.arena_bytes},
                         {"scratch_bytes", plan.scratch_bytes}, {"tensor_bytes", plan.tensor_bytes}, {"lower_bound", plan.lower_bound}};
     fmt::print("{}\n", j.dump());
   });

@@ -8,7 +8,10 @@
 #include "core/file.h"
 #include "formats/image.h"
 #include "formats/npy.h"
+#include "formats/raw.h"
 #include "options.h"
+#include "runtime/inspect.h"
+#include "runtime/load.h"
 #include "tasks/classify.h"
 #include "tasks/detect.h"
 #include "tasks/draw.h"
@@ -34,8 +37,6 @@ struct Options {
   CLI::Option *scale_option = nullptr, *random_option = nullptr;
 };
 
-
-
 // Height and width that the input wants; 0 where they are open.
 std::pair<int, int> wanted_size(const Value& input, bool last) {
   if (!input.shape || input.shape->size() != 4) return {0, 0};
@@ -59,20 +60,23 @@ Preprocess preprocessing(const Options& o, const Value& input, const Image& imag
   if (last) p.layout = Preprocess::Layout::kNHWC;
   if (o.resize) { p.resize_shorter = o.resize; p.resize_width = p.resize_height = 0; }
   auto triple = [](const std::vector<float>& v, std::array<float, 3>& to) {
+    if (v.size() == 2) fail(ErrorKind::kUsage, "--mean and --std take one value or three, found two");
     if (v.size() == 1) to.fill(v[0]);
     if (v.size() == 3) std::copy(v.begin(), v.end(), to.begin());
   };
   triple(o.mean, p.mean);
   triple(o.std, p.std);
   if (o.scale_option->count()) p.scale = o.scale;
-  if (o.colors == "BGR") p.colors = Preprocess::Colors::kBGR;
+  if (!o.colors.empty()) p.colors = o.colors == "BGR" ? Preprocess::Colors::kBGR : Preprocess::Colors::kRGB;
   return p;
 }
 
-void write_outputs(const std::string& folder, const Graph& g, const std::vector<Tensor>& outputs) {
-  fs::create_directories(folder);
+void write_outputs(const std::string& folder, const std::vector<Value>& declared, const std::vector<Tensor>& outputs) {
+  std::error_code failed;
+  fs::create_directories(folder, failed);
+  if (failed) fail(ErrorKind::kInput, "{}: the folder cannot be made: {}", folder, failed.message());
   for (size_t i = 0; i < outputs.size(); ++i) {
-    std::string name = g[g.outputs[i]].name;
+    std::string name = declared[i].name;
     for (char& c : name)
       if (c == '/' || c == '\\' || c == '\0') c = '_';
     if (name == "." || name == "..") name = "_" + name;
@@ -80,7 +84,7 @@ void write_outputs(const std::string& folder, const Graph& g, const std::vector<
   }
 }
 
-nlohmann::json summary(const Graph& g, const std::vector<Tensor>& outputs) {
+nlohmann::json summary(const std::vector<Value>& declared, const std::vector<Tensor>& outputs) {
   nlohmann::json list = nlohmann::json::array();
   for (size_t i = 0; i < outputs.size(); ++i) {
     const Tensor& t = outputs[i];
@@ -91,7 +95,7 @@ nlohmann::json summary(const Graph& g, const std::vector<Tensor>& outputs) {
       high = std::max(high, x);
       sum += x;
     }
-    nlohmann::json j = {{"name", g[g.outputs[i]].name}, {"type", name_of(t.dtype())}, {"shape", t.shape()}};
+    nlohmann::json j = {{"name", declared[i].name}, {"type", name_of(t.dtype())}, {"shape", t.shape()}};
     if (t.size()) { j["min"] = low; j["max"] = high; j["mean"] = sum / static_cast<double>(t.size()); }
     list.push_back(j);
   }
@@ -117,131 +121,191 @@ Head head_of(const std::vector<Tensor>& outputs) {
   return outputs.size() == 1 && map ? Head::kMap : Head::kNone;
 }
 
-void run(const Options& o) {
-  omp_set_num_threads(o.model.threads);
-  Model model = import_onnx(o.model.model);
-  Graph& g = model.graph;
-  std::map<std::string, Tensor> given;
-  std::vector<std::string> positional;
-  auto put = [&](const std::string& name, Tensor t) {
-    bool known = std::any_of(g.inputs.begin(), g.inputs.end(), [&](ValueId v) { return g[v].name == name; });
-    if (!known) fail(ErrorKind::kUsage, "the model has no input '{}'", name);
-    given[name] = std::move(t);
-  };
-  std::optional<Image> picture;
-  Preprocess steps;
-  nlohmann::json report;
-  auto load = [&](const Value& input, const std::string& path) {
+// The inputs of a run, by name, and what is known of the picture among them.
+class Inputs {
+ public:
+  Inputs(const Options& o, const CompiledModel& model) : o_(o), model_(model), shapes_(o.model.given_shapes()) {
+    for (const auto& [name, shape] : shapes_) model.input_index(name);  // an unknown name is an error
+  }
+
+  void read() {
+    for (const std::string& text : o_.named) {
+      size_t equals = text.find('=');
+      if (equals == text.npos) fail(ErrorKind::kUsage, "--input {}: expected NAME=FILE", text);
+      std::string name = text.substr(0, equals);
+      put(name, load(input(name), text.substr(equals + 1)));
+    }
+    for (const std::string& path : o_.files) {
+      if (path.ends_with(".npz")) {
+        for (auto& [name, tensor] : read_npz(path)) put(name, tensor);
+        continue;
+      }
+      const auto& all = model_.inputs();
+      auto open = std::find_if(all.begin(), all.end(), [&](const Value& v) { return !given_.contains(v.name); });
+      if (open == all.end()) fail(ErrorKind::kUsage, "{}: the model takes only {} inputs", path, all.size());
+      put(open->name, load(*open, path));
+    }
+    uint64_t seed = o_.seed;
+    for (const Value& v : model_.inputs()) {
+      if (given_.contains(v.name)) continue;
+      if (!o_.random_option->count())
+        fail(ErrorKind::kUsage, "input '{}' ({} {}) is not given: name a file, or use --random SEED", v.name, name_of(v.dtype), shape_text(v));
+      put(v.name, random_tensor(v.dtype, default_shape(v), seed++));
+    }
+  }
+
+  const std::map<std::string, Tensor>& tensors() const { return given_; }
+  const std::optional<Image>& picture() const { return picture_; }
+  // Of the picture, and how large the network saw it.
+  const Preprocess& preprocess() const { return preprocess_; }
+  std::pair<int64_t, int64_t> picture_size() const { return picture_size_; }
+
+ private:
+  const Value& input(const std::string& name) const { return model_.inputs()[model_.input_index(name)]; }
+
+  // As --shape says, else as the model does.
+  Shape shape_of(const Value& v) const {
+    auto given = shapes_.find(v.name);
+    if (given != shapes_.end()) return given->second;
+    if (!v.shape) fail(ErrorKind::kUsage, "the model does not say the shape of input '{}': use --shape {}=…", v.name, v.name);
+    return *v.shape;
+  }
+
+  Shape default_shape(const Value& v) const {
+    Shape shape = shape_of(v);
+    for (size_t i = 0; i < shape.size(); ++i)
+      if (shape[i] < 0) shape[i] = i == 0 ? o_.model.batch : 1;
+    return shape;
+  }
+
+  void put(const std::string& name, Tensor tensor) {
+    const Value& v = input(name);
+    if (v.dtype != DType::kUndefined && tensor.dtype() != v.dtype)
+      fail(ErrorKind::kInput, "input '{}' is {}, the model expects {}", name, name_of(tensor.dtype()), name_of(v.dtype));
+    if (!given_.emplace(name, std::move(tensor)).second) fail(ErrorKind::kUsage, "input '{}' is given twice", name);
+  }
+
+  Tensor load(const Value& v, const std::string& path) {
     if (path.ends_with(".npy")) return read_npy(path);
-    Image image = read_image(path);
-    steps = preprocessing(o, input, image);
-    if (!o.json) fmt::print("{} → {}: {}\n", path, input.name, steps.describe());
-    report["preprocess"] = steps.to_json();
-    Tensor t = steps.apply(image);
-    if (!picture) picture = std::move(image);
-    return input.dtype == DType::kF32 || input.dtype == DType::kUndefined ? t : cast(t, input.dtype);
-  };
-  for (const std::string& text : o.named) {
-    size_t equals = text.find('=');
-    if (equals == text.npos) fail(ErrorKind::kUsage, "--input {}: expected NAME=FILE", text);
-    std::string name = text.substr(0, equals);
-    auto it = std::find_if(g.inputs.begin(), g.inputs.end(), [&](ValueId v) { return g[v].name == name; });
-    if (it == g.inputs.end()) fail(ErrorKind::kUsage, "--input {}: the model has no input '{}'", text, name);
-    put(name, load(g[*it], text.substr(equals + 1)));
-  }
-  for (const std::string& path : o.files) {
     if (path.ends_with(".npz")) {
-      for (auto& [name, tensor] : read_npz(path)) put(name, tensor);
-      continue;
+      auto arrays = read_npz(path);
+      auto found = arrays.find(v.name);
+      if (found == arrays.end()) fail(ErrorKind::kInput, "{}: holds no array '{}'", path, v.name);
+      return found->second;
     }
-    auto open = std::find_if(g.inputs.begin(), g.inputs.end(), [&](ValueId v) { return !given.contains(g[v].name); });
-    if (open == g.inputs.end()) fail(ErrorKind::kUsage, "{}: the model takes only {} inputs", path, g.inputs.size());
-    put(g[*open].name, load(g[*open], path));
-  }
-  auto shapes = o.model.input_shapes(g);
-  uint64_t seed = o.seed;
-  std::vector<Tensor> inputs;
-  for (ValueId v : g.inputs) {
-    const Value& input = g[v];
-    if (!given.contains(input.name)) {
-      if (!o.random_option->count())
-        fail(ErrorKind::kUsage, "input '{}' ({}) is not given: name a file, or use --random SEED", input.name, name_of(input.dtype));
-      given[input.name] = random_tensor(input.dtype, shapes.at(input.name), seed++);
+    if (path.ends_with(".raw") || path.ends_with(".bin")) return read_raw(path, v.dtype, shape_of(v));
+    Image image = read_image(path);
+    Preprocess steps = preprocessing(o_, v, image);
+    if (!o_.json) fmt::print("{} → {}: {}\n", path, v.name, steps.describe());
+    Tensor t = steps.apply(image);
+    if (!picture_) {
+      bool last = steps.layout == Preprocess::Layout::kNHWC;
+      picture_size_ = {t.dim(last ? 2 : 3), t.dim(last ? 1 : 2)};
+      picture_ = std::move(image);
+      preprocess_ = steps;
     }
-    Tensor& t = given[input.name];
-    if (t.dtype() != input.dtype)
-      fail(ErrorKind::kInput, "input '{}' is {}, the model expects {}", input.name, name_of(t.dtype()), name_of(input.dtype));
-    shapes[input.name] = t.shape();
-    inputs.push_back(t);
+    return v.dtype == DType::kF32 || v.dtype == DType::kUndefined ? t : cast(t, v.dtype);
   }
+
+  const Options& o_;
+  const CompiledModel& model_;
+  std::map<std::string, Shape> shapes_;
+  std::map<std::string, Tensor> given_;
+  std::optional<Image> picture_;
+  Preprocess preprocess_;
+  std::pair<int64_t, int64_t> picture_size_;
+};
+
+// Each of these adds to the report, prints unless --json, and gives back the picture with the answer on it.
+std::optional<Image> tell_classes(const Options& o, const Tensor& scores, const Inputs& inputs,
+                                  const std::vector<std::string>& labels, nlohmann::json& report) {
+  auto rows = classify(scores, o.top, labels);
+  for (const auto& row : rows) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const ClassScore& c : row) {
+      list.push_back(to_json(c));
+      if (!o.json) fmt::print("  {:6.2f} %  {:>4}  {}\n", 100 * c.probability, c.index, c.label);
+    }
+    report["classes"].push_back(list);
+  }
+  if (!inputs.picture() || rows.empty() || rows[0].empty()) return std::nullopt;
+  Image drawn = *inputs.picture();
+  const ClassScore& best = rows[0][0];
+  std::string text = fmt::format("{} {:.0f} %", best.label.empty() ? fmt::format("class {}", best.index) : best.label, 100 * best.probability);
+  int scale = std::max(1, drawn.width / 200);
+  fill_rectangle(drawn, 0, 0, text_width(text, scale) + 4 * scale, 11 * scale, {0, 0, 0});
+  draw_text(drawn, 2 * scale, 2 * scale, text, scale, {255, 255, 255});
+  return drawn;
+}
+
+std::optional<Image> tell_boxes(const Options& o, Head head, const std::vector<Tensor>& outputs, const Inputs& inputs,
+                                const std::vector<std::string>& labels, nlohmann::json& report) {
+  DetectOptions d;
+  d.min_score = o.min_score;
+  d.labels = labels;
+  std::tie(d.input_width, d.input_height) = inputs.picture_size();
+  const Image& picture = *inputs.picture();
+  auto found = head == Head::kText ? text_regions(outputs[0]) : detect(outputs, detector_form(outputs), d);
+  auto boxes = to_picture(std::move(found), inputs.preprocess(), picture.width, picture.height);
+  report["detections"] = nlohmann::json::array();
+  for (const Detection& b : boxes) {
+    report["detections"].push_back(to_json(b));
+    if (!o.json)
+      fmt::print("  {:5.1f} %  {:<16} {:7.1f} {:7.1f} {:7.1f} {:7.1f}\n", 100 * b.score,
+                 b.label.empty() ? std::to_string(b.class_index) : b.label, b.x0, b.y0, b.x1, b.y1);
+  }
+  if (!o.json) fmt::print("  {} found\n", boxes.size());
+  Image drawn = picture;
+  draw_detections(drawn, boxes);
+  return drawn;
+}
+
+std::optional<Image> tell_map(const Options& o, const Tensor& output, const Inputs& inputs,
+                              const std::vector<std::string>& labels, nlohmann::json& report) {
+  Segmentation map = segment(output);
+  report["segmentation"] = to_json(map, labels);
+  if (!o.json) fmt::print("  {}\n", to_json(map, labels).dump());
+  Image drawn = *inputs.picture();
+  draw_segmentation(drawn, resize(map, drawn.width, drawn.height));
+  return drawn;
+}
+
+std::optional<Image> tell(const Options& o, const std::vector<Tensor>& outputs, const Inputs& inputs,
+                          const std::vector<std::string>& labels, nlohmann::json& report) {
+  Head head = inputs.picture() || !labels.empty() ? head_of(outputs) : Head::kNone;
+  if (head == Head::kClasses) return tell_classes(o, outputs[0], inputs, labels, report);
+  if (!inputs.picture()) return std::nullopt;
+  if (head == Head::kBoxes || head == Head::kText) return tell_boxes(o, head, outputs, inputs, labels, report);
+  if (head == Head::kMap) return tell_map(o, outputs[0], inputs, labels, report);
+  return std::nullopt;
+}
+
+void run(const Options& o) {
   PlanOptions options;
-  options.input_shapes = shapes;
   options.bf16 = o.precision == "bf16";
-  Session session(make_plan(std::move(g), options));
-  const std::vector<Tensor>& outputs = session.run(inputs);
-  const Graph& planned = session.plan().graph;
-  if (!o.output.empty()) write_outputs(o.output, planned, outputs);
+  CompiledModel model = o.model.open(options, false);
+  Inputs inputs(o, model);
+  inputs.read();
+  // What a wrong label file or picture name says should not wait for the network.
   std::vector<std::string> labels;
   if (!o.labels.empty()) labels = read_labels(o.labels);
-  report["model"] = o.model.model;
-  report["outputs"] = summary(planned, outputs);
-  Head head = picture || !labels.empty() ? head_of(outputs) : Head::kNone;
-  std::optional<Image> drawn;
-  if (head == Head::kClasses) {
-    auto rows = classify(outputs[0], o.top, labels);
-    for (const auto& row : rows) {
-      nlohmann::json list = nlohmann::json::array();
-      for (const ClassScore& c : row) {
-        list.push_back(to_json(c));
-        if (!o.json) fmt::print("  {:6.2f} %  {:>4}  {}\n", 100 * c.probability, c.index, c.label);
-      }
-      report["classes"].push_back(list);
-    }
-    if (picture && !rows.empty() && !rows[0].empty()) {
-      drawn = *picture;
-      const ClassScore& best = rows[0][0];
-      std::string text = fmt::format("{} {:.0f} %", best.label.empty() ? fmt::format("class {}", best.index) : best.label, 100 * best.probability);
-      int scale = std::max(1, drawn->width / 200);
-      fill_rectangle(*drawn, 0, 0, text_width(text, scale) + 4 * scale, 11 * scale, {0, 0, 0});
-      draw_text(*drawn, 2 * scale, 2 * scale, text, scale, {255, 255, 255});
-    }
-  } else if ((head == Head::kBoxes || head == Head::kText) && picture) {
-    DetectOptions d;
-    d.min_score = o.min_score;
-    d.labels = labels;
-    const Shape& s = inputs[0].shape();
-    bool last = steps.layout == Preprocess::Layout::kNHWC;
-    d.input_width = s[last ? 2 : 3];
-    d.input_height = s[last ? 1 : 2];
-    auto found = head == Head::kText ? text_regions(outputs[0]) : detect(outputs, detector_form(outputs), d);
-    auto boxes = to_picture(std::move(found), steps, picture->width, picture->height);
-    report["detections"] = nlohmann::json::array();
-    for (const Detection& b : boxes) {
-      report["detections"].push_back(to_json(b));
-      if (!o.json) fmt::print("  {:5.1f} %  {:<16} {:7.1f} {:7.1f} {:7.1f} {:7.1f}\n", 100 * b.score, b.label.empty() ? std::to_string(b.class_index) : b.label, b.x0, b.y0, b.x1, b.y1);
-    }
-    if (!o.json) fmt::print("  {} found\n", boxes.size());
-    drawn = *picture;
-    draw_detections(*drawn, boxes);
-  } else if (head == Head::kMap && picture) {
-    Segmentation map = segment(outputs[0]);
-    report["segmentation"] = to_json(map, labels);
-    if (!o.json) fmt::print("  {}\n", to_json(map, labels).dump());
-    drawn = *picture;
-    draw_segmentation(*drawn, resize(map, drawn->width, drawn->height));
-  }
+  const std::vector<Tensor>& outputs = model.run(inputs.tensors());
+  if (!o.output.empty()) write_outputs(o.output, model.outputs(), outputs);
+  nlohmann::json report = {{"model", o.model.model}, {"precision", o.precision}, {"threads", o.model.threads}};
+  if (inputs.picture()) report["preprocess"] = inputs.preprocess().to_json();
+  report["outputs"] = summary(model.outputs(), outputs);
+  std::optional<Image> drawn = tell(o, outputs, inputs, labels, report);
   if (!o.annotate.empty()) {
     if (!drawn) fail(ErrorKind::kUsage, "--annotate: nothing to draw: needs a picture and outputs of a known form");
     o.annotate.ends_with(".png") ? write_png(o.annotate, *drawn) : write_jpeg(o.annotate, *drawn);
   }
   if (o.json) {
-    fmt::print("{}\n", report.dump());
+    fmt::print("{}\n", report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     return;
   }
   for (const auto& j : report["outputs"])
     fmt::print("{} {} {}{}\n", j["name"].get<std::string>(), j["type"].get<std::string>(), to_string(j["shape"].get<Shape>()),
-               j.contains("min") ? fmt::format("  min {:.5g}  max {:.5g}  mean {:.5g}", j["min"].is_null() ? NAN : j["min"].get<double>(),
-                                               j["max"].is_null() ? NAN : j["max"].get<double>(), j["mean"].is_null() ? NAN : j["mean"].get<double>()) : "");
+               j.contains("min") ? fmt::format("  min {:.5g}  max {:.5g}  mean {:.5g}", j["min"].get<double>(), j["max"].get<double>(), j["mean"].get<double>()) : "");
 }
 
 }  // namespace
@@ -250,27 +314,30 @@ void add_run(CLI::App& app) {
   auto* command = app.add_subcommand("run", "Run a model on pictures, arrays or random inputs");
   command->footer("Examples:\n  lathe run squeezenet.onnx cat.jpg --labels imagenet_classes.txt\n"
                   "  lathe run detector.onnx street.jpg --annotate found.png\n"
-                  "  lathe run model.onnx --input x=x.npy --output results\n  lathe run model.onnx --random 1 --json\n\n"
-                  "Pictures are prepared as MODEL.preprocess.json says, when there is one, else as for ImageNet.");
+                  "  lathe run model.onnx --input ids=ids.npy --input mask=mask.raw --output results\n"
+                  "  lathe run model.onnx inputs.npz --json\n  lathe run model.onnx --random 1 --shape x=1x3x320x320\n\n"
+                  "Pictures are prepared as MODEL.preprocess.json says, when there is one, else as for ImageNet; flags\n"
+                  "go over both, and the steps are printed. A .raw or .bin file holds the elements alone, in the type\n"
+                  "and shape of the model's input. Arrays of a .npz file are taken by their names.");
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
-  command->add_option("INPUT", o->files, "Pictures (JPEG, PNG, WebP), .npy or .npz, in the order of the model's inputs");
-  command->add_option("--input", o->named, "NAME=FILE, for several inputs");
+  command->add_option("INPUT", o->files, "Pictures (JPEG, PNG, WebP), .npy, .npz, .raw or .bin, in the order of the model's inputs")->type_name("FILE");
+  command->add_option("--input", o->named, "The file of one input, by its name (repeat for several)")->type_name("NAME=FILE")->allow_extra_args(false);
   o->random_option = command->add_option("--random", o->seed, "Inputs that are not given are random, with this seed");
-  command->add_option("-o,--output", o->output, "Write every output to DIR/NAME.npy");
-  command->add_option("--labels", o->labels, "Names of the classes, one a line");
+  command->add_option("-o,--output", o->output, "Write every output to DIR/NAME.npy")->type_name("DIR");
+  command->add_option("--labels", o->labels, "Names of the classes, one a line")->type_name("FILE");
   command->add_option("--top", o->top, "Classes to print")->check(CLI::Range(1, 100000))->capture_default_str();
   command->add_option("--min-score", o->min_score, "Detections below this are dropped")->check(CLI::Range(0.0, 1.0))->capture_default_str();
-  command->add_option("--annotate", o->annotate, "Write a copy of the picture with the answer drawn on it (.png or .jpg)");
-  command->add_option("--preprocess", o->preprocess, "JSON file with the preprocessing");
+  command->add_option("--annotate", o->annotate, "Write a copy of the picture with the answer drawn on it (.png or .jpg)")->type_name("FILE");
+  command->add_option("--preprocess", o->preprocess, "JSON file with the preprocessing, instead of MODEL.preprocess.json")->type_name("FILE");
   command->add_option("--size", o->size, "Side of the network's picture, where the model leaves it open")->check(CLI::Range(1, 16384));
-  command->add_option("--resize", o->resize, "Shorter side before the crop")->check(CLI::Range(1, 16384));
+  command->add_option("--resize", o->resize, "Shorter side before the crop (256/224 of the crop by default)")->check(CLI::Range(1, 16384));
   command->add_flag("--stretch", o->stretch, "Stretch to the size instead of cropping; values 0 to 1");
-  command->add_option("--mean", o->mean, "Mean per colour (R G B), or one for all")->expected(1, 3);
-  command->add_option("--std", o->std, "Standard deviation per colour")->expected(1, 3);
+  command->add_option("--mean", o->mean, "Mean per colour (R G B), or one for all (0.485 0.456 0.406 by default)")->expected(1, 3);
+  command->add_option("--std", o->std, "Standard deviation per colour, or one for all (0.229 0.224 0.225 by default)")->expected(1, 3);
   o->scale_option = command->add_option("--scale", o->scale, "Factor before mean and deviation (1/255 by default)");
-  command->add_option("--colors", o->colors, "Order of colours")->check(CLI::IsMember({"RGB", "BGR"}));
-  command->add_option("--layout", o->layout, "Order of axes")->check(CLI::IsMember({"NCHW", "NHWC"}));
+  command->add_option("--colors", o->colors, "Order of colours (RGB by default)")->check(CLI::IsMember({"RGB", "BGR"}));
+  command->add_option("--layout", o->layout, "Order of axes (as the model's input looks)")->check(CLI::IsMember({"NCHW", "NHWC"}));
   command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] { run(*o); });

@@ -9,14 +9,15 @@ namespace lathe::cli {
 
 void add_verify(CLI::App& app, int* exit_code) {
   auto* command = app.add_subcommand("verify", "Run models in the ONNX test layout and compare their outputs");
-  command->footer("Example:\n  lathe verify onnx/backend/test/data/node\n\n"
+  command->footer("Examples:\n  lathe verify onnx/backend/test/data/node\n"
+                  "  lathe verify tests --json | jq .failed\n\n"
                   "Exit code 1 when a test failed; skipped tests (unsupported operators) are listed.");
   struct Options {
     std::vector<std::string> folders;
     bool json = false, quiet = false;
   };
   auto options = std::make_shared<Options>();
-  command->add_option("DIR", options->folders, "Folders to search for model.onnx and test_data_set_*")->required();
+  command->add_option("DIR", options->folders, "Folders to search for model.onnx and test_data_set_*")->required()->type_name("DIR");
   command->add_flag("--json", options->json, "One JSON object on stdout");
   command->add_flag("-q,--quiet", options->quiet, "Print failures and the summary only");
   command->callback([options, exit_code] {
@@ -31,7 +32,9 @@ void add_verify(CLI::App& app, int* exit_code) {
           tests.push_back({{"test", test.string()}, {"status", names[r.status]}, {"message", r.message},
                            {"largest_difference", r.largest_difference}});
         } else if (!(options->quiet && r.status != VerifyResult::kFailed)) {
-          fmt::print("{:8} {}{}{}\n", names[r.status], test.string(), r.message.empty() ? "" : ": ", r.message);
+          std::string largest = r.status == VerifyResult::kFailed && r.largest_difference > 0
+                                    ? fmt::format(" (largest difference {:.3g})", r.largest_difference) : "";
+          fmt::print("{:8} {}{}{}{}\n", names[r.status], test.string(), r.message.empty() ? "" : ": ", r.message, largest);
         }
       }
     }

@@ -1,6 +1,6 @@
-// Element types of tensors, with the numbers that ONNX gives them (onnx.proto, TensorProto.DataType), and
-// the conversions between the narrow float formats and float. In memory every element takes at least one
-// byte: 2- and 4-bit types are unpacked, one element a byte; only files and packed weights hold them dense.
+// Element types of tensors (lathe/tensor.h, which users see), what they are like, and the conversions between
+// the narrow float formats and float. In memory every element takes at least one byte: 2- and 4-bit types
+// are unpacked, one element a byte; only files and packed weights hold them dense.
 #pragma once
 
 #include <bit>
@@ -9,43 +9,12 @@
 #include <cstring>
 #include <string_view>
 
+#include "lathe/tensor.h"
+
 namespace lathe {
 
-enum class DType : uint8_t {
-  kUndefined = 0,
-  kF32 = 1,
-  kU8 = 2,
-  kI8 = 3,
-  kU16 = 4,
-  kI16 = 5,
-  kI32 = 6,
-  kI64 = 7,
-  kString = 8,
-  kBool = 9,
-  kF16 = 10,
-  kF64 = 11,
-  kU32 = 12,
-  kU64 = 13,
-  kC64 = 14,
-  kC128 = 15,
-  kBF16 = 16,
-  kF8E4M3FN = 17,
-  kF8E4M3FNUZ = 18,
-  kF8E5M2 = 19,
-  kF8E5M2FNUZ = 20,
-  kU4 = 21,
-  kI4 = 22,
-  kF4E2M1 = 23,
-  kF8E8M0 = 24,
-  kU2 = 25,
-  kI2 = 26,
-};
-
-// Bytes of one element in memory; 0 for types that lathe does not hold (strings, complex).
-size_t size_of(DType type);
 // Bits of one element in a file.
 int bits_of(DType type);
-std::string_view name_of(DType type);       // "f32", "i8", …
 DType dtype_from_name(std::string_view name);  // throws kUsage when unknown
 bool is_float(DType type);                  // any floating format, narrow ones included
 bool is_integer(DType type);                // any integer, bool excluded

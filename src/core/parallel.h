@@ -26,6 +26,18 @@ void parallel_for(int64_t count, int64_t grain, Body&& body) {
   }
 }
 
+// The parallel loops of the calling thread, oneDNN's included, take this many threads while it lives.
+class ThreadScope {
+ public:
+  explicit ThreadScope(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  ~ThreadScope() { omp_set_num_threads(before_); }
+  ThreadScope(const ThreadScope&) = delete;
+  ThreadScope& operator=(const ThreadScope&) = delete;
+
+ private:
+  int before_;
+};
+
 // Operations below which a second thread costs more than it gives: waking one takes about 5 µs here, a core
 // does about 10⁵ simple operations in that time.
 constexpr int64_t kParallelGrain = 1 << 15;

@@ -6,13 +6,15 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "graph/graph.h"
 
 namespace lathe {
 
 struct ImportOptions {
-  // Keep operators that lathe does not know (Op::supported is false), so that a model can be inspected.
+  // Keep operators that lathe does not know (Op::supported is false) and go on where an element type or a kind
+  // of value is not supported (Model::problems), so that a model can be inspected. Never run such a Graph.
   bool allow_unknown = false;
 };
 
@@ -22,6 +24,7 @@ struct Model {
   std::map<std::string, int64_t> opsets;  // as the file said, by domain
   std::string producer;
   std::map<std::string, std::string> metadata;
+  std::vector<std::string> problems;  // what allow_unknown let pass, unknown operators aside
 };
 
 // Throws Error: kInput (unreadable file), kModel (invalid network), kUnsupported (operator or type).

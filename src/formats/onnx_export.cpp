@@ -1,8 +1,7 @@
-#include <unistd.h>
-
-#include <fstream>
+#include <limits>
 #include <set>
 
+#include "core/file.h"
 #include "formats/onnx.h"
 #include "formats/onnx_proto.h"
 #include "graph/op.h"
@@ -116,17 +115,11 @@ class Exporter {
 void export_onnx(const Graph& graph, const std::filesystem::path& path) {
   onnx::ModelProto model;
   Exporter().run(graph, &model);
-  auto temporary = path;
-  temporary += fmt::format(".{}.tmp", ::getpid());
-  {
-    std::ofstream file(temporary, std::ios::binary);
-    if (!file || !model.SerializeToOstream(&file) || !file.flush()) {
-      std::error_code ignored;
-      std::filesystem::remove(temporary, ignored);
-      fail(ErrorKind::kInput, "cannot write '{}'", path.string());
-    }
-  }
-  std::filesystem::rename(temporary, path);
+  std::string bytes;
+  if (model.ByteSizeLong() > static_cast<size_t>(std::numeric_limits<int>::max()))
+    fail(ErrorKind::kUnsupported, "{}: the model takes {} bytes, ONNX files end at 2 GiB", path.string(), model.ByteSizeLong());
+  require(model.SerializeToString(&bytes), "{}: the model cannot be serialized", path.string());
+  write_file(path, bytes);
 }
 
 }  // namespace lathe

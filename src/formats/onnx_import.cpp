@@ -53,11 +53,23 @@ class Importer {
     Scope scope;
     main_ = &model.graph;
     import_graph(*proto.mutable_graph(), model.graph, scope, 0);
-    verify(model.graph);
+    if (problems_.empty()) verify(model.graph);  // values that stand for what could not be read have no maker
+    model.problems = std::move(problems_);
     return model;
   }
 
  private:
+  // For inspection, what is not supported is noted and left out; everything else that is wrong stays an error.
+  template <class Body>
+  void tolerate(const std::string& where, Body&& body) {
+    try {
+      body();
+    } catch (const Error& e) {
+      if (!options_.allow_unknown || e.kind() != ErrorKind::kUnsupported) throw;
+      problems_.push_back(where.empty() ? e.what() : fmt::format("{}: {}", where, e.what()));
+    }
+  }
+
   // Names visible in a graph; lookups that miss go to the enclosing graph and become captures.
   struct Scope {
     std::unordered_map<std::string, ValueId> names;
@@ -89,13 +101,17 @@ class Importer {
   void set_type(Value& value, const onnx::TypeProto& type) {
     if (!type.has_tensor_type()) {
       if (type.value_case() == onnx::TypeProto::VALUE_NOT_SET) return;
-      fail(ErrorKind::kUnsupported, "value '{}' is not a tensor (sequences, maps and optionals are not supported)", value.name);
+      return tolerate("", [&] {
+        fail(ErrorKind::kUnsupported, "value '{}' is not a tensor (sequences, maps and optionals are not supported)", value.name);
+      });
     }
     int code = type.tensor_type().elem_type();
     check_model(code >= 0 && code <= 26, "value '{}' has the unknown element type {}", value.name, code);
     value.dtype = static_cast<DType>(code);
-    if (code != 0 && size_of(value.dtype) == 0 && !options_.allow_unknown)
-      fail(ErrorKind::kUnsupported, "value '{}' has element type {}, which is not supported", value.name, name_of(value.dtype));
+    tolerate("", [&] {
+      if (code != 0 && size_of(value.dtype) == 0)
+        fail(ErrorKind::kUnsupported, "value '{}' has element type {}, which is not supported", value.name, name_of(value.dtype));
+    });
     if (!type.tensor_type().has_shape()) return;
     Shape shape;
     for (const auto& dim : type.tensor_type().shape().dim()) {
@@ -115,7 +131,8 @@ class Importer {
     for (auto& initializer : *proto.mutable_initializer()) {
       std::string name = initializer.name();
       check_model(!scope.names.contains(name), "two initializers are named '{}'", name);
-      scope.names[name] = graph.add_constant(onnx_io::to_tensor(initializer, folder_), name);
+      tolerate("", [&] { scope.names[name] = graph.add_constant(onnx_io::to_tensor(initializer, folder_), name); });
+      if (!scope.names.contains(name)) scope.names[name] = add_unknown(graph, name);
     }
     for (auto& sparse : *proto.mutable_sparse_initializer()) {
       std::string name = sparse.values().name();
@@ -147,6 +164,13 @@ class Importer {
         if (!value.shape && declared.shape && !is_static(*declared.shape)) value.shape = declared.shape;
       }
     }
+  }
+
+  // Stands for what could not be read.
+  static ValueId add_unknown(Graph& graph, const std::string& name) {
+    Value value;
+    value.name = name;
+    return graph.add_value(std::move(value));
   }
 
   Tensor dense(onnx::SparseTensorProto& sparse) {
@@ -250,9 +274,15 @@ class Importer {
       substituted[i].set_name(a.name());
       attributes[a.name()] = &substituted[i];
     }
-    if (node.op == "Constant" && node.domain.empty()) return import_constant(attributes, proto, scope);
+    std::string where = fmt::format("node '{}' ({})", node.name, node.op);
+    if (node.op == "Constant" && node.domain.empty()) {
+      tolerate(where, [&] { import_constant(attributes, proto, scope); });
+      if (proto.output_size() == 1 && !scope.names.contains(proto.output(0)))
+        scope.names[proto.output(0)] = add_unknown(*scope.graph, proto.output(0));
+      return;
+    }
     for (auto& [name, a] : attributes)
-      node.attributes[name] = import_attribute(*a, scope, depth, node.captures);
+      tolerate(where, [&, &name = name, &a = a] { node.attributes[name] = import_attribute(*a, scope, depth, node.captures); });
     std::set<std::string_view> made;
     for (const auto& output : proto.output()) {
       check_model(output.empty() || made.insert(output).second, "makes value '{}' twice", output);
@@ -282,7 +312,7 @@ class Importer {
     // Operators that fusion makes rely on what fusion checked; from a file they would come unchecked.
     if (raw.domain == kLatheDomain && !options_.allow_unknown)
       fail(ErrorKind::kUnsupported, "operators of {} are made when a network is planned; a file may not hold them", kLatheDomain);
-    const Op* op = find_op_or_null(raw.op, raw.domain);
+    const Op* op = raw.domain == kLatheDomain ? nullptr : find_op_or_null(raw.op, raw.domain);
     if (!op && !options_.allow_unknown)
       fail(ErrorKind::kUnsupported, "operator {}{}{} is not supported", raw.domain, raw.domain.empty() ? "" : "::", raw.op);
     node.op = op ? op : &unknown_op(raw.op, raw.domain);
@@ -299,8 +329,9 @@ class Importer {
     try {
       rule->infer(context);
     } catch (const Error& e) {
-      // A branch that is never taken may be impossible for the shapes at hand: only running it is an error.
-      if (&graph == main_ || e.kind() != ErrorKind::kModel) throw;
+      // A branch that is never taken may be impossible for the shapes at hand: only running it is an error. Nor
+      // can a rule be blamed for what it makes of a value that could not be read.
+      if ((&graph == main_ && problems_.empty()) || e.kind() != ErrorKind::kModel) throw;
       for (size_t i = 0; i < context.output_count(); ++i) context.set_output(i, DType::kUndefined);
     }
   }
@@ -386,6 +417,7 @@ class Importer {
   FunctionTable functions_;
   const Graph* main_ = nullptr;
   size_t nodes_ = 0;
+  std::vector<std::string> problems_;
 };
 
 Model import_stream(google::protobuf::io::ZeroCopyInputStream& stream, const fs::path& folder,

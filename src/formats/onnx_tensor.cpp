@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "core/file.h"
 #include "formats/onnx.h"
 #include "formats/onnx_proto.h"
 
@@ -172,8 +173,7 @@ void write_tensor_proto(const Tensor& tensor, const std::string& name, const std
   onnx::TensorProto proto;
   proto.set_name(name);
   onnx_io::from_tensor(tensor, &proto);
-  std::ofstream file(path, std::ios::binary);
-  if (!proto.SerializeToOstream(&file)) fail(ErrorKind::kInput, "cannot write '{}'", path.string());
+  write_file(path, proto.SerializeAsString());
 }
 
 }  // namespace lathe

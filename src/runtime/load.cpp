@@ -1,5 +1,6 @@
 #include "runtime/load.h"
 
+#include <limits>
 #include <random>
 
 #include "graph/op.h"
@@ -44,16 +45,19 @@ std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed) {
 }
 
 int64_t count_macs(const Graph& graph, const Node& node) {
+  // Products of two such counts fit into 64 bits. Real tensors are smaller; a broken model's need not be.
+  constexpr int64_t kLargest = int64_t{1} << 31;
   if (!node.op->macs) return 0;
   for (const auto* list : {&node.inputs, &node.outputs})
     for (ValueId v : *list)
-      if (v && (!graph[v].shape || !is_static(*graph[v].shape))) return 0;
+      if (v && (!graph[v].shape || !is_static(*graph[v].shape) || element_count(*graph[v].shape) > kLargest)) return 0;
   return node.op->macs(graph, node);
 }
 
 int64_t count_macs(const Graph& graph) {
   int64_t total = 0;
-  for (NodeId id : graph.order()) total += count_macs(graph, graph[id]);
+  for (NodeId id : graph.order())
+    if (__builtin_add_overflow(total, count_macs(graph, graph[id]), &total)) return std::numeric_limits<int64_t>::max();
   return total;
 }
 

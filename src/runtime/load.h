@@ -19,7 +19,7 @@ void open_batch(Graph& graph);
 std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed);
 // The same, element by element, for one value.
 Tensor random_tensor(DType type, const Shape& shape, uint64_t seed);
-// Multiply–accumulates of the whole graph; unknown shapes count as nothing.
+// Multiply–accumulates of the whole graph; unknown shapes, and tensors of more than 2³¹ elements, count as nothing.
 int64_t count_macs(const Graph& graph);
 int64_t count_macs(const Graph& graph, const Node& node);
 

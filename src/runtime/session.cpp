@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 
 #include "kernels/reference/reference.h"
 
@@ -28,7 +29,82 @@ Session::Session(Plan plan) : plan_(std::move(plan)) {
     bound_.push_back(std::move(b));
   }
   outputs_.resize(g.outputs.size());
+  memories_.resize(g.outputs.size());
   times_.resize(plan_.steps.size());
+}
+
+bool Session::in_arena(ValueId value) const {
+  return plan_.placements[plan_.placements[value.index].root.index].offset >= 0;
+}
+
+// All values that share the buffer of `root` lie at its beginning and are as large (planner/plan.cpp).
+void Session::place(ValueId root, char* memory) {
+  const Graph& g = plan_.graph;
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const Value& v = g[ValueId{static_cast<int32_t>(i)}];
+    if (plan_.placements[i].root == root && !v.is_constant()) values_[i] = Tensor(v.dtype, *v.shape, memory);
+  }
+}
+
+namespace {
+
+bool overlap(const Tensor& a, const Tensor& b) {
+  auto begin = [](const Tensor& t) { return reinterpret_cast<uintptr_t>(t.raw()); };
+  return begin(a) < begin(b) + b.bytes() && begin(b) < begin(a) + a.bytes();
+}
+
+}  // namespace
+
+void Session::bind_output(size_t index, Tensor memory) {
+  const Graph& g = plan_.graph;
+  require(index < memories_.size(), "output {} of {} bound", index, memories_.size());
+  if (memory.raw() == memories_[index].raw() && memory.dtype() == memories_[index].dtype() &&
+      memory.shape() == memories_[index].shape())
+    return;
+  const Value& v = g[g.outputs[index]];
+  if (memory.defined()) {
+    bool fits = (v.dtype == DType::kUndefined || v.dtype == memory.dtype()) &&
+                (!v.shape || !is_static(*v.shape) || *v.shape == memory.shape());
+    if (!fits)
+      fail(ErrorKind::kInput, "output '{}' is {} {}, the memory given for it {} {}", v.name, name_of(v.dtype),
+           to_string(v.shape.value_or(Shape{})), name_of(memory.dtype()), to_string(memory.shape()));
+  }
+  memories_[index] = std::move(memory);
+  if (!in_arena(g.outputs[index])) return;
+  // Outputs may share a buffer; it goes to the first that has memory, the others are copied.
+  ValueId root = plan_.placements[g.outputs[index].index].root;
+  for (size_t i = 0; i < memories_.size(); ++i)
+    if (memories_[i].defined() && in_arena(g.outputs[i]) && plan_.placements[g.outputs[i].index].root == root)
+      return place(root, memories_[i].data<char>());
+  place(root, arena_.data<char>() + plan_.placements[root.index].offset);
+}
+
+// What a step writes must not be what another step still reads.
+void Session::check_overlaps() const {
+  const Graph& g = plan_.graph;
+  for (size_t i = 0; i < memories_.size(); ++i) {
+    if (!memories_[i].defined()) continue;
+    for (ValueId input : g.inputs)
+      if (overlap(memories_[i], values_[input.index]))
+        fail(ErrorKind::kUsage, "the memory given for output '{}' overlaps input '{}'", g[g.outputs[i]].name, g[input].name);
+    for (size_t k = 0; k < i; ++k)
+      if (memories_[k].defined() && overlap(memories_[i], memories_[k]))
+        fail(ErrorKind::kUsage, "the memory given for output '{}' overlaps that for '{}'", g[g.outputs[i]].name,
+             g[g.outputs[k]].name);
+  }
+}
+
+void Session::copy_to_bound() {
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    Tensor& memory = memories_[i];
+    if (!memory.defined() || memory.raw() == outputs_[i].raw()) continue;
+    if (memory.dtype() != outputs_[i].dtype() || memory.shape() != outputs_[i].shape())
+      fail(ErrorKind::kInput, "output '{}' became {} {}, the memory given for it is {} {}",
+           plan_.graph[plan_.graph.outputs[i]].name, name_of(outputs_[i].dtype()), to_string(outputs_[i].shape()),
+           name_of(memory.dtype()), to_string(memory.shape()));
+    if (memory.bytes()) std::memcpy(memory.raw(), outputs_[i].raw(), memory.bytes());
+    outputs_[i] = memory;
+  }
 }
 
 void Session::run_step(size_t index) {
@@ -73,6 +149,7 @@ const std::vector<Tensor>& Session::run(const std::vector<Tensor>& inputs) {
            to_string(inputs[i].shape()), name_of(v.dtype), to_string(*v.shape));
     values_[g.inputs[i].index] = inputs[i];
   }
+  check_overlaps();
   for (size_t s = 0; s < plan_.steps.size(); ++s) {
     if (!profiling_) {
       run_step(s);
@@ -84,6 +161,7 @@ const std::vector<Tensor>& Session::run(const std::vector<Tensor>& inputs) {
     ++times_[s].runs;
   }
   for (size_t i = 0; i < outputs_.size(); ++i) outputs_[i] = values_[g.outputs[i].index];
+  copy_to_bound();
   return outputs_;
 }
 

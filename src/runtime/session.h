@@ -22,9 +22,17 @@ class Session {
   // Inputs in the order of the graph; read where they lie. The outputs borrow the arena: they are valid
   // until the next run. Throws kInput when a type or shape is not the planned one.
   const std::vector<Tensor>& run(const std::vector<Tensor>& inputs);
+  // Output `index` is written to `memory`, which has its planned type and shape, at every run from now on:
+  // without a copy where a step computes it into the arena, else by one. An undefined Tensor undoes it.
+  // Throws kInput when it does not fit; run() throws kUsage when it overlaps an input or another output.
+  void bind_output(size_t index, Tensor memory);
   const Plan& plan() const { return plan_; }
 
-  void set_profiling(bool on) { profiling_ = on; }
+  // Forgets the times of before when it is switched on.
+  void set_profiling(bool on) {
+    if (on && !profiling_) times_.assign(times_.size(), {});
+    profiling_ = on;
+  }
   const std::vector<StepTime>& step_times() const { return times_; }
 
  private:
@@ -33,12 +41,17 @@ class Session {
     std::vector<Tensor*> outputs;
   };
   void run_step(size_t index);
+  bool in_arena(ValueId value) const;
+  void place(ValueId root, char* memory);
+  void check_overlaps() const;
+  void copy_to_bound();
 
   Plan plan_;
   Tensor arena_;
   std::vector<Tensor> values_;  // by value index
   std::vector<Bound> bound_;
   std::vector<Tensor> outputs_;
+  std::vector<Tensor> memories_;  // by output: the caller's, or undefined
   std::vector<StepTime> times_;
   bool profiling_ = false;
 };

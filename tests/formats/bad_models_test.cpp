@@ -12,6 +12,7 @@
 
 #include "formats/onnx.h"
 #include "planner/plan.h"
+#include "runtime/inspect.h"
 #include "runtime/load.h"
 #include "runtime/session.h"
 
@@ -126,8 +127,13 @@ class Builder {
   onnx::ModelProto model;
 };
 
-// Imports, plans and runs.
+// Inspects, then imports, plans and runs.
 void use(const std::string& bytes, const fs::path& folder = {}) {
+  try {
+    inspect(import_onnx_bytes(bytes, folder, {.allow_unknown = true}));
+  } catch (const Error& e) {
+    EXPECT_NE(e.kind(), ErrorKind::kInternal) << e.what();
+  }
   Model model = import_onnx_bytes(bytes, folder);
   Session session(make_plan(std::move(model.graph)));
   session.run(random_inputs(session.plan().graph, 1));
