@@ -69,32 +69,34 @@ void bench(const Options& o) {
   plan_options.fuse = !o.no_fuse && !o.reference;
   plan_options.tune = o.tune;
   plan_options.bf16 = o.precision == "bf16";
-  Session session(o.model.load(plan_options));
+  LoadedPlan loaded = o.model.load(plan_options);
+  Session session(std::move(loaded.plan));
   std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
   session.run(inputs);
   double start_ms = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3;
+  double start_cpu_ms = process_cpu_seconds() * 1e3;
   bool terminal = ::isatty(2);
   Latency latency = time_session(session, inputs, o.runs, o.seconds, [&](double part) {
     if (terminal) fmt::print(stderr, "\rmeasuring {:3.0f} %", 100 * part);
   });
   if (terminal) fmt::print(stderr, "\r               \r");
   double median = latency.quantile(0.5);
-  double throughput = static_cast<double>(o.model.batch) * 1e3 / median;
+  double throughput = static_cast<double>(loaded.batch) * 1e3 / median;
   if (o.layers || !o.profile.empty()) {
     session.set_profiling(true);
     for (int i = 0; i < std::max(o.runs / 2, 5); ++i) session.run(inputs);
   }
   if (!o.profile.empty()) write_trace(o.profile, session);
   if (o.json) {
-    nlohmann::json j = {{"model", o.model.model}, {"precision", o.precision}, {"threads", o.model.threads}, {"batch", o.model.batch},
+    nlohmann::json j = {{"model", o.model.model}, {"precision", loaded.options.bf16 ? "bf16" : "fp32"}, {"threads", o.model.threads}, {"batch", loaded.batch},
                         {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
-                        {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms},
+                        {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms}, {"start_cpu_ms", start_cpu_ms},
                         {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
                         {"peak_rss_bytes", peak_resident_bytes()}, {"macs", count_macs(session.plan().graph)}};
     fmt::print("{}\n", j.dump());
     return;
   }
-  fmt::print("{}: {} runs, batch {}, {} thread{}\n", o.model.model, latency.sorted_ms.size(), o.model.batch, o.model.threads, o.model.threads > 1 ? "s" : "");
+  fmt::print("{}: {} runs, batch {}, {} thread{}\n", o.model.model, latency.sorted_ms.size(), loaded.batch, o.model.threads, o.model.threads > 1 ? "s" : "");
   fmt::print("  latency    min {:.3f}  median {:.3f}  p95 {:.3f}  p99 {:.3f} ms\n", latency.quantile(0), median, latency.quantile(0.95), latency.quantile(0.99));
   fmt::print("  throughput {:.1f} per second, {:.1f} GFLOP/s\n", throughput, 2e-6 * static_cast<double>(count_macs(session.plan().graph)) / median);
   fmt::print("  start      {:.1f} ms to the first answer\n", start_ms);

@@ -39,11 +39,14 @@ int64_t parameters(const Graph& g) {
 
 struct Options {
   std::string model;
-  bool json = false, layers = false;
+  bool json = false, layers = false, check = false;
 };
 
 void inspect(const Options& o) {
-  Model m = import_onnx(o.model, {.allow_unknown = true});
+  std::optional<PackedFile> packed;
+  if (is_packed(o.model)) packed = PackedFile::open(o.model);
+  if (packed && o.check) packed->check();
+  Model m = load_model(o.model, {.allow_unknown = true});
   Graph& g = m.graph;
   std::map<std::string, int> operators;
   std::vector<std::string> problems;
@@ -51,7 +54,7 @@ void inspect(const Options& o) {
     const Node& n = g[id];
     ++operators[n.op->domain.empty() ? n.op->name : n.op->domain + "::" + n.op->name];
     if (!n.op->supported) problems.push_back(fmt::format("node '{}': operator {} is not supported", n.name, n.op->name));
-    else if (!reference::find(n.op->name, n.op->domain)) problems.push_back(fmt::format("node '{}': operator {} has no kernel", n.name, n.op->name));
+    else if (n.op->domain != kLatheDomain && !reference::find(n.op->name, n.op->domain)) problems.push_back(fmt::format("node '{}': operator {} has no kernel", n.name, n.op->name));
   }
   // Counts need concrete shapes: open sizes count as 1.
   Graph sized = g;
@@ -78,12 +81,22 @@ void inspect(const Options& o) {
                         {"operators", operators}, {"nodes", g.order().size()}, {"parameters", parameters(g)}, {"macs", macs},
                         {"activation_bytes", activations}, {"inputs", describe(g, g.inputs)}, {"outputs", describe(g, g.outputs)},
                         {"layers", layers}, {"problems", problems}, {"runnable", problems.empty()}};
+    if (packed) j["packed"] = {{"lathe", packed->origin().version}, {"machine", packed->origin().machine}, {"model", packed->origin().model},
+                               {"batch", packed->origin().batch}, {"precision", packed->origin().options.bf16 ? "bf16" : "fp32"},
+                               {"source", !packed->source().empty()}, {"stale", packed->stale()}};
     fmt::print("{}\n", j.dump());
     return;
   }
   fmt::print("{}\n  from        {} (IR {}", o.model, m.producer.empty() ? "unknown" : m.producer, m.ir_version);
   for (auto& [domain, version] : m.opsets) fmt::print(", {} {}", domain.empty() ? "opset" : domain, version);
   fmt::print(")\n");
+  if (packed) {
+    const PackedOrigin& origin = packed->origin();
+    fmt::print("  packed      by lathe {} from {}, batch {}, {}, {} model inside{}\n", origin.version, origin.model, origin.batch,
+               origin.options.bf16 ? "bf16" : "fp32", packed->source().empty() ? "no" : "the", o.check ? ", checksums good" : "");
+    fmt::print("  for         {}\n", origin.machine);
+    if (!packed->stale().empty()) fmt::print("  stale       {}\n", packed->stale());
+  }
   for (ValueId v : g.inputs) fmt::print("  input       {} {} {}\n", g[v].name, name_of(g[v].dtype), shape_text(g[v]));
   for (ValueId v : g.outputs) fmt::print("  output      {} {} {}\n", g[v].name, name_of(g[v].dtype), shape_text(g[v]));
   fmt::print("  parameters  {:.3f} M\n  MACs        {:.3f} M\n  activations {:.2f} MiB\n  operators  ", static_cast<double>(parameters(g)) * 1e-6, static_cast<double>(macs) * 1e-6, static_cast<double>(activations) / 1048576);
@@ -103,8 +116,9 @@ void add_inspect(CLI::App& app) {
   auto* command = app.add_subcommand("inspect", "Say what a model holds, and what of it could not be run");
   command->footer("Examples:\n  lathe inspect model.onnx\n  lathe inspect model.onnx --layers\n  lathe inspect model.onnx --json | jq .macs");
   auto o = std::make_shared<Options>();
-  command->add_option("MODEL", o->model, "An ONNX file")->required();
+  command->add_option("MODEL", o->model, "An ONNX file, or a .lathe file (lathe pack)")->required();
   command->add_flag("--layers", o->layers, "One line a node");
+  command->add_flag("--check", o->check, "Of a .lathe file: read all of it and compare the checksums");
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] { inspect(*o); });
 }

@@ -18,7 +18,7 @@ struct ModelOptions {
   int threads = 1;
 
   void add_to(CLI::App& command) {
-    command.add_option("MODEL", model, "An ONNX file")->required();
+    command.add_option("MODEL", model, "An ONNX file, or a .lathe file (lathe pack)")->required();
     command.add_option("--shape", shapes, "Shape of an input whose sizes are open: NAME=1x3x224x224 (repeat for several)");
     command.add_option("--batch", batch, "Batch size")->check(CLI::Range(int64_t{1}, int64_t{65536}))->capture_default_str();
     command.add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
@@ -47,12 +47,13 @@ struct ModelOptions {
     return result;
   }
 
-  Plan load(PlanOptions options = {}) const {
+  ModelFile open() const {
     omp_set_num_threads(threads);
-    Model imported = import_onnx(model);
-    if (batch != 1) open_batch(imported.graph);
-    options.input_shapes = input_shapes(imported.graph);
-    return make_plan(std::move(imported.graph), options);
+    return ModelFile(model, [](const std::string& why) { fmt::print(stderr, "lathe: note: {}\n", why); });
+  }
+
+  LoadedPlan load(PlanOptions options = {}) const {
+    return open().plan(options, batch, [this](const Graph& g) { return input_shapes(g); });
   }
 };
 

@@ -24,7 +24,7 @@ void add_plan(CLI::App& app) {
   command->callback([o] {
     PlanOptions options;
     options.tune = o->tune;
-    Plan plan = o->model.load(options);
+    Plan plan = o->model.load(options).plan;
     if (!o->svg.empty()) {
       write_file(o->svg, plan_svg(plan));
     }

@@ -118,9 +118,8 @@ Head head_of(const std::vector<Tensor>& outputs) {
 }
 
 void run(const Options& o) {
-  omp_set_num_threads(o.model.threads);
-  Model model = import_onnx(o.model.model);
-  Graph& g = model.graph;
+  ModelFile file = o.model.open();
+  const Graph& g = file.graph();
   std::map<std::string, Tensor> given;
   std::vector<std::string> positional;
   auto put = [&](const std::string& name, Tensor t) {
@@ -175,9 +174,8 @@ void run(const Options& o) {
     inputs.push_back(t);
   }
   PlanOptions options;
-  options.input_shapes = shapes;
   options.bf16 = o.precision == "bf16";
-  Session session(make_plan(std::move(g), options));
+  Session session(file.plan(options, 1, [&](const Graph&) { return shapes; }).plan);
   const std::vector<Tensor>& outputs = session.run(inputs);
   const Graph& planned = session.plan().graph;
   if (!o.output.empty()) write_outputs(o.output, planned, outputs);

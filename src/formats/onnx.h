@@ -22,6 +22,7 @@ struct Model {
   std::map<std::string, int64_t> opsets;  // as the file said, by domain
   std::string producer;
   std::map<std::string, std::string> metadata;
+  bool external_data = false;  // some tensors lie in other files
 };
 
 // Throws Error: kInput (unreadable file), kModel (invalid network), kUnsupported (operator or type).

@@ -192,8 +192,8 @@ class DepthwiseConv : public Kernel {
   explicit DepthwiseConv(const KernelRequest& r) {
     const Shape &x = r.in_shape(), &w = r.in_shape(1), &y = r.out_shape();
     const Node& n = r.node;
-    weights_ = transpose(r.input(1).constant, {2, 3, 1, 0});  // [kH, kW, 1, C]
-    if (r.has_input(2)) bias_ = r.input(2).constant;
+    weights_ = r.packed_input(1, DType::kF32, {w[2], w[3], 1, w[0]}, 0, [](const Tensor& t) { return transpose(t, {2, 3, 1, 0}); });
+    if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {w[0]}, 0, [](const Tensor& t) { return t; });
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
     args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
              x[0], x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1],
@@ -208,6 +208,7 @@ class DepthwiseConv : public Kernel {
     else HWY_DYNAMIC_DISPATCH(Depthwise)(args_);
   }
   int in_place_input() const override { return residual_ ? 3 : -1; }
+  std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_}, {bias_}}; }
 
  private:
   DepthwiseArgs args_;
@@ -224,7 +225,7 @@ void register_depthwise(KernelRegistry& r) {
           bool typed = (type == DType::kF32 || type == DType::kBF16) && q.output().dtype == type &&
                        q.input(1).dtype == DType::kF32 && (!q.has_input(3) || q.input(3).dtype == type);
           return typed && q.input(1).is_constant() && w[1] == 1 && q.node.get_int("group") == w[0] &&
-                 q.in_shape()[3] == w[0] && (!q.has_input(2) || q.input(2).is_constant());
+                 q.in_shape()[3] == w[0] && (!q.has_input(2) || (q.input(2).is_constant() && q.input(2).dtype == DType::kF32));
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv>(q); }});
 }
 
