@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 
 namespace lathe {
 
@@ -31,6 +32,12 @@ Latency time_session(Session& session, const std::vector<Tensor>& inputs, int ru
   }
   std::sort(result.sorted_ms.begin(), result.sorted_ms.end());
   return result;
+}
+
+double process_cpu_seconds() {
+  timespec time{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 int64_t resident_bytes() {
