@@ -23,9 +23,9 @@ void check(const CompiledModel::Options& options) {
 }
 
 void check_names(const Graph& graph, const std::map<std::string, Shape>& shapes) {
-  for (const auto& [name, shape] : shapes)
-    if (std::none_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId v) { return graph[v].name == name; }))
-      fail(ErrorKind::kUsage, "shape {} is given for '{}', which is no input of the model", to_string(shape), name);
+  for (const auto& given : shapes)
+    if (std::none_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId v) { return graph[v].name == given.first; }))
+      fail(ErrorKind::kUsage, "shape {} is given for '{}', which is no input of the model", to_string(given.second), given.first);
 }
 
 }  // namespace
