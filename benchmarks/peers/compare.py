@@ -54,7 +54,7 @@ def time_ort(options, model):
     # Node's own memory, measured before the session was made, is not the runtime's.
     return {"median": found["median_ms"], "min": found["min_ms"],
             "start": found["session_ms"] + found["first_ms"],
-            "overhead": found["start_cpu_ms"] - found["min_ms"],
+            "overhead": found["start_cpu_ms"] - found["run_cpu_ms"],
             "rss": found["peak_rss_bytes"] - found["node_rss_bytes"]}
 
 
@@ -62,7 +62,7 @@ def time_lathe(options, model):
     found = run_json([options.lathe, "bench", model, "--json", "--seconds", str(options.seconds),
                       *common(options), *options.lathe_option])
     return {"median": found["latency_ms"]["median"], "min": found["latency_ms"]["min"],
-            "start": found["start_ms"], "overhead": found["start_cpu_ms"] - found["latency_ms"]["min"],
+            "start": found["start_ms"], "overhead": found["start_cpu_ms"] - found["run_cpu_ms"],
             "rss": found["peak_rss_bytes"]}
 
 

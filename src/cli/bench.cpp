@@ -123,7 +123,7 @@ void bench(const Options& o) {
   if (o.json) {
     nlohmann::json j = {{"model", o.model.model}, {"precision", precision}, {"threads", o.model.threads}, {"batch", batch},
                         {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
-                        {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms}, {"start_cpu_ms", start_cpu_ms},
+                        {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms}, {"start_cpu_ms", start_cpu_ms}, {"run_cpu_ms", latency.least_cpu_ms},
                         {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
                         {"peak_rss_bytes", peak_resident_bytes()}, {"macs", count_macs(session.plan().graph)}};
     if (o.layers) j["layers"] = to_json(layers_of(session, limit));

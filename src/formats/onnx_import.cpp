@@ -1,14 +1,12 @@
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <set>
 #include <unordered_map>
 
 #include "formats/onnx.h"
 #include "formats/onnx_proto.h"
+#include "formats/onnx_strip.h"
 #include "formats/onnx_upgrade.h"
 #include "graph/op.h"
 
@@ -39,6 +37,9 @@ using AttributeProtos = std::map<std::string, const onnx::AttributeProto*>;
 class Importer {
  public:
   Importer(fs::path folder, const ImportOptions& options) : folder_(std::move(folder)), options_(options) {}
+  // Raw data of the graph's initializers that stayed in the file (onnx_strip.h).
+  Importer(fs::path folder, const ImportOptions& options, std::vector<std::span<const uint8_t>> raw, std::shared_ptr<const MappedFile> map)
+      : folder_(std::move(folder)), options_(options), raw_(std::move(raw)), map_(std::move(map)) {}
 
   Model run(onnx::ModelProto& proto) {
     check_model(proto.has_graph(), "the file holds no graph: it is not an ONNX model");
@@ -129,10 +130,15 @@ class Importer {
     check_model(depth < kMaxDepth, "subgraphs are nested more than {} deep", kMaxDepth);
     scope.graph = &graph;
     graph.name = proto.name();
-    for (auto& initializer : *proto.mutable_initializer()) {
+    for (int i = 0; i < proto.initializer_size(); ++i) {
+      auto& initializer = *proto.mutable_initializer(i);
       std::string name = initializer.name();
       check_model(!scope.names.contains(name), "two initializers are named '{}'", name);
-      tolerate("", [&] { scope.names[name] = graph.add_constant(to_tensor(initializer), name); });
+      bool stripped = depth == 0 && static_cast<size_t>(i) < raw_.size() && !raw_[i].empty() &&
+                      initializer.data_location() != onnx::TensorProto::EXTERNAL;
+      tolerate("", [&] {
+        scope.names[name] = graph.add_constant(stripped ? onnx_io::to_tensor(initializer, raw_[i], map_) : to_tensor(initializer), name);
+      });
       if (!scope.names.contains(name)) scope.names[name] = add_unknown(graph, name);
     }
     for (auto& sparse : *proto.mutable_sparse_initializer()) {
@@ -425,32 +431,32 @@ class Importer {
   size_t nodes_ = 0;
   std::vector<std::string> problems_;
   bool external_data_ = false;
+  std::vector<std::span<const uint8_t>> raw_;
+  std::shared_ptr<const MappedFile> map_;
 };
 
-Model import_stream(google::protobuf::io::ZeroCopyInputStream& stream, const fs::path& folder,
-                    const ImportOptions& options, const std::string& what) {
-  onnx::ModelProto proto;
-  google::protobuf::io::CodedInputStream coded(&stream);
-  coded.SetTotalBytesLimit(std::numeric_limits<int>::max());
-  if (!proto.ParseFromCodedStream(&coded) || !coded.ConsumedEntireMessage())
+void parse(std::string_view bytes, onnx::ModelProto& proto, const std::string& what) {
+  bool fits = bytes.size() <= static_cast<size_t>(std::numeric_limits<int>::max());  // a limit of protobuf
+  if (!fits || !proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
     fail(ErrorKind::kInput, "{} is not a readable ONNX model: it is truncated or of another format", what);
-  return Importer(folder, options).run(proto);
 }
 
 }  // namespace
 
 Model import_onnx(const fs::path& path, const ImportOptions& options) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || !fs::is_regular_file(path)) {
-    if (fd >= 0) ::close(fd);
+  if (!fs::is_regular_file(path))
     fail(ErrorKind::kInput, "cannot open model '{}': {}", path.string(), fs::exists(path) ? "not a readable file" : "no such file");
-  }
-  constexpr int kBlock = 1 << 18;  // fits the second-level cache; the default of 8 KiB asks the system 32 times as often
-  google::protobuf::io::FileInputStream stream(fd, kBlock);
-  stream.SetCloseOnDelete(true);
+  auto map = MappedFile::open(path.string());
   fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  std::string what = "'" + path.string() + "'";
   try {
-    return import_stream(stream, folder, options, "'" + path.string() + "'");
+    std::optional<onnx_io::StrippedModel> stripped = onnx_io::strip_raw_data(map->bytes());
+    onnx::ModelProto proto;
+    std::string_view bytes = stripped ? std::string_view(stripped->proto) : std::string_view(reinterpret_cast<const char*>(map->data()), map->size());
+    parse(bytes, proto, what);
+    if (!stripped) return Importer(folder, options).run(proto);
+    std::string().swap(stripped->proto);
+    return Importer(folder, options, std::move(stripped->raw), std::move(map)).run(proto);
   } catch (const Error& e) {
     if (e.kind() == ErrorKind::kInput) throw;
     fail(e.kind(), "{}: {}", path.filename().string(), e.what());
@@ -458,8 +464,9 @@ Model import_onnx(const fs::path& path, const ImportOptions& options) {
 }
 
 Model import_onnx_bytes(std::string_view bytes, const fs::path& folder, const ImportOptions& options) {
-  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
-  return import_stream(stream, folder, options, "the buffer");
+  onnx::ModelProto proto;
+  parse(bytes, proto, "the buffer");
+  return Importer(folder, options).run(proto);
 }
 
 }  // namespace lathe

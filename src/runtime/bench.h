@@ -10,6 +10,7 @@ namespace lathe {
 
 struct Latency {
   std::vector<double> sorted_ms;
+  double least_cpu_ms = 0;  // processor time of all threads, of the run that took least
   double quantile(double q) const;  // 0 … 1
 };
 
