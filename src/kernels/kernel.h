@@ -49,6 +49,7 @@ class StalePacking : public Error {
 struct KernelRequest {
   const Graph& graph;
   const Node& node;
+  bool winograd = true;  // convolutions may trade exactness for fewer products (kernels/cpu/winograd.cpp)
   const std::vector<PackedInput>* packed = nullptr;  // packed_inputs() of the kernel that a .lathe file was made from
 
   const Value& input(size_t i) const { return graph[node.inputs[i]]; }
@@ -84,6 +85,8 @@ std::string packing_identity();
 
 // One function a file of kernels/cpu.
 void register_onednn(KernelRegistry&);
+void register_gemm(KernelRegistry&);
+void register_winograd(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
 void register_elementwise(KernelRegistry&);
 void register_normalize(KernelRegistry&);

@@ -1,14 +1,18 @@
-// Depthwise convolution, channels-last, f32 or bf16 with f32 weights and accumulation. A vector holds channels; a row of outputs is walked in tiles of
-// kTile columns whose accumulators stay in registers. Inside the image the three or more taps of a row share
-// the loads of a column, so that a 3×3 window at stride 1 costs (kTile + 2)·3 loads for 9·kTile products.
+// Depthwise convolution, channels-last, f32 or bf16 with f32 weights and accumulation. A vector holds channels;
+// a row of outputs is walked in tiles of kTile columns whose accumulators stay in registers. Inside the image
+// the three or more taps of a row share the loads of a column, so that a 3×3 window at stride 1 costs
+// (kTile + 2)·3 loads for 9·kTile products.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/depthwise.cpp"
 #include <hwy/foreach_target.h>
 // Highway asks for this order
 #include <hwy/highway.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "core/parallel.h"
-#include "kernels/cpu/activation-inl.h"
+#include "kernels/cpu/lanes-inl.h"
 #include "kernels/kernel.h"
 
 #ifndef LATHE_DEPTHWISE_SHARED
@@ -16,13 +20,14 @@
 namespace lathe {
 struct DepthwiseArgs {
   const void* x;  // f32 or bf16, as are residual and y
-  const float *w, *bias;  // w: [kH, kW, C]
+  const float *w, *bias;  // w: [C / lanes][kH, kW, lanes]
   const void* residual;
   void* y;
   int64_t n, h, wd, c, oh, ow, kh, kw;
   int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
   ActivationSpec activation;
   bool residual_first;
+  char* scratch;  // a vector for each output of a row, for each thread
 };
 }  // namespace lathe
 #endif
@@ -31,131 +36,115 @@ HWY_BEFORE_NAMESPACE();
 namespace lathe {
 namespace HWY_NAMESPACE {
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-// The last vector of a pixel may hold fewer channels: loads and stores then are masked.
-template <bool kFull>
-HWY_INLINE V LoadChannels(D d, const float* p, hn::Mask<D> m) {
-  if constexpr (kFull) return hn::LoadU(d, p);
-  return hn::MaskedLoad(m, d, p);
-}
-template <bool kFull>
-HWY_INLINE void StoreChannels(D d, V v, float* p, hn::Mask<D> m) {
-  if constexpr (kFull) hn::StoreU(v, d, p);
-  else hn::BlendedStore(v, m, d, p);
-}
-
-// bf16 elements widen to f32 by a shift; back, they round to nearest even and NaN stays NaN.
-template <bool kFull>
-HWY_INLINE V LoadChannels(D d, const uint16_t* p, hn::Mask<D> m) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::RebindToUnsigned<D> d32;
-  hn::Vec<decltype(d16)> bits;
-  if constexpr (kFull) bits = hn::LoadU(d16, p);
-  else bits = hn::MaskedLoad(hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
-}
-template <bool kFull>
-HWY_INLINE void StoreChannels(D d, V v, uint16_t* p, hn::Mask<D> m) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::RebindToUnsigned<D> d32;
-  const hn::RebindToSigned<D> di;
-  auto bits = hn::BitCast(d32, v);
-  auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
-  auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff)));
-  auto quiet = hn::Or(bits, hn::Set(d32, 0x400000));
-  auto chosen = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), quiet, rounded));
-  auto half = hn::DemoteTo(d16, hn::BitCast(di, chosen));
-  if constexpr (kFull) hn::StoreU(half, d16, p);
-  else hn::BlendedStore(half, hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
-}
-
-template <class T, ActivationKind kAct, bool kFull>
-HWY_INLINE void Finish(D d, const DepthwiseArgs& a, V acc, int64_t at, hn::Mask<D> m, V alpha, V beta) {
-  auto* residual = static_cast<const T*>(a.residual);
-  if (residual && a.residual_first) acc = hn::Add(acc, LoadChannels<kFull>(d, residual + at, m));
-  acc = Activate<kAct>(d, acc, alpha, beta);
-  if (residual && !a.residual_first) acc = hn::Add(acc, LoadChannels<kFull>(d, residual + at, m));
-  StoreChannels<kFull>(d, acc, static_cast<T*>(a.y) + at, m);
-}
-
-// kTile outputs next to each other whose windows lie inside the image horizontally. K and S are the window's
-// width and stride, known at compile time.
-template <class T, ActivationKind kAct, bool kFull, int kTile, int K, int S>
-HWY_INLINE void Tile(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, int64_t ky1, int64_t ox, int64_t ch,
-                     int64_t out_row, hn::Mask<D> m, V bias, V alpha, V beta) {
+// Sums of kTile outputs next to each other, to `sums`. K and S are the window's width and stride, known at
+// compile time. kCheck: some columns lie outside the picture.
+template <class T, bool kFull, bool kCheck, int kTile, int K, int S>
+HWY_INLINE void Tile(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
+                     V bias, float* HWY_RESTRICT sums) {
+  const size_t lanes = hn::Lanes(d);
   V acc[kTile];
+  HWY_UNROLL(8)
   for (int t = 0; t < kTile; ++t) acc[t] = bias;
-  const T* base = row + (ox * S - a.pad_left) * a.c + ch;
-  for (int64_t ky = ky0; ky < ky1; ++ky) {
-    const T* line = base + ky * a.dilation_h * a.wd * a.c;
-    V w[K];
-    for (int k = 0; k < K; ++k) w[k] = LoadChannels<kFull>(d, a.w + (ky * K + k) * a.c + ch, m);
-    HWY_UNROLL(16)
+  const int64_t x0 = ox * S - a.pad_left, c = a.c;
+  const T* line = row + x0 * c + ky0 * a.dilation_h * a.wd * c;
+  for (int64_t ky = ky0; ky < ky1; ++ky, line += a.dilation_h * a.wd * c) {
+    V taps[K];
+    HWY_UNROLL(8)
+    for (int k = 0; k < K; ++k) taps[k] = hn::Load(d, w + (ky * K + k) * lanes);
+    HWY_UNROLL(20)
     for (int col = 0; col < (kTile - 1) * S + K; ++col) {
-      V x = LoadChannels<kFull>(d, line + col * a.c, m);
+      if constexpr (kCheck)
+        if (x0 + col < 0 || x0 + col >= a.wd) continue;
+      V x = LoadChannels<kFull>(d, line + col * c, m);
+      KeepInRegister(x);
       HWY_UNROLL(8)
       for (int t = 0; t < kTile; ++t) {
         const int k = col - t * S;
-        if (k >= 0 && k < K) acc[t] = hn::MulAdd(x, w[k], acc[t]);
+        if (k >= 0 && k < K) acc[t] = hn::MulAdd(x, taps[k], acc[t]);
       }
     }
   }
-  for (int t = 0; t < kTile; ++t)
-    Finish<T, kAct, kFull>(d, a, acc[t], out_row + (ox + t) * a.c + ch, m, alpha, beta);
+  HWY_UNROLL(8)
+  for (int t = 0; t < kTile; ++t) hn::Store(acc[t], d, sums + (ox + t) * lanes);
 }
 
-// One output with every bound checked: borders, and windows of unusual shape.
-template <class T, ActivationKind kAct, bool kFull>
-HWY_INLINE void Single(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, int64_t ky1, int64_t ox, int64_t ch,
-                       int64_t out_row, hn::Mask<D> m, V bias, V alpha, V beta) {
+template <class T, bool kFull, int kTile, int K, int S>
+HWY_INLINE void EitherTile(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
+                           V bias, float* sums) {
+  const int64_t x0 = ox * S - a.pad_left;
+  if (x0 >= 0 && x0 + (kTile - 1) * S + K <= a.wd) Tile<T, kFull, false, kTile, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+  else Tile<T, kFull, true, kTile, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+}
+
+// One output of a window of any shape.
+template <class T, bool kFull>
+HWY_INLINE void Single(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
+                       V bias, float* sums) {
   V acc = bias;
   int64_t x0 = ox * a.stride_w - a.pad_left;
   for (int64_t ky = ky0; ky < ky1; ++ky)
     for (int64_t kx = 0; kx < a.kw; ++kx) {
       int64_t ix = x0 + kx * a.dilation_w;
       if (ix < 0 || ix >= a.wd) continue;
-      V x = LoadChannels<kFull>(d, row + (ky * a.dilation_h * a.wd + ix) * a.c + ch, m);
-      acc = hn::MulAdd(x, LoadChannels<kFull>(d, a.w + (ky * a.kw + kx) * a.c + ch, m), acc);
+      V x = LoadChannels<kFull>(d, row + (ky * a.dilation_h * a.wd + ix) * a.c, m);
+      acc = hn::MulAdd(x, hn::Load(d, w + (ky * a.kw + kx) * hn::Lanes(d)), acc);
     }
-  Finish<T, kAct, kFull>(d, a, acc, out_row + ox * a.c + ch, m, alpha, beta);
+  hn::Store(acc, d, sums + ox * hn::Lanes(d));
 }
 
-template <class T, ActivationKind kAct, bool kFull, int K, int S>
-void RowChannels(D d, const DepthwiseArgs& a, int64_t image, int64_t oy, int64_t ch) {
-  const hn::Mask<D> m = hn::FirstN(d, static_cast<size_t>(a.c - ch < static_cast<int64_t>(hn::Lanes(d)) ? a.c - ch : hn::Lanes(d)));
+// Activation and residual for a row of one vector of channels whose sums are in cache. They stand apart from
+// the sweep over the window so that its code is not repeated for each activation.
+template <class T, bool kFull>
+void FinishRow(D d, const DepthwiseArgs& a, const float* sums, int64_t at, hn::Mask<D> m) {
+  const size_t lanes = hn::Lanes(d);
   const V alpha = hn::Set(d, a.activation.alpha), beta = hn::Set(d, a.activation.beta);
+  const T* residual = a.residual ? static_cast<const T*>(a.residual) + at : nullptr;
+  T* y = static_cast<T*>(a.y) + at;
+  WithActivation(a.activation.kind, [&]<ActivationKind kAct>() {
+    for (int64_t ox = 0; ox < a.ow; ++ox)
+      FinishLanes<T, kAct, kFull>(d, hn::Load(d, sums + ox * lanes), residual ? residual + ox * a.c : nullptr, a.residual_first,
+                                  y + ox * a.c, m, alpha, beta);
+  });
+}
+
+// Row r of the outputs, one vector of channels from `ch` on.
+template <class T, bool kFull, int K, int S>
+void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums) {
+  const hn::Mask<D> m = FirstLanes(d, a.c - ch);
   const V bias = a.bias ? LoadChannels<kFull>(d, a.bias + ch, m) : hn::Zero(d);
-  int64_t y0 = oy * a.stride_h - a.pad_top, ky0 = 0, ky1 = a.kh;
+  int64_t y0 = r % a.oh * a.stride_h - a.pad_top, ky0 = 0, ky1 = a.kh;
   while (ky0 < ky1 && y0 + ky0 * a.dilation_h < 0) ++ky0;
   while (ky1 > ky0 && y0 + (ky1 - 1) * a.dilation_h >= a.h) --ky1;
-  const T* row = static_cast<const T*>(a.x) + (image * a.h + y0) * a.wd * a.c;
-  int64_t out_row = (image * a.oh + oy) * a.ow * a.c;
+  const T* row = static_cast<const T*>(a.x) + (r / a.oh * a.h + y0) * a.wd * a.c + ch;
+  const float* w = a.w + ch * a.kh * a.kw;
   int64_t ox = 0;
   if constexpr (K > 0) {
-    // Accumulators, K weights and a column must fit the 32 vector registers.
-    constexpr int kTile = K >= 7 ? 4 : S == 1 ? 6 : 4;
-    int64_t inside = (a.pad_left + S - 1) / S;
-    for (; ox < inside && ox < a.ow; ++ox) Single<T, kAct, kFull>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
-    for (; ox + kTile <= a.ow && (ox + kTile - 1) * S - a.pad_left + K <= a.wd; ox += kTile)
-      Tile<T, kAct, kFull, kTile, K, S>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
-    for (; ox + 1 <= a.ow && ox * S - a.pad_left + K <= a.wd; ++ox)
-      Tile<T, kAct, kFull, 1, K, S>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
+    // Seven sums and three to seven weights fit the registers, and seven divides the widths of most networks.
+    for (; ox + 7 <= a.ow; ox += 7) EitherTile<T, kFull, 7, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+    if (ox + 4 <= a.ow) EitherTile<T, kFull, 4, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums), ox += 4;
+    for (; ox < a.ow; ++ox) Tile<T, kFull, true, 1, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
   }
-  for (; ox < a.ow; ++ox) Single<T, kAct, kFull>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
+  for (; ox < a.ow; ++ox) Single<T, kFull>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+  FinishRow<T, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
 }
 
-template <class T, ActivationKind kAct, int K, int S>
+// A strip of rows is walked one vector of channels after the other: the strip stays in the second-level cache
+// (half of 1 MiB), and the rows of one vector under the window in the first.
+template <class T, int K, int S>
 void Run(const DepthwiseArgs& a) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t row_work = a.ow * a.c * a.kh * a.kw;
+  const int64_t row_work = a.ow * a.c * a.kh * a.kw;
+  const int64_t strip = std::max<int64_t>(4, (512 << 10) / (a.stride_h * a.wd * a.c * static_cast<int64_t>(sizeof(T)) + 1));
   parallel_for(a.n * a.oh, kParallelGrain / (row_work + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
+    float* sums = reinterpret_cast<float*>(a.scratch) + omp_get_thread_num() * a.ow * lanes;
+    for (int64_t from = begin; from < end; from += strip) {
+      const int64_t to = std::min(from + strip, end);
       int64_t ch = 0;
-      for (; ch + lanes <= a.c; ch += lanes) RowChannels<T, kAct, true, K, S>(d, a, r / a.oh, r % a.oh, ch);
-      if (ch < a.c) RowChannels<T, kAct, false, K, S>(d, a, r / a.oh, r % a.oh, ch);
+      for (; ch + lanes <= a.c; ch += lanes)
+        for (int64_t r = from; r < to; ++r) RowChannels<T, true, K, S>(d, a, r, ch, sums);
+      if (ch < a.c)
+        for (int64_t r = from; r < to; ++r) RowChannels<T, false, K, S>(d, a, r, ch, sums);
     }
   });
 }
@@ -163,18 +152,17 @@ void Run(const DepthwiseArgs& a) {
 template <class T>
 void DepthwiseOf(const DepthwiseArgs& a) {
   bool dense = a.dilation_w == 1;
-  WithActivation(a.activation.kind, [&]<ActivationKind kAct>() {
-    if (dense && a.kw == 3 && a.stride_w == 1) return Run<T, kAct, 3, 1>(a);
-    if (dense && a.kw == 3 && a.stride_w == 2) return Run<T, kAct, 3, 2>(a);
-    if (dense && a.kw == 5 && a.stride_w == 1) return Run<T, kAct, 5, 1>(a);
-    if (dense && a.kw == 5 && a.stride_w == 2) return Run<T, kAct, 5, 2>(a);
-    if (dense && a.kw == 7 && a.stride_w == 1) return Run<T, kAct, 7, 1>(a);
-    return Run<T, kAct, 0, 1>(a);
-  });
+  if (dense && a.kw == 3 && a.stride_w == 1) return Run<T, 3, 1>(a);
+  if (dense && a.kw == 3 && a.stride_w == 2) return Run<T, 3, 2>(a);
+  if (dense && a.kw == 5 && a.stride_w == 1) return Run<T, 5, 1>(a);
+  if (dense && a.kw == 5 && a.stride_w == 2) return Run<T, 5, 2>(a);
+  if (dense && a.kw == 7 && a.stride_w == 1) return Run<T, 7, 1>(a);
+  return Run<T, 0, 1>(a);
 }
 
 void Depthwise(const DepthwiseArgs& a) { DepthwiseOf<float>(a); }
 void DepthwiseHalf(const DepthwiseArgs& a) { DepthwiseOf<uint16_t>(a); }
+size_t DepthwiseLanes() { return hn::Lanes(D()); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lathe
@@ -184,6 +172,7 @@ HWY_AFTER_NAMESPACE();
 namespace lathe {
 HWY_EXPORT(Depthwise);
 HWY_EXPORT(DepthwiseHalf);
+HWY_EXPORT(DepthwiseLanes);
 
 namespace {
 
@@ -192,25 +181,40 @@ class DepthwiseConv : public Kernel {
   explicit DepthwiseConv(const KernelRequest& r) {
     const Shape &x = r.in_shape(), &w = r.in_shape(1), &y = r.out_shape();
     const Node& n = r.node;
-    weights_ = r.packed_input(1, DType::kF32, {w[2], w[3], 1, w[0]}, 0, [](const Tensor& t) { return transpose(t, {2, 3, 1, 0}); });
+    const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(DepthwiseLanes)());
+    int64_t taps = w[2] * w[3];
+    Shape packed{(w[0] + lanes - 1) / lanes, taps, lanes};
+    weights_ = r.packed_input(1, DType::kF32, packed, kLayout, [&](const Tensor& plain) {
+      Tensor t(DType::kF32, packed);
+      std::memset(t.raw(), 0, t.bytes());
+      for (int64_t c = 0; c < w[0]; ++c)
+        for (int64_t k = 0; k < taps; ++k)
+          t.data<float>()[(c / lanes * taps + k) * lanes + c % lanes] = plain.data<float>()[c * taps + k];
+      return t;
+    });
     if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {w[0]}, 0, [](const Tensor& t) { return t; });
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
     args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
              x[0], x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1],
-             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0};
+             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0, nullptr};
     residual_ = r.has_input(3);
   }
-  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    args_.scratch = static_cast<char*>(scratch);
     args_.x = in[0]->raw();
     args_.residual = residual_ ? in[3]->raw() : nullptr;
     args_.y = out[0]->raw();
     if (in[0]->dtype() == DType::kBF16) HWY_DYNAMIC_DISPATCH(DepthwiseHalf)(args_);
     else HWY_DYNAMIC_DISPATCH(Depthwise)(args_);
   }
+  size_t scratch_bytes() const override {
+    return static_cast<size_t>(args_.ow * omp_get_max_threads()) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
+  }
   int in_place_input() const override { return residual_ ? 3 : -1; }
-  std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_}, {bias_}}; }
+  std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_, kLayout}, {bias_}}; }
 
  private:
+  static constexpr uint64_t kLayout = 1;
   DepthwiseArgs args_;
   Tensor weights_, bias_;
   bool residual_ = false;
