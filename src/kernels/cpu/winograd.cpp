@@ -220,25 +220,34 @@ HWY_EXPORT(WinogradLanes);
 
 namespace {
 
-// G·g·Gᵀ of one 3×3 filter, in double.
-void transform_filter(const float* g, double (*u)[6]) {
+struct FilterTransform {
+  double rows[6][3] = {};
+};
+
+// G, once: packing asks for it a million times in a large network.
+FilterTransform filter_transform() {
+  FilterTransform g;
   const double points[5] = {0, kPointA, -kPointA, kPointB, -kPointB};
-  double transform[6][3] = {};
   for (int i = 0; i < 5; ++i) {
     double others = 1;
     for (int j = 0; j < 5; ++j)
       if (j != i) others *= points[i] - points[j];
-    for (int k = 0; k < 3; ++k) transform[i][k] = std::pow(points[i], k) / others;
+    for (int k = 0; k < 3; ++k) g.rows[i][k] = std::pow(points[i], k) / others;
   }
-  transform[5][2] = 1;
+  g.rows[5][2] = 1;
+  return g;
+}
+
+// G·g·Gᵀ of one 3×3 filter, in double.
+void transform_filter(const FilterTransform& transform, const float* g, double (*u)[6]) {
   double half[6][3] = {};
   for (int i = 0; i < 6; ++i)
     for (int c = 0; c < 3; ++c)
-      for (int k = 0; k < 3; ++k) half[i][c] += transform[i][k] * g[k * 3 + c];
+      for (int k = 0; k < 3; ++k) half[i][c] += transform.rows[i][k] * g[k * 3 + c];
   for (int i = 0; i < 6; ++i)
     for (int j = 0; j < 6; ++j) {
       u[i][j] = 0;
-      for (int k = 0; k < 3; ++k) u[i][j] += half[i][k] * transform[j][k];
+      for (int k = 0; k < 3; ++k) u[i][j] += half[i][k] * transform.rows[j][k];
     }
 }
 
@@ -287,9 +296,10 @@ class WinogradConv : public Kernel {
     std::memset(result.raw(), 0, result.bytes());
     float* to = result.data<float>();
     double u[6][6];
+    const FilterTransform transform = filter_transform();
     for (int64_t n = 0; n < out; ++n)
       for (int64_t c = 0; c < channels; ++c) {
-        transform_filter(w.data<float>() + (n * channels + c) * 9, u);
+        transform_filter(transform, w.data<float>() + (n * channels + c) * 9, u);
         for (int64_t p = 0; p < kPositions; ++p)
           to[((n / width * kPositions + p) * channels + c) * width + n % width] = static_cast<float>(u[p / 6][p % 6]);
       }
