@@ -241,7 +241,7 @@ void restore_kernel(const Graph& g, const PlanRecord::Choice& choice, Step& step
   if (step.kernel_name.empty()) {
     step.kernel_name = choice.kernel_name;
     if (choice.kernel_name != "reference") {
-      KernelRequest request{g, n, &choice.packed};
+      KernelRequest request{.graph = g, .node = n, .packed = &choice.packed};
       std::vector<const KernelEntry*> entries = kernels_for(request);
       auto entry = std::find_if(entries.begin(), entries.end(), [&](auto* e) { return e->name == choice.kernel_name; });
       if (entry == entries.end())

@@ -86,8 +86,8 @@ TEST(Allocations, NoneInOwnKernels) {
   EXPECT_EQ(allocations_of(session, random_inputs(session.plan().graph, 1)), 0);
 }
 
-// What oneDNN takes inside dnnl_primitive_execute and nothing else: its map of arguments has a node for each, and a
-// table. Version 2.6 offers no way around it.
+// What oneDNN takes inside dnnl_primitive_execute and nothing else. Version 2.6 puts the arguments into a map of its
+// own, a node for each, and offers no way around it: eight blocks for a convolution with bias.
 TEST(Allocations, OnlyOneDnnsOwn) {
   std::filesystem::path file = std::filesystem::path(LATHE_ASSETS) / "models/squeezenet1_1.onnx";
   if (!std::filesystem::exists(file)) GTEST_SKIP() << "needs " << file;

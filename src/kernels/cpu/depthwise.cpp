@@ -183,13 +183,14 @@ class DepthwiseConv : public Kernel {
     const Node& n = r.node;
     const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(DepthwiseLanes)());
     int64_t taps = w[2] * w[3];
-    weights_ = r.packed_input(1, DType::kF32, {(w[0] + lanes - 1) / lanes, taps, lanes}, 0, [&](const Tensor& t) {
-      Tensor packed(DType::kF32, {(w[0] + lanes - 1) / lanes, taps, lanes});
-      std::memset(packed.raw(), 0, packed.bytes());
+    Shape packed{(w[0] + lanes - 1) / lanes, taps, lanes};
+    weights_ = r.packed_input(1, DType::kF32, packed, kLayout, [&](const Tensor& plain) {
+      Tensor t(DType::kF32, packed);
+      std::memset(t.raw(), 0, t.bytes());
       for (int64_t c = 0; c < w[0]; ++c)
         for (int64_t k = 0; k < taps; ++k)
-          packed.data<float>()[(c / lanes * taps + k) * lanes + c % lanes] = t.data<float>()[c * taps + k];
-      return packed;
+          t.data<float>()[(c / lanes * taps + k) * lanes + c % lanes] = plain.data<float>()[c * taps + k];
+      return t;
     });
     if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {w[0]}, 0, [](const Tensor& t) { return t; });
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
@@ -210,9 +211,10 @@ class DepthwiseConv : public Kernel {
     return static_cast<size_t>(args_.ow * omp_get_max_threads()) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
   }
   int in_place_input() const override { return residual_ ? 3 : -1; }
-  std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_}, {bias_}}; }
+  std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_, kLayout}, {bias_}}; }
 
  private:
+  static constexpr uint64_t kLayout = 1;
   DepthwiseArgs args_;
   Tensor weights_, bias_;
   bool residual_ = false;
