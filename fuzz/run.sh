@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 runs=${1:-2000}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(onnx graph npy image)
+[ ${#targets[@]} -gt 0 ] || targets=(onnx graph packed npy image)
 cmake --preset fuzz > /dev/null
 cmake --build build-fuzz --target "${targets[@]/#/fuzz_}"
 python3 fuzz/make_seeds.py build-fuzz/seeds

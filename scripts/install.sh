@@ -3,7 +3,7 @@
 # all are there. Takes sudo when not root.
 set -euo pipefail
 packages=(g++ cmake ninja-build ccache pkg-config
-  libdnnl-dev ocl-icd-opencl-dev libonnx-dev libprotobuf-dev protobuf-compiler libhwy-dev libsqlite3-dev libcli11-dev
+  libdnnl-dev ocl-icd-opencl-dev libonnx-dev libprotobuf-dev protobuf-compiler libhwy-dev libsqlite3-dev libxxhash-dev libcli11-dev
   libfmt-dev nlohmann-json3-dev libjpeg-dev libpng-dev libwebp-dev zlib1g-dev libgtest-dev libgmock-dev
   xz-utils python3 nodejs)
 if [ "${1:-}" = --with-npm ] && ! command -v npm >/dev/null; then packages+=(npm); fi

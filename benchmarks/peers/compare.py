@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Compare lathe with ONNX Runtime on the same machine, in the same run, model by model.
 
-    compare.py NETS_DIR --lathe build/bin/lathe [--threads N] [--batch N] [--rounds 3] [--check]
+    compare.py NETS_DIR --lathe build/bin/lathe [--threads N] [--batch N] [--rounds 3] [--packed] [--check]
 
 For each model the two runtimes take turns, each in a process of its own, --rounds times. Ratios are
 ONNX Runtime over lathe: above 1, lathe is faster or smaller. --check compares their outputs instead
-of their times. Needs only Python's standard library, Node.js and this folder's npm packages.
+of their times. --packed also measures lathe's start-up and memory from .lathe files. Needs only Python's standard library, Node.js and this folder's npm packages.
 """
 import argparse
 import array
@@ -54,6 +54,7 @@ def time_ort(options, model):
     # Node's own memory, measured before the session was made, is not the runtime's.
     return {"median": found["median_ms"], "min": found["min_ms"],
             "start": found["session_ms"] + found["first_ms"],
+            "overhead": found["start_cpu_ms"] - found["run_cpu_ms"],
             "rss": found["peak_rss_bytes"] - found["node_rss_bytes"]}
 
 
@@ -61,7 +62,15 @@ def time_lathe(options, model):
     found = run_json([options.lathe, "bench", model, "--json", "--seconds", str(options.seconds),
                       *common(options), *options.lathe_option])
     return {"median": found["latency_ms"]["median"], "min": found["latency_ms"]["min"],
-            "start": found["start_ms"], "rss": found["peak_rss_bytes"]}
+            "start": found["start_ms"], "overhead": found["start_cpu_ms"] - found["run_cpu_ms"],
+            "rss": found["peak_rss_bytes"]}
+
+
+def pack(options, model, folder):
+    """Pack a model for this machine; return the path of the .lathe file."""
+    path = os.path.join(folder, os.path.basename(model) + ".lathe")
+    run_process([options.lathe, "pack", model, "-o", path, *common(options), *options.lathe_option])
+    return path
 
 
 def identity(path):
@@ -70,35 +79,52 @@ def identity(path):
 
 
 def measure(options, model):
-    """Alternate the two runtimes; return their measurements, one a round."""
-    ort, lathe = [], []
-    turns = [(ort, time_ort), (lathe, time_lathe)]
-    for _ in range(options.rounds):
-        for results, time in turns:
-            results.append(time(options, model))
-        # Whoever goes second meets a warmer machine: change places each round.
-        turns.reverse()
-        # A build that replaces the binary in between would mix two programs in one median.
-        if identity(options.lathe) != options.lathe_identity:
-            raise PeerError(f"{options.lathe} was rebuilt during the comparison: nothing after that counts")
-    return ort, lathe
+    """Alternate the runtimes; return their measurements by name, one a round."""
+    with tempfile.TemporaryDirectory() as folder:
+        turns = [("ort", lambda: time_ort(options, model)), ("lathe", lambda: time_lathe(options, model))]
+        if options.packed:
+            packed = pack(options, model, folder)
+            turns.append(("packed", lambda: time_lathe(options, packed)))
+        results = {name: [] for name, _ in turns}
+        for _ in range(options.rounds):
+            for name, time in turns:
+                results[name].append(time())
+            # Whoever goes second meets a warmer machine: change places each round.
+            turns.reverse()
+            # A build that replaces the binary in between would mix two programs in one median.
+            if identity(options.lathe) != options.lathe_identity:
+                raise PeerError(f"{options.lathe} was rebuilt during the comparison: nothing after that counts")
+    return results
 
 
 def middle(results, field):
     return statistics.median(result[field] for result in results)
 
 
-def summarize(ort, lathe):
+def least(results, field):
+    """For what other work on the machine can only add to."""
+    return min(result[field] for result in results)
+
+
+def summarize(results):
+    ort, lathe = results["ort"], results["lathe"]
     by_round = [a["median"] / b["median"] for a, b in zip(ort, lathe)]
-    ratio = {field: middle(ort, field) / middle(lathe, field) for field in ("median", "start", "rss")}
-    return {
+    row = {
         "ort_ms": middle(ort, "median"), "lathe_ms": middle(lathe, "median"),
-        "ratio": ratio["median"], "ratio_low": min(by_round), "ratio_high": max(by_round),
-        "minima": min(r["min"] for r in ort) / min(r["min"] for r in lathe),
-        "start": ratio["start"], "rss": ratio["rss"],
-        "rounds": {"ort": ort, "lathe": lathe},
-        "lathe_start_ms": middle(lathe, "start"), "lathe_rss_mib": middle(lathe, "rss") / 2**20,
+        "ratio": middle(ort, "median") / middle(lathe, "median"), "ratio_low": min(by_round), "ratio_high": max(by_round),
+        "minima": least(ort, "min") / least(lathe, "min"),
+        "ort_overhead_ms": least(ort, "overhead"), "ort_rss_mib": middle(ort, "rss") / 2**20,
+        "rounds": results,
     }
+    # Start-up and memory of lathe as a share of ONNX Runtime's, from ONNX and from a .lathe file.
+    for name, suffix in (("lathe", ""), ("packed", "_packed")):
+        if name not in results:
+            continue
+        row["overhead_ms" + suffix] = least(results[name], "overhead")
+        row["rss_mib" + suffix] = middle(results[name], "rss") / 2**20
+        row["start" + suffix] = max(row["overhead_ms" + suffix], 0.01) / max(row["ort_overhead_ms"], 0.01)
+        row["rss" + suffix] = row["rss_mib" + suffix] / row["ort_rss_mib"]
+    return row
 
 
 def geometric_mean(values):
@@ -109,14 +135,18 @@ def compare(options, models):
     load = os.getloadavg()[0]
     print(f"threads {options.threads}, batch {options.batch}, {options.rounds} rounds of {options.seconds:g} s, "
           f"{os.cpu_count()} processors, load {load:.1f} at the start")
-    print("ratios are ONNX Runtime / lathe: above 1, lathe is faster or smaller\n")
+    print("ratio, of minima: ONNX Runtime / lathe, above 1 lathe is faster; start-up, memory: lathe / ONNX Runtime, below 1 "
+          "lathe needs less\n")
+    shares = [("start", "start-up"), ("rss", "memory")]
+    if options.packed:
+        shares += [("start_packed", "packed start"), ("rss_packed", "packed memory")]
     print(f"{'model':<22}{'ort ms':>9}{'lathe ms':>10}{'ratio':>8}{'low..high':>14}{'of minima':>11}"
-          f"{'start-up':>10}{'memory':>8}{'load':>6}")
+          + "".join(f"{title:>{len(title) + 2}}" for _, title in shares) + f"{'load':>6}")
     rows, failures = {}, {}
     for model in models:
         name = os.path.splitext(os.path.basename(model))[0]
         try:
-            row = summarize(*measure(options, model))
+            row = summarize(measure(options, model))
         except PeerError as error:
             failures[name] = str(error)
             print(f"{name:<22}{error}", flush=True)
@@ -124,13 +154,13 @@ def compare(options, models):
         row["load"] = os.getloadavg()[0]
         rows[name] = row
         spread = f"{row['ratio_low']:.2f}..{row['ratio_high']:.2f}"
-        print(f"{name:<22}{row['ort_ms']:>9.2f}{row['lathe_ms']:>10.2f}{row['ratio']:>8.2f}{spread:>14}"
-              f"{row['minima']:>11.2f}{row['start']:>10.2f}{row['rss']:>8.2f}{row['load']:>6.1f}", flush=True)
+        print(f"{name:<22}{row['ort_ms']:>9.2f}{row['lathe_ms']:>10.2f}{row['ratio']:>8.2f}{spread:>14}{row['minima']:>11.2f}"
+              + "".join(f"{row[field]:>{len(title) + 2}.2f}" for field, title in shares) + f"{row['load']:>6.1f}", flush=True)
     if rows:
         means = {field: geometric_mean([row[field] for row in rows.values()])
-                 for field in ("ratio", "minima", "start", "rss")}
+                 for field in ("ratio", "minima", *(field for field, _ in shares))}
         print(f"{'geometric mean':<41}{means['ratio']:>8.2f}{'':>14}{means['minima']:>11.2f}"
-              f"{means['start']:>10.2f}{means['rss']:>8.2f}")
+              + "".join(f"{means[field]:>{len(title) + 2}.2f}" for field, title in shares))
         if options.json:
             with open(options.json, "w", encoding="utf-8") as file:
                 json.dump({"threads": options.threads, "batch": options.batch, "models": rows,
@@ -238,6 +268,7 @@ def main():
     parser.add_argument("--lathe-option", action="append", default=[], metavar="OPTION",
                         help="passed on to lathe bench, as --lathe-option=--tune")
     parser.add_argument("--json", metavar="FILE", help="also write the measurements here")
+    parser.add_argument("--packed", action="store_true", help="also measure start-up and memory from .lathe files")
     parser.add_argument("--check", action="store_true", help="compare outputs instead of times")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="of --check (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the inputs of --check")

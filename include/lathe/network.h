@@ -94,7 +94,8 @@ class LATHE_API Runner {
 
 class LATHE_API Network {
  public:
-  // A model file. Opens whatever can be read, also with operators that cannot be run: see summary().
+  // An ONNX file, or a .lathe file (`lathe pack`), which must stay where it is until compile(). Opens whatever
+  // can be read, also with operators that cannot be run: see summary().
   static Network open(const std::string& path);
   // An ONNX file in memory, which may go away afterwards. Tensors in other files are refused.
   static Network from_onnx(const void* bytes, size_t size);

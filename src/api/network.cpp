@@ -14,8 +14,10 @@ struct Network::State {
   Model model;
   NetworkSummary summary;
   std::vector<TensorInfo> inputs, outputs;
+  std::string packed;  // path of a .lathe file, whose plan compile() takes; else ""
 
-  explicit State(Model imported) : model(std::move(imported)), summary(inspect(model).summary) {
+  explicit State(Model imported, std::string path = "")
+      : model(std::move(imported)), summary(inspect(model).summary), packed(std::move(path)) {
     for (ValueId v : model.graph.inputs) inputs.push_back(describe(model.graph[v]));
     for (ValueId v : model.graph.outputs) outputs.push_back(describe(model.graph[v]));
   }
@@ -56,7 +58,7 @@ TensorView view_of(const Tensor& tensor) {
 Network::Network(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
 Network Network::open(const std::string& path) {
-  return Network(std::make_shared<State>(import_onnx(path, {.allow_unknown = true})));
+  return Network(std::make_shared<State>(load_model(path, {.allow_unknown = true}), is_packed(path) ? path : ""));
 }
 
 Network Network::from_onnx(const void* bytes, size_t size) {
@@ -83,7 +85,9 @@ Runner Network::compile(const CompileOptions& options) const {
   o.batch = options.batch;
   o.cached_plans = options.cached_plans;
   if (!options.device_file.empty()) o.device = read_device(options.device_file);
-  return Runner(std::make_unique<Runner::State>(CompiledModel(state_->model.graph, std::move(o))));
+  CompiledModel model = state_->packed.empty() ? CompiledModel(state_->model.graph, std::move(o))
+                                               : CompiledModel::open(state_->packed, std::move(o));
+  return Runner(std::make_unique<Runner::State>(std::move(model)));
 }
 
 Runner::Runner(std::unique_ptr<State> state) : state_(std::move(state)) {}

@@ -70,14 +70,14 @@ std::vector<Layer> layers_of(const Session& session, double limit) {
   return layers;
 }
 
-void print_layers(const std::vector<Layer>& layers, double limit, const Options& o) {
+void print_layers(const std::vector<Layer>& layers, double limit, const std::string& precision, int threads) {
   fmt::print("\n{:<40} {:<24} {:>9} {:>6} {:>9} {:>8}\n", "layer", "kernel", "ms", "%", "GFLOP/s", "% limit");
   for (const Layer& l : layers)
     fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9} {:>8}\n", l.name, l.kernel, l.ms, l.percent,
                l.gflops > 0 ? fmt::format("{:.1f}", l.gflops) : "", l.limit_percent > 0 ? fmt::format("{:.1f}", l.limit_percent) : "");
   if (limit > 0)
-    fmt::print("\nlimit: {:.1f} GFLOP/s of {} arithmetic on {} thread{} (lathe device)\n", limit, o.precision, o.model.threads,
-               o.model.threads > 1 ? "s" : "");
+    fmt::print("\nlimit: {:.1f} GFLOP/s of {} arithmetic on {} thread{} (lathe device)\n", limit, precision, threads,
+               threads > 1 ? "s" : "");
 }
 
 nlohmann::json to_json(const std::vector<Layer>& layers) {
@@ -102,24 +102,28 @@ void bench(const Options& o) {
   Session& session = model.session();
   std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
   session.run(inputs);
+  // What was asked for, or what a .lathe file was packed with.
+  std::string precision = model.plan_options().bf16 ? "bf16" : "fp32";
+  int64_t batch = model.batch();
   double start_ms = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3;
+  double start_cpu_ms = process_cpu_seconds() * 1e3;
   bool terminal = ::isatty(2);
   Latency latency = time_session(session, inputs, o.runs, o.seconds, [&](double part) {
     if (terminal) fmt::print(stderr, "\rmeasuring {:3.0f} %", 100 * part);
   });
   if (terminal) fmt::print(stderr, "\r               \r");
   double median = latency.quantile(0.5);
-  double throughput = static_cast<double>(o.model.batch) * 1e3 / median;
+  double throughput = static_cast<double>(batch) * 1e3 / median;
   if (o.layers || !o.profile.empty()) {
     session.set_profiling(true);
     for (int i = 0; i < std::max(o.runs / 2, 5); ++i) session.run(inputs);
   }
   if (!o.profile.empty()) write_trace(o.profile, session);
-  double limit = o.layers ? limit_of(host_device(), o.precision, o.model.threads) : 0;
+  double limit = o.layers ? limit_of(host_device(), precision, o.model.threads) : 0;
   if (o.json) {
-    nlohmann::json j = {{"model", o.model.model}, {"precision", o.precision}, {"threads", o.model.threads}, {"batch", o.model.batch},
+    nlohmann::json j = {{"model", o.model.model}, {"precision", precision}, {"threads", o.model.threads}, {"batch", batch},
                         {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
-                        {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms},
+                        {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms}, {"start_cpu_ms", start_cpu_ms}, {"run_cpu_ms", latency.least_cpu_ms},
                         {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
                         {"peak_rss_bytes", peak_resident_bytes()}, {"macs", count_macs(session.plan().graph)}};
     if (o.layers) j["layers"] = to_json(layers_of(session, limit));
@@ -127,12 +131,12 @@ void bench(const Options& o) {
     fmt::print("{}\n", j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
     return;
   }
-  fmt::print("{}: {} runs, batch {}, {} thread{}\n", o.model.model, latency.sorted_ms.size(), o.model.batch, o.model.threads, o.model.threads > 1 ? "s" : "");
+  fmt::print("{}: {} runs, batch {}, {} thread{}\n", o.model.model, latency.sorted_ms.size(), batch, o.model.threads, o.model.threads > 1 ? "s" : "");
   fmt::print("  latency    min {:.3f}  median {:.3f}  p95 {:.3f}  p99 {:.3f} ms\n", latency.quantile(0), median, latency.quantile(0.95), latency.quantile(0.99));
   fmt::print("  throughput {:.1f} per second, {:.1f} GFLOP/s\n", throughput, 2e-6 * static_cast<double>(count_macs(session.plan().graph)) / median);
   fmt::print("  start      {:.1f} ms to the first answer\n", start_ms);
   fmt::print("  memory     arena {:.2f} MiB, resident {:.1f} MiB\n", static_cast<double>(session.plan().arena_bytes) / 1048576, static_cast<double>(resident_bytes()) / 1048576);
-  if (o.layers) print_layers(layers_of(session, limit), limit, o);
+  if (o.layers) print_layers(layers_of(session, limit), limit, precision, o.model.threads);
 }
 
 }  // namespace

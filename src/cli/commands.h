@@ -8,16 +8,17 @@
 
 #include <CLI/CLI.hpp>
 
-#include "lathe/version.h"
+#include "core/version.h"
 
 namespace lathe::cli {
 
-inline constexpr const char* kVersion = LATHE_VERSION;
+using lathe::kVersion;
 
 void add_run(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_pack(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_verify(CLI::App& app, int* exit_code);
 void add_device(CLI::App& app);

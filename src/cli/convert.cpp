@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
 #include "commands.h"
-#include "formats/onnx.h"
+#include "runtime/load.h"
 #include "transform/passes.h"
 
 namespace lathe::cli {
@@ -14,7 +14,7 @@ void add_convert(CLI::App& app) {
   command->add_option("MODEL", *model, "An ONNX file")->required()->type_name("FILE");
   command->add_option("-o,--output", *output, "Where to write")->required()->type_name("FILE");
   command->callback([model, output] {
-    Model m = import_onnx(*model);
+    Model m = load_model(*model);
     size_t before = m.graph.order().size();
     clean_up(m.graph);
     verify(m.graph);

@@ -11,7 +11,7 @@ namespace {
 
 struct Options {
   std::string model;
-  bool json = false, layers = false;
+  bool json = false, layers = false, check = false;
 };
 
 nlohmann::json describe_all(const Graph& g, const std::vector<ValueId>& ids) {
@@ -21,7 +21,7 @@ nlohmann::json describe_all(const Graph& g, const std::vector<ValueId>& ids) {
   return list;
 }
 
-void print_json(const Options& o, const Model& m, const Inspection& found) {
+void print_json(const Options& o, const Model& m, const Inspection& found, const std::optional<PackedFile>& packed) {
   const NetworkSummary& s = found.summary;
   const Graph& sized = found.sized;
   nlohmann::json layers = nlohmann::json::array();
@@ -34,15 +34,27 @@ void print_json(const Options& o, const Model& m, const Inspection& found) {
                       {"activation_bytes", s.activation_bytes}, {"inputs", describe_all(m.graph, m.graph.inputs)},
                       {"outputs", describe_all(m.graph, m.graph.outputs)}, {"layers", layers}, {"problems", s.problems},
                       {"runnable", s.runnable()}};
+  if (packed) {
+    const PackedOrigin& origin = packed->origin();
+    j["packed"] = {{"lathe", origin.version}, {"machine", origin.machine}, {"model", origin.model}, {"batch", origin.batch},
+                   {"precision", origin.options.bf16 ? "bf16" : "fp32"}, {"source", !packed->source().empty()}, {"stale", packed->stale()}};
+  }
   fmt::print("{}\n", j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-void print_text(const Options& o, const Model& m, const Inspection& found) {
+void print_text(const Options& o, const Model& m, const Inspection& found, const std::optional<PackedFile>& packed) {
   const NetworkSummary& s = found.summary;
   const Graph &g = m.graph, &sized = found.sized;
   fmt::print("{}\n  from        {} (IR {}", o.model, s.producer.empty() ? "unknown" : s.producer, m.ir_version);
   for (auto& [domain, version] : s.opsets) fmt::print(", {} {}", domain.empty() ? "opset" : domain, version);
   fmt::print(")\n");
+  if (packed) {
+    const PackedOrigin& origin = packed->origin();
+    fmt::print("  packed      by lathe {} from {}, batch {}, {}, {} model inside{}\n", origin.version, origin.model, origin.batch,
+               origin.options.bf16 ? "bf16" : "fp32", packed->source().empty() ? "no" : "the", o.check ? ", checksums good" : "");
+    fmt::print("  for         {}\n", origin.machine);
+    if (!packed->stale().empty()) fmt::print("  stale       {}\n", packed->stale());
+  }
   for (ValueId v : g.inputs) fmt::print("  input       {} {} {}\n", g[v].name, name_of(g[v].dtype), shape_text(g[v]));
   for (ValueId v : g.outputs) fmt::print("  output      {} {} {}\n", g[v].name, name_of(g[v].dtype), shape_text(g[v]));
   fmt::print("  parameters  {:.3f} M\n  MACs        {:.3f} M\n  activations {:.2f} MiB\n", static_cast<double>(s.parameters) * 1e-6,
@@ -66,17 +78,23 @@ void print_text(const Options& o, const Model& m, const Inspection& found) {
 
 void add_inspect(CLI::App& app) {
   auto* command = app.add_subcommand("inspect", "Say what a model holds, and what of it could not be run");
-  command->footer("Examples:\n  lathe inspect model.onnx\n  lathe inspect model.onnx --layers\n  lathe inspect model.onnx --json | jq .macs\n\n"
+  command->footer("Examples:\n  lathe inspect model.onnx\n  lathe inspect model.onnx --layers\n  lathe inspect model.onnx --json | jq .macs\n"
+                  "  lathe inspect model.lathe --check\n\n"
                   "Sizes that the model leaves open count as 1. What cannot be run is told, and no failure: exit code 0.");
   auto o = std::make_shared<Options>();
-  command->add_option("MODEL", o->model, "An ONNX file")->required()->type_name("FILE");
+  command->add_option("MODEL", o->model, "An ONNX file, or a .lathe file (lathe pack)")->required()->type_name("FILE");
   command->add_flag("--layers", o->layers, "One line a node");
+  command->add_flag("--check", o->check, "Of a .lathe file: read all of it and compare the checksums");
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] {
-    Model model = import_onnx(o->model, {.allow_unknown = true});
+    std::optional<PackedFile> packed;
+    if (is_packed(o->model)) packed = PackedFile::open(o->model);
+    else if (o->check) fail(ErrorKind::kUsage, "--check: {} is no .lathe file", o->model);
+    if (packed && o->check) packed->check();
+    Model model = load_model(o->model, {.allow_unknown = true});
     Inspection found = inspect(model);
-    if (o->json) print_json(*o, model, found);
-    else print_text(*o, model, found);
+    if (o->json) print_json(*o, model, found, packed);
+    else print_text(*o, model, found, packed);
   });
 }
 

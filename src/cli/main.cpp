@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_inspect(app);
   lathe::cli::add_bench(app);
   lathe::cli::add_plan(app);
+  lathe::cli::add_pack(app);
   lathe::cli::add_convert(app);
   lathe::cli::add_verify(app, &exit_code);
   lathe::cli::add_device(app);

@@ -18,7 +18,7 @@ struct ModelOptions {
   int threads = 1;
 
   void add_to(CLI::App& command) {
-    command.add_option("MODEL", model, "An ONNX file")->required()->type_name("FILE");
+    command.add_option("MODEL", model, "An ONNX file, or a .lathe file (lathe pack)")->required()->type_name("FILE");
     command.add_option("--shape", shapes, "Shape of an input whose sizes are open, for instance x=1x3x224x224 (repeat for several)")
         ->type_name("NAME=SHAPE")->allow_extra_args(false);  // one each time: a MODEL may follow
     command.add_option("--batch", batch, "Batch size")->check(CLI::Range(int64_t{1}, int64_t{65536}))->capture_default_str();
@@ -45,6 +45,16 @@ struct ModelOptions {
     return result;
   }
 
+  // For `graph`: what --shape says, else what the model does, with the batch and 1 where it leaves sizes open.
+  std::map<std::string, Shape> input_shapes(const Graph& graph) const {
+    auto result = default_input_shapes(graph, batch);
+    for (auto& [name, shape] : given_shapes()) {
+      if (!result.contains(name)) fail(ErrorKind::kUsage, "--shape {}: the model has no such input", name);
+      result[name] = shape;
+    }
+    return result;
+  }
+
   // With `now`, sizes that nobody gave become 1 (the batch: --batch) and the model is planned at once; without,
   // the inputs of the first run decide.
   CompiledModel open(PlanOptions plan = {}, bool now = true) const {
@@ -52,6 +62,7 @@ struct ModelOptions {
     plan.input_shapes = given_shapes();
     CompiledModel::Options options{.plan = std::move(plan), .threads = threads, .default_shapes = now};
     if (now || batch > 1) options.batch = batch;
+    options.notice = [](const std::string& why) { fmt::print(stderr, "lathe: note: {}\n", why); };
     return CompiledModel::open(model, std::move(options));
   }
 };

@@ -291,7 +291,7 @@ void run(const Options& o) {
   if (!o.labels.empty()) labels = read_labels(o.labels);
   const std::vector<Tensor>& outputs = model.run(inputs.tensors());
   if (!o.output.empty()) write_outputs(o.output, model.outputs(), outputs);
-  nlohmann::json report = {{"model", o.model.model}, {"precision", o.precision}, {"threads", o.model.threads}};
+  nlohmann::json report = {{"model", o.model.model}, {"precision", model.plan_options().bf16 ? "bf16" : "fp32"}, {"threads", o.model.threads}};
   if (inputs.picture()) report["preprocess"] = inputs.preprocess().to_json();
   report["outputs"] = summary(model.outputs(), outputs);
   std::optional<Image> drawn = tell(o, outputs, inputs, labels, report);

@@ -36,6 +36,9 @@ class MappedFile {
   size_t size() const { return size_; }
   std::span<const uint8_t> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
+  // The pages that lie wholly in this part are not needed for now and no longer count as resident. They may be
+  // read again.
+  void forget(const void* data, size_t size) const;
 
  private:
   MappedFile() = default;

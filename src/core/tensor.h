@@ -45,6 +45,9 @@ class Tensor {
   static Tensor of_f32(Shape shape, const std::vector<float>& values);
 
   bool defined() const { return type_ != DType::kUndefined; }
+  // False where only type and shape are left: the constants of a Plan of which kernels keep a packed form.
+  bool has_elements() const { return data_ != nullptr || count_ == 0; }
+  Tensor without_elements() const { return Tensor(type_, shape_, nullptr); }
   DType dtype() const { return type_; }
   const Shape& shape() const { return shape_; }
   int64_t rank() const { return static_cast<int64_t>(shape_.size()); }
@@ -66,6 +69,12 @@ class Tensor {
   Tensor clone() const;
   // The same elements under another shape of equal count.
   Tensor reshaped(Shape shape) const;
+  // Takes over the elements of `other`, of equal size, under the shape that this tensor has. Allocates nothing.
+  void share(const Tensor& other) {
+    require(other.bytes() == bytes(), "share: {} bytes for {}", other.bytes(), bytes());
+    data_ = other.data_;
+    owner_ = other.owner_;
+  }
 
   // Element access whatever the type, for code where clarity matters more than speed.
   double get(int64_t index) const;

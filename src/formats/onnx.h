@@ -25,6 +25,7 @@ struct Model {
   std::string producer;
   std::map<std::string, std::string> metadata;
   std::vector<std::string> problems;  // what allow_unknown let pass, unknown operators aside
+  bool external_data = false;  // some tensors lie in other files
 };
 
 // Throws Error: kInput (unreadable file), kModel (invalid network), kUnsupported (operator or type).

@@ -1,14 +1,12 @@
-#include <google/protobuf/io/coded_stream.h>
-#include <google/protobuf/io/zero_copy_stream_impl.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <set>
 #include <unordered_map>
 
 #include "formats/onnx.h"
 #include "formats/onnx_proto.h"
+#include "formats/onnx_strip.h"
 #include "formats/onnx_upgrade.h"
 #include "graph/op.h"
 
@@ -39,6 +37,9 @@ using AttributeProtos = std::map<std::string, const onnx::AttributeProto*>;
 class Importer {
  public:
   Importer(fs::path folder, const ImportOptions& options) : folder_(std::move(folder)), options_(options) {}
+  // Raw data of the graph's initializers that stayed in the file (onnx_strip.h).
+  Importer(fs::path folder, const ImportOptions& options, std::vector<std::span<const uint8_t>> raw, std::shared_ptr<const MappedFile> map)
+      : folder_(std::move(folder)), options_(options), raw_(std::move(raw)), map_(std::move(map)) {}
 
   Model run(onnx::ModelProto& proto) {
     check_model(proto.has_graph(), "the file holds no graph: it is not an ONNX model");
@@ -55,6 +56,7 @@ class Importer {
     import_graph(*proto.mutable_graph(), model.graph, scope, 0);
     if (problems_.empty()) verify(model.graph);  // values that stand for what could not be read have no maker
     model.problems = std::move(problems_);
+    model.external_data = external_data_;
     return model;
   }
 
@@ -128,10 +130,15 @@ class Importer {
     check_model(depth < kMaxDepth, "subgraphs are nested more than {} deep", kMaxDepth);
     scope.graph = &graph;
     graph.name = proto.name();
-    for (auto& initializer : *proto.mutable_initializer()) {
+    for (int i = 0; i < proto.initializer_size(); ++i) {
+      auto& initializer = *proto.mutable_initializer(i);
       std::string name = initializer.name();
       check_model(!scope.names.contains(name), "two initializers are named '{}'", name);
-      tolerate("", [&] { scope.names[name] = graph.add_constant(onnx_io::to_tensor(initializer, folder_), name); });
+      bool stripped = depth == 0 && static_cast<size_t>(i) < raw_.size() && !raw_[i].empty() &&
+                      initializer.data_location() != onnx::TensorProto::EXTERNAL;
+      tolerate("", [&] {
+        scope.names[name] = graph.add_constant(stripped ? onnx_io::to_tensor(initializer, raw_[i], map_) : to_tensor(initializer), name);
+      });
       if (!scope.names.contains(name)) scope.names[name] = add_unknown(graph, name);
     }
     for (auto& sparse : *proto.mutable_sparse_initializer()) {
@@ -173,12 +180,17 @@ class Importer {
     return graph.add_value(std::move(value));
   }
 
+  Tensor to_tensor(onnx::TensorProto& proto) {
+    external_data_ = external_data_ || proto.data_location() == onnx::TensorProto::EXTERNAL;
+    return onnx_io::to_tensor(proto, folder_);
+  }
+
   Tensor dense(onnx::SparseTensorProto& sparse) {
     Shape shape(sparse.dims().begin(), sparse.dims().end());
     // A few bytes of file must not become gigabytes of zeros.
     check_model(element_count(shape) <= kMaxSparseElements, "a sparse tensor of shape {} is too large", to_string(shape));
-    Tensor values = onnx_io::to_tensor(*sparse.mutable_values(), folder_);
-    Tensor indices = onnx_io::to_tensor(*sparse.mutable_indices(), folder_);
+    Tensor values = to_tensor(*sparse.mutable_values());
+    Tensor indices = to_tensor(*sparse.mutable_indices());
     Tensor result(values.dtype(), shape);
     std::memset(result.raw(), 0, result.bytes());
     bool linear = indices.rank() == 1;
@@ -228,7 +240,7 @@ class Importer {
       case onnx::AttributeProto::FLOAT: return a.f();
       case onnx::AttributeProto::INT: return int64_t{a.i()};
       case onnx::AttributeProto::STRING: return a.s();
-      case onnx::AttributeProto::TENSOR: return onnx_io::to_tensor(*a.mutable_t(), folder_);
+      case onnx::AttributeProto::TENSOR: return to_tensor(*a.mutable_t());
       case onnx::AttributeProto::FLOATS: return std::vector<float>(a.floats().begin(), a.floats().end());
       case onnx::AttributeProto::INTS: return std::vector<int64_t>(a.ints().begin(), a.ints().end());
       case onnx::AttributeProto::STRINGS: return std::vector<std::string>(a.strings().begin(), a.strings().end());
@@ -361,7 +373,7 @@ class Importer {
     const std::string& name = attributes.begin()->first;
     Tensor t;
     if (name == "value") {
-      t = onnx_io::to_tensor(*a.mutable_t(), folder_);
+      t = to_tensor(*a.mutable_t());
     } else if (name == "sparse_value") {
       t = dense(*a.mutable_sparse_tensor());
     } else if (name == "value_float") {
@@ -418,31 +430,33 @@ class Importer {
   const Graph* main_ = nullptr;
   size_t nodes_ = 0;
   std::vector<std::string> problems_;
+  bool external_data_ = false;
+  std::vector<std::span<const uint8_t>> raw_;
+  std::shared_ptr<const MappedFile> map_;
 };
 
-Model import_stream(google::protobuf::io::ZeroCopyInputStream& stream, const fs::path& folder,
-                    const ImportOptions& options, const std::string& what) {
-  onnx::ModelProto proto;
-  google::protobuf::io::CodedInputStream coded(&stream);
-  coded.SetTotalBytesLimit(std::numeric_limits<int>::max());
-  if (!proto.ParseFromCodedStream(&coded) || !coded.ConsumedEntireMessage())
+void parse(std::string_view bytes, onnx::ModelProto& proto, const std::string& what) {
+  bool fits = bytes.size() <= static_cast<size_t>(std::numeric_limits<int>::max());  // a limit of protobuf
+  if (!fits || !proto.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
     fail(ErrorKind::kInput, "{} is not a readable ONNX model: it is truncated or of another format", what);
-  return Importer(folder, options).run(proto);
 }
 
 }  // namespace
 
 Model import_onnx(const fs::path& path, const ImportOptions& options) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || !fs::is_regular_file(path)) {
-    if (fd >= 0) ::close(fd);
+  if (!fs::is_regular_file(path))
     fail(ErrorKind::kInput, "cannot open model '{}': {}", path.string(), fs::exists(path) ? "not a readable file" : "no such file");
-  }
-  google::protobuf::io::FileInputStream stream(fd);
-  stream.SetCloseOnDelete(true);
+  auto map = MappedFile::open(path.string());
   fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  std::string what = "'" + path.string() + "'";
   try {
-    return import_stream(stream, folder, options, "'" + path.string() + "'");
+    std::optional<onnx_io::StrippedModel> stripped = onnx_io::strip_raw_data(map->bytes());
+    onnx::ModelProto proto;
+    std::string_view bytes = stripped ? std::string_view(stripped->proto) : std::string_view(reinterpret_cast<const char*>(map->data()), map->size());
+    parse(bytes, proto, what);
+    if (!stripped) return Importer(folder, options).run(proto);
+    std::string().swap(stripped->proto);
+    return Importer(folder, options, std::move(stripped->raw), std::move(map)).run(proto);
   } catch (const Error& e) {
     if (e.kind() == ErrorKind::kInput) throw;
     fail(e.kind(), "{}: {}", path.filename().string(), e.what());
@@ -450,8 +464,9 @@ Model import_onnx(const fs::path& path, const ImportOptions& options) {
 }
 
 Model import_onnx_bytes(std::string_view bytes, const fs::path& folder, const ImportOptions& options) {
-  google::protobuf::io::ArrayInputStream stream(bytes.data(), static_cast<int>(bytes.size()));
-  return import_stream(stream, folder, options, "the buffer");
+  onnx::ModelProto proto;
+  parse(bytes, proto, "the buffer");
+  return Importer(folder, options).run(proto);
 }
 
 }  // namespace lathe

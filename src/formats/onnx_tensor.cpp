@@ -121,24 +121,50 @@ Tensor from_fields(const onnx::TensorProto& proto, DType type, const Shape& shap
 
 }  // namespace
 
-Tensor to_tensor(onnx::TensorProto& proto, const fs::path& folder) {
+namespace {
+
+std::pair<DType, Shape> type_and_shape(const onnx::TensorProto& proto) {
   auto type = static_cast<DType>(proto.data_type());
   if (proto.data_type() < 0 || proto.data_type() > 26 || size_of(type) == 0)
     fail(ErrorKind::kUnsupported, "tensor '{}' has element type {}, which is not supported", proto.name(),
          proto.data_type() >= 0 && proto.data_type() <= 26 ? name_of(type) : std::to_string(proto.data_type()));
   Shape shape(proto.dims().begin(), proto.dims().end());
-  int64_t count = element_count(shape);
-  check_model(count <= kMaxTensorBytes, "tensor '{}' of shape {} is too large", proto.name(), to_string(shape));
+  check_model(element_count(shape) <= kMaxTensorBytes, "tensor '{}' of shape {} is too large", proto.name(), to_string(shape));
+  return {type, shape};
+}
+
+void check_raw_size(const onnx::TensorProto& proto, DType type, const Shape& shape, size_t size) {
+  size_t expected = static_cast<size_t>(element_count(shape)) * size_of(type);
+  check_model(size == expected, "tensor '{}' of type {} and shape {} has {} bytes of data, expected {}", proto.name(),
+              name_of(type), to_string(shape), size, expected);
+}
+
+}  // namespace
+
+Tensor to_tensor(onnx::TensorProto& proto, const fs::path& folder) {
+  auto [type, shape] = type_and_shape(proto);
   if (proto.data_location() == onnx::TensorProto::EXTERNAL) return external(proto, type, shape, folder);
   if (!proto.has_raw_data()) return from_fields(proto, type, shape);
   auto bytes = std::shared_ptr<std::string>(proto.release_raw_data());
   auto* data = reinterpret_cast<uint8_t*>(bytes->data());
   if (bits_of(type) < 8) return unpack(type, shape, data, bytes->size());
-  check_model(bytes->size() == static_cast<size_t>(count) * size_of(type),
-              "tensor '{}' of type {} and shape {} has {} bytes of data, expected {}", proto.name(),
-              name_of(type), to_string(shape), bytes->size(), count * size_of(type));
+  check_raw_size(proto, type, shape, bytes->size());
   if (bytes->size() < 64) return Tensor(type, shape, data, bytes).clone();  // short strings are unaligned
   return Tensor(type, shape, data, bytes);
+}
+
+Tensor to_tensor(const onnx::TensorProto& proto, std::span<const uint8_t> raw, const std::shared_ptr<const MappedFile>& map) {
+  auto [type, shape] = type_and_shape(proto);
+  if (bits_of(type) < 8) return unpack(type, shape, raw.data(), raw.size());
+  check_raw_size(proto, type, shape, raw.size());
+  // The map is read-only; so are constants. Its pages are let go with the last view of them.
+  auto* data = const_cast<uint8_t*>(raw.data());
+  if (reinterpret_cast<uintptr_t>(data) % size_of(type) == 0)
+    return Tensor(type, shape, data, std::shared_ptr<const void>(data, [map, size = raw.size()](const void* p) { map->forget(p, size); }));
+  Tensor copy(type, shape);
+  std::memcpy(copy.raw(), data, raw.size());
+  map->forget(data, raw.size());
+  return copy;
 }
 
 void from_tensor(const Tensor& tensor, onnx::TensorProto* proto) {

@@ -87,7 +87,7 @@ void InferContext::expect_rank(size_t i, size_t minimum, size_t maximum) const {
 }
 
 const Tensor* InferContext::constant(size_t i) const {
-  return has_input(i) && input(i).is_constant() ? &input(i).constant : nullptr;
+  return has_input(i) && input(i).is_constant() && input(i).constant.has_elements() ? &input(i).constant : nullptr;
 }
 
 void InferContext::set_output(size_t i, DType type, std::optional<Shape> shape) {

@@ -39,7 +39,7 @@ class InferContext {
   const std::optional<Shape>& shape(size_t i = 0) const { return input(i).shape; }
   // The rank; throws kModel when it is not `rank`. Unknown shapes pass.
   void expect_rank(size_t i, size_t minimum, size_t maximum) const;
-  // The input's elements when it is a constant, else nullptr.
+  // The input's elements when it is a constant and still has them, else nullptr.
   const Tensor* constant(size_t i) const;
   void set_output(size_t i, DType type, std::optional<Shape> shape = std::nullopt);
 

@@ -28,6 +28,27 @@ bool KernelRequest::all_f32() const {
   return true;
 }
 
+Tensor KernelRequest::packed_input(size_t i, DType type, const Shape& shape, uint64_t layout,
+                                   const std::function<Tensor(const Tensor&)>& pack) const {
+  if (!packed) {
+    require(input(i).constant.has_elements(), "node '{}': the elements of input {} were let go", node.name, i);
+    Tensor made = pack(input(i).constant);
+    require(made.dtype() == type && made.shape() == shape, "node '{}': input {} was packed as {} {}, promised was {} {}",
+            node.name, i, name_of(made.dtype()), to_string(made.shape()), name_of(type), to_string(shape));
+    return made;
+  }
+  if (i >= packed->size() || !(*packed)[i].data.defined())
+    fail(ErrorKind::kInput, "node '{}' ({}): packed input {} is missing", node.name, node.op->name, i);
+  const PackedInput& held = (*packed)[i];
+  if (held.layout != layout)
+    throw StalePacking(ErrorKind::kUnsupported, fmt::format("node '{}' ({}): input {} is packed in layout {:x}, wanted is {:x}",
+                                                            node.name, node.op->name, i, held.layout, layout));
+  if (held.data.dtype() != type || held.data.shape() != shape)
+    fail(ErrorKind::kInput, "node '{}' ({}): input {} is packed as {} {}, expected {} {}", node.name, node.op->name, i,
+         name_of(held.data.dtype()), to_string(held.data.shape()), name_of(type), to_string(shape));
+  return held.data;
+}
+
 void KernelRegistry::add(std::string_view op, std::string_view domain, KernelEntry entry) {
   table()[Key{domain, op}].push_back(entry);
 }

@@ -1,8 +1,15 @@
 // Kernels: code that executes one node for given shapes. A kernel is made once, when a Plan is made (it may
 // repack weights), and then run any number of times without allocating. For each operator there is a list
 // of kernels, best first; the last resort is the reference kernel (kernels/reference).
+//
+// A kernel that repacks a constant input asks for it with KernelRequest::packed_input and gives it back with
+// packed_inputs(). That is all it takes to be stored in a .lathe file and made from one without packing again:
+//
+//   weights_ = request.packed_input(1, DType::kF32, {kh, kw, c}, kLayout, [&](const Tensor& w) { return pack(w); });
+//   std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_, kLayout}}; }
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,6 +18,13 @@
 #include "graph/op.h"
 
 namespace lathe {
+
+// A kernel's own arrangement of a constant input. `layout` tells arrangements of one type and shape apart: a
+// kernel takes another number when it arranges differently, so that an older file is packed anew, not misread.
+struct PackedInput {
+  Tensor data;
+  uint64_t layout = 0;
+};
 
 class Kernel {
  public:
@@ -21,12 +35,22 @@ class Kernel {
   virtual size_t scratch_bytes() const { return 0; }
   // Input whose buffer output 0 may share (same size, overwritten in place), or −1.
   virtual int in_place_input() const { return -1; }
+  // By input number, what the kernel keeps in place of constant inputs. It must not read those at run time: the
+  // Plan lets their elements go. Inputs without an entry, or with an undefined one, are read as they are.
+  virtual std::vector<PackedInput> packed_inputs() const { return {}; }
+};
+
+// What a .lathe file holds was packed by another version of a kernel or for another machine.
+class StalePacking : public Error {
+ public:
+  using Error::Error;
 };
 
 struct KernelRequest {
   const Graph& graph;
   const Node& node;
   bool winograd = true;  // convolutions may trade exactness for fewer products (kernels/cpu/winograd.cpp)
+  const std::vector<PackedInput>* packed = nullptr;  // packed_inputs() of the kernel that a .lathe file was made from
 
   const Value& input(size_t i) const { return graph[node.inputs[i]]; }
   const Value& output(size_t i = 0) const { return graph[node.outputs[i]]; }
@@ -35,6 +59,10 @@ struct KernelRequest {
   const Shape& out_shape(size_t i = 0) const { return *output(i).shape; }
   bool all_f32() const;  // every input and output that is there
   bool all_f32_but_indices() const;  // i64 inputs (axes, shapes) aside
+  // The packed form of constant input i, of the given type and shape: the file's, or what `pack` makes of the
+  // constant. Throws StalePacking when the file's has another layout, kInput when it has another size.
+  Tensor packed_input(size_t i, DType type, const Shape& shape, uint64_t layout,
+                      const std::function<Tensor(const Tensor&)>& pack) const;
 };
 
 struct KernelEntry {
@@ -50,6 +78,10 @@ class KernelRegistry {
  public:
   void add(std::string_view op, std::string_view domain, KernelEntry entry);
 };
+
+// What packed weights depend on besides the kernels' own layouts: processor, instruction sets in use, caches, and
+// the version of oneDNN. Weights packed under one identity are used under no other.
+std::string packing_identity();
 
 // One function a file of kernels/cpu.
 void register_onednn(KernelRegistry&);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "graph/op.h"
 #include "transform/passes.h"
 
 namespace lathe {
@@ -81,7 +82,24 @@ void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, St
   }
 }
 
-void place_values(Plan& plan) {
+// Offsets that a file gives: inside what the buffers need at most, and apart where they live together.
+void check_offsets(const std::vector<Buffer>& buffers) {
+  int64_t limit = 0;
+  for (const Buffer& b : buffers) limit += (b.bytes + 63) / 64 * 64;
+  for (const Buffer& b : buffers)
+    if (b.offset < 0 || b.offset % 64 != 0 || b.offset > limit - b.bytes)
+      fail(ErrorKind::kInput, "a buffer of {} bytes lies at {}, outside an arena of at most {}", b.bytes, b.offset, limit);
+  std::vector<const Buffer*> by_offset;
+  for (const Buffer& b : buffers) by_offset.push_back(&b);
+  std::sort(by_offset.begin(), by_offset.end(), [](auto* a, auto* b) { return a->offset < b->offset; });
+  for (size_t i = 0; i < by_offset.size(); ++i)
+    for (size_t j = i + 1; j < by_offset.size() && by_offset[j]->offset < by_offset[i]->offset + by_offset[i]->bytes; ++j)
+      if (by_offset[i]->first_step <= by_offset[j]->last_step && by_offset[j]->first_step <= by_offset[i]->last_step)
+        fail(ErrorKind::kInput, "two buffers at {} and {} overlap", by_offset[i]->offset, by_offset[j]->offset);
+}
+
+// `offsets`: those of a PlanRecord, or null to find good ones.
+void place_values(Plan& plan, const std::vector<int64_t>* offsets) {
   const Graph& g = plan.graph;
   auto count = g.value_count();
   plan.placements.assign(count, {});
@@ -130,7 +148,17 @@ void place_values(Plan& plan) {
   }
   for (const Step& step : plan.steps)
     if (step.kernel) plan.scratch_bytes = std::max<int64_t>(plan.scratch_bytes, step.kernel->scratch_bytes());
-  plan.arena_bytes = (place_buffers(buffers) + 63) / 64 * 64;
+  int64_t top = 0;
+  if (offsets) {
+    if (offsets->size() != buffers.size())
+      fail(ErrorKind::kInput, "there are offsets for {} buffers, needed are {}", offsets->size(), buffers.size());
+    for (size_t k = 0; k < buffers.size(); ++k) buffers[k].offset = (*offsets)[k];
+    check_offsets(buffers);
+    for (const Buffer& b : buffers) top = std::max(top, b.offset + b.bytes);
+  } else {
+    top = place_buffers(buffers);
+  }
+  plan.arena_bytes = (top + 63) / 64 * 64;
   plan.scratch_offset = plan.arena_bytes;
   plan.arena_bytes += plan.scratch_bytes;
   std::vector<int64_t> alive(end + 2, 0);
@@ -143,13 +171,31 @@ void place_values(Plan& plan) {
   plan.lower_bound = *std::max_element(alive.begin(), alive.end());
 }
 
-}  // namespace
+// The elements of constants that only packed kernels need go as soon as the last of those is made, so that raw
+// and packed weights are never both there as a whole.
+class ConstantRelease {
+ public:
+  explicit ConstantRelease(Graph& g) : g_(g), uses_(g.value_count(), 0) {
+    for (NodeId id : g.order())
+      for (const auto* list : {&g[id].inputs, &g[id].captures})
+        for (ValueId v : *list) if (v) ++uses_[v.index];
+    for (ValueId v : g.outputs) ++uses_[v.index];
+  }
+  void packed_by(const Node& n, const Kernel& kernel) {
+    std::vector<PackedInput> packed = kernel.packed_inputs();
+    for (size_t i = 0; i < n.inputs.size() && i < packed.size(); ++i) {
+      ValueId v = n.inputs[i];
+      if (v && packed[i].data.defined() && g_[v].is_constant() && --uses_[v.index] == 0)
+        g_[v].constant = g_[v].constant.without_elements();
+    }
+  }
 
-Plan make_plan(Graph graph, const PlanOptions& options) {
-  Plan plan;
-  plan.graph = std::move(graph);
-  Graph& g = plan.graph;
-  specialize(g, options.input_shapes);
+ private:
+  Graph& g_;
+  std::vector<int> uses_;
+};
+
+void check_inputs(const Graph& g) {
   for (ValueId v : g.inputs)
     if (!g[v].shape || !is_static(*g[v].shape))
       fail(ErrorKind::kInput, "input '{}' has the open shape {}: say which one is meant", g[v].name, g[v].shape ? to_string(*g[v].shape) : "[…]");
@@ -160,6 +206,77 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
                 "input '{}' has shape {}, larger than the limit of {} GiB", g[v].name, to_string(*g[v].shape),
                 kMaxTensorBytes >> 30);
   }
+}
+
+Step classify(const Graph& g, NodeId id) {
+  Step step;
+  step.node = id;
+  step.dynamic = is_dynamic(g, g[id]);
+  step.view = !step.dynamic && is_view(g[id]);
+  if (step.view) step.kernel_name = "view";
+  if (step.dynamic) step.kernel_name = "reference (dynamic)";
+  return step;
+}
+
+// Runs the shape rules and compares: kernels rely on what the rules check.
+void check_shapes(Graph& g) {
+  for (NodeId id : g.order()) {
+    const Node& n = g[id];
+    if (!n.op->supported) fail(ErrorKind::kUnsupported, "node '{}': operator {} is not supported", n.name, n.op->name);
+    std::vector<std::pair<DType, std::optional<Shape>>> stored;
+    for (ValueId v : n.outputs) stored.emplace_back(v ? g[v].dtype : DType::kUndefined, v ? g[v].shape : std::nullopt);
+    InferContext context(g, id);
+    n.op->infer(context);
+    for (size_t i = 0; i < stored.size(); ++i) {
+      ValueId v = n.outputs[i];
+      if (v && (g[v].dtype != stored[i].first || g[v].shape != stored[i].second))
+        fail(ErrorKind::kInput, "node '{}' ({}) makes {}{}, recorded is {}{}", n.name, n.op->name, name_of(g[v].dtype),
+             g[v].shape ? to_string(*g[v].shape) : "", name_of(stored[i].first), stored[i].second ? to_string(*stored[i].second) : "");
+    }
+  }
+}
+
+void restore_kernel(const Graph& g, const PlanRecord::Choice& choice, Step& step) {
+  const Node& n = g[step.node];
+  if (step.kernel_name.empty()) {
+    step.kernel_name = choice.kernel_name;
+    if (choice.kernel_name != "reference") {
+      KernelRequest request{.graph = g, .node = n, .packed = &choice.packed};
+      std::vector<const KernelEntry*> entries = kernels_for(request);
+      auto entry = std::find_if(entries.begin(), entries.end(), [&](auto* e) { return e->name == choice.kernel_name; });
+      if (entry == entries.end())
+        throw StalePacking(ErrorKind::kUnsupported, fmt::format("node '{}' ({}): there is no kernel '{}' for it here", n.name, n.op->name, choice.kernel_name));
+      try {
+        step.kernel = (*entry)->make(request);
+      } catch (const Error&) {
+        throw;
+      } catch (const std::exception& e) {  // a library's
+        fail(ErrorKind::kInput, "node '{}' ({}): kernel '{}' cannot be made: {}", n.name, n.op->name, choice.kernel_name, e.what());
+      }
+    }
+  }
+  if (step.kernel_name != choice.kernel_name)
+    fail(ErrorKind::kInput, "node '{}' ({}) is recorded to run as '{}', expected '{}'", n.name, n.op->name, choice.kernel_name, step.kernel_name);
+  std::vector<PackedInput> packed = step.kernel ? step.kernel->packed_inputs() : std::vector<PackedInput>();
+  for (size_t i = 0; i < n.inputs.size(); ++i) {
+    ValueId v = n.inputs[i];
+    bool kept = i < packed.size() && packed[i].data.defined();
+    if (v && g[v].is_constant() && !g[v].constant.has_elements() && !kept)
+      fail(ErrorKind::kInput, "node '{}' ({}) reads constant '{}', whose elements are missing", n.name, n.op->name, g[v].name);
+  }
+  for (ValueId v : n.captures)
+    if (v && !g[v].constant.has_elements())
+      fail(ErrorKind::kInput, "node '{}' ({}) reads constant '{}', whose elements are missing", n.name, n.op->name, g[v].name);
+}
+
+}  // namespace
+
+Plan make_plan(Graph graph, const PlanOptions& options) {
+  Plan plan;
+  plan.graph = std::move(graph);
+  Graph& g = plan.graph;
+  specialize(g, options.input_shapes);
+  check_inputs(g);
   clean_up(g);
   if (options.fuse) {
     recognize(g);
@@ -168,18 +285,44 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     if (options.bf16) to_bf16(g);
     clean_up(g);
   }
+  ConstantRelease constants(g);
   for (NodeId id : g.order()) {
-    Step step;
-    step.node = id;
-    const Node& n = g[id];
-    step.dynamic = is_dynamic(g, n);
-    step.view = !step.dynamic && is_view(n);
-    if (step.view) step.kernel_name = "view";
-    else if (step.dynamic) step.kernel_name = "reference (dynamic)";
-    else choose_kernel(g, n, options, step);
+    Step step = classify(g, id);
+    if (step.kernel_name.empty()) choose_kernel(g, g[id], options, step);
+    if (step.kernel) constants.packed_by(g[id], *step.kernel);
     plan.steps.push_back(std::move(step));
   }
-  place_values(plan);
+  place_values(plan, nullptr);
+  return plan;
+}
+
+PlanRecord record_of(const Plan& plan) {
+  PlanRecord record;
+  for (const Step& step : plan.steps)
+    record.steps.push_back({step.kernel_name, step.kernel ? step.kernel->packed_inputs() : std::vector<PackedInput>()});
+  for (size_t i = 0; i < plan.placements.size(); ++i)
+    if (plan.placements[i].offset >= 0) record.offsets.push_back(plan.placements[i].offset);
+  return record;
+}
+
+Plan restore_plan(Graph graph, const PlanRecord& record) {
+  Plan plan;
+  plan.graph = std::move(graph);
+  Graph& g = plan.graph;
+  verify(g);
+  check_inputs(g);
+  check_shapes(g);
+  for (ValueId v : g.outputs)
+    if (!g[v].constant.has_elements()) fail(ErrorKind::kInput, "output '{}' is a constant whose elements are missing", g[v].name);
+  std::vector<NodeId> order = g.order();
+  if (order.size() != record.steps.size())
+    fail(ErrorKind::kInput, "there are {} steps for {} nodes", record.steps.size(), order.size());
+  for (size_t s = 0; s < order.size(); ++s) {
+    Step step = classify(g, order[s]);
+    restore_kernel(g, record.steps[s], step);
+    plan.steps.push_back(std::move(step));
+  }
+  place_values(plan, &record.offsets);
   return plan;
 }
 

@@ -36,7 +36,7 @@ struct Placement {
 };
 
 struct Plan {
-  Graph graph;  // after all passes
+  Graph graph;  // after all passes; constants that kernels keep in packed form have no elements any more
   std::vector<Step> steps;
   std::vector<Placement> placements;  // by value index
   int64_t arena_bytes = 0;            // values and scratch
@@ -47,6 +47,21 @@ struct Plan {
 
 // Throws what the passes throw, and kInput when an input's shape is not known.
 Plan make_plan(Graph graph, const PlanOptions& options = {});
+
+// What a Plan decided, without the Graph: enough to make it again without passes, packing or placing.
+struct PlanRecord {
+  struct Choice {
+    std::string kernel_name;
+    std::vector<PackedInput> packed;
+  };
+  std::vector<Choice> steps;
+  std::vector<int64_t> offsets;  // of the buffers in the arena, in the order of the values that own them
+};
+PlanRecord record_of(const Plan& plan);
+// The plan that was recorded. The graph's nodes must stand in the order of the steps. Nothing is trusted: shapes
+// are inferred and compared, buffers may not overlap. Throws kInput when something does not fit together, and
+// StalePacking when a kernel is not known or wants its weights in another layout.
+Plan restore_plan(Graph graph, const PlanRecord& record);
 
 // Offsets for buffers with lifetimes, so that buffers alive together do not overlap. Returns the arena size.
 struct Buffer {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <ctime>
 
 namespace lathe {
 
@@ -24,13 +25,22 @@ Latency time_session(Session& session, const std::vector<Tensor>& inputs, int ru
   Latency result;
   auto start = Clock::now();
   for (int i = 0; i < runs || since(start) < seconds; ++i) {
+    double cpu = process_cpu_seconds();
     auto begin = Clock::now();
     session.run(inputs);
     result.sorted_ms.push_back(since(begin) * 1e3);
+    cpu = (process_cpu_seconds() - cpu) * 1e3;
+    result.least_cpu_ms = i == 0 ? cpu : std::min(result.least_cpu_ms, cpu);
     if (progress) progress(std::min(static_cast<double>(i + 1) / std::max(runs, 1), since(start) / std::max(seconds, 1e-9)));
   }
   std::sort(result.sorted_ms.begin(), result.sorted_ms.end());
   return result;
+}
+
+double process_cpu_seconds() {
+  timespec time{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
 int64_t resident_bytes() {

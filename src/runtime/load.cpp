@@ -32,7 +32,8 @@ Tensor random_tensor(DType type, const Shape& shape, uint64_t seed) {
   std::uniform_real_distribution<float> uniform(0, 1);
   for (int64_t i = 0; i < t.size(); ++i) {
     float x = uniform(random);
-    if (is_float(type)) t.set(i, x);
+    if (type == DType::kF32) t.data<float>()[i] = x;
+    else if (is_float(type)) t.set(i, x);
     else t.set_int(i, x >= 0.5f);
   }
   return t;

@@ -16,23 +16,29 @@ size_t index_of(const std::vector<Value>& values, std::string_view name, std::st
   fail(ErrorKind::kUsage, "the model has no {} '{}'; it has {}", what, name, known.empty() ? "none" : known);
 }
 
+void check(const CompiledModel::Options& options) {
+  if (options.threads < 1) fail(ErrorKind::kUsage, "{} threads: at least 1 is needed", options.threads);
+  if (options.cached_plans < 1) fail(ErrorKind::kUsage, "cached_plans is 0: at least 1 is needed");
+  if (options.batch < 0) fail(ErrorKind::kUsage, "batch {}: at least 1 is needed", options.batch);
+}
+
+void check_names(const Graph& graph, const std::map<std::string, Shape>& shapes) {
+  for (const auto& given : shapes)
+    if (std::none_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId v) { return graph[v].name == given.first; }))
+      fail(ErrorKind::kUsage, "shape {} is given for '{}', which is no input of the model", to_string(given.second), given.first);
+}
+
 }  // namespace
 
 CompiledModel::CompiledModel(Graph graph, Options options) : options_(std::move(options)) {
-  if (options_.threads < 1) fail(ErrorKind::kUsage, "{} threads: at least 1 is needed", options_.threads);
-  if (options_.cached_plans < 1) fail(ErrorKind::kUsage, "cached_plans is 0: at least 1 is needed");
-  if (options_.batch < 0) fail(ErrorKind::kUsage, "batch {}: at least 1 is needed", options_.batch);
+  check(options_);
   if (options_.batch > 1) open_batch(graph);
+  declare(graph);
   bool known = true;
   std::map<std::string, Shape> defaults;
-  if (options_.default_shapes) defaults = default_input_shapes(graph, std::max<int64_t>(options_.batch, 1));
+  if (options_.default_shapes) defaults = default_input_shapes(graph, batch());
   std::vector<Shape> shapes;
-  for (const auto& given : options_.plan.input_shapes)
-    if (std::none_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId v) { return graph[v].name == given.first; }))
-      fail(ErrorKind::kUsage, "shape {} is given for '{}', which is no input of the model", to_string(given.second), given.first);
-  for (ValueId v : graph.inputs) {
-    const Value& input = graph[v];
-    inputs_.push_back(input);
+  for (const Value& input : inputs_) {
     auto given = options_.plan.input_shapes.find(input.name);
     if (given != options_.plan.input_shapes.end()) {
       shapes.push_back(given->second);
@@ -44,16 +50,47 @@ CompiledModel::CompiledModel(Graph graph, Options options) : options_(std::move(
     }
     known = known && is_static(shapes.back());
   }
-  for (ValueId v : graph.outputs) outputs_.push_back(graph[v]);
-  for (auto* list : {&inputs_, &outputs_})
-    for (Value& v : *list) v.constant = {};
-  bound_.resize(outputs_.size());
   if (known) plan(shapes, std::move(graph));
   else graph_ = std::move(graph);
 }
 
+CompiledModel::CompiledModel(LoadedPlan loaded, std::optional<PackedFile> packed, Options options)
+    : options_(std::move(options)), packed_(std::move(packed)) {
+  options_.plan = loaded.options;
+  options_.batch = loaded.batch;
+  declare(loaded.plan.graph);
+  std::vector<Shape> shapes;
+  for (const Value& input : inputs_) shapes.push_back(input.shape.value());
+  keep(shapes, std::move(loaded.plan));
+}
+
 CompiledModel CompiledModel::open(const std::string& path, Options options) {
-  return {import_onnx(path).graph, std::move(options)};
+  if (!is_packed(path)) return {import_onnx(path).graph, std::move(options)};
+  check(options);
+  ModelFile file(path, options.notice);
+  const auto& given = options.plan.input_shapes;
+  check_names(file.graph(), given);
+  // Nothing asked: as it was packed.
+  std::function<std::map<std::string, Shape>(const Graph&)> shapes;
+  int64_t batch = std::max<int64_t>(options.batch, 1);
+  if (!given.empty())
+    shapes = [&](const Graph& g) {
+      auto all = default_input_shapes(g, batch);
+      for (const auto& [name, shape] : given) all[name] = shape;
+      return all;
+    };
+  ThreadScope threads(options.threads);
+  LoadedPlan loaded = file.plan(options.plan, batch, shapes);
+  return {std::move(loaded), file.packed(), std::move(options)};
+}
+
+void CompiledModel::declare(const Graph& graph) {
+  check_names(graph, options_.plan.input_shapes);
+  for (ValueId v : graph.inputs) inputs_.push_back(graph[v]);
+  for (ValueId v : graph.outputs) outputs_.push_back(graph[v]);
+  for (auto* list : {&inputs_, &outputs_})
+    for (Value& v : *list) v.constant = {};
+  bound_.resize(outputs_.size());
 }
 
 size_t CompiledModel::input_index(std::string_view name) const { return index_of(inputs_, name, "input"); }
@@ -67,7 +104,10 @@ void CompiledModel::bind_output(size_t index, Tensor memory) {
 Session& CompiledModel::plan(const std::vector<Shape>& shapes, Graph graph) {
   PlanOptions options = options_.plan;
   for (size_t i = 0; i < shapes.size(); ++i) options.input_shapes[inputs_[i].name] = shapes[i];
-  Plan plan = make_plan(std::move(graph), options);
+  return keep(shapes, make_plan(std::move(graph), options));
+}
+
+Session& CompiledModel::keep(const std::vector<Shape>& shapes, Plan plan) {
   if (options_.device) check_fits(plan, *options_.device);
   while (sessions_.size() >= options_.cached_plans) sessions_.pop_back();
   sessions_.push_front({shapes, std::make_unique<Session>(std::move(plan))});
@@ -79,6 +119,11 @@ Session& CompiledModel::session_for(const std::vector<Shape>& shapes) {
   if (found != sessions_.end()) {
     sessions_.splice(sessions_.begin(), sessions_, found);
     return *sessions_.front().session;
+  }
+  if (!graph_ && packed_ && !packed_->source().empty()) {
+    if (options_.notice) options_.notice("the file was planned for other shapes: planning the model inside it anew");
+    graph_ = import_onnx_bytes(packed_->source()).graph;
+    open_batch(*graph_);
   }
   if (!graph_) return *sessions_.front().session;  // whose run() says what shapes it takes
   return plan(shapes, *graph_);

@@ -5,6 +5,7 @@
 //   const std::vector<Tensor>& y = model.run({{"x", x}});   // valid until the next run
 #pragma once
 
+#include <algorithm>
 #include <list>
 #include <map>
 #include <memory>
@@ -15,6 +16,7 @@
 
 #include "core/device.h"
 #include "formats/onnx.h"
+#include "runtime/load.h"
 #include "runtime/session.h"
 
 namespace lathe {
@@ -28,12 +30,14 @@ class CompiledModel {
     bool default_shapes = false; // sizes still open become 1
     size_t cached_plans = 4;
     std::optional<Device> device = {};  // whose limits every plan must keep (kBudget), or none
+    ModelFile::Notice notice = {};      // told when a .lathe file's own plan does not do and its model is planned
   };
 
   // Plans at once when all input shapes are known, and then lets the Graph go: a model without open sizes
   // is in memory once. Otherwise plans at the first run with new shapes.
   CompiledModel(Graph graph, Options options);
-  // The one place that tells kinds of model files apart.
+  // A .lathe file's plan is taken as it is where it is what is asked for; other shapes and options are planned
+  // from the model inside (runtime/load.h tells the kinds of files apart).
   static CompiledModel open(const std::string& path, Options options);
 
   // As the model declares them (with the batch opened or set), in its order.
@@ -55,6 +59,9 @@ class CompiledModel {
   Session& session();
   size_t cached_plans() const { return sessions_.size(); }
   int threads() const { return options_.threads; }
+  // What plans are made with: as asked for, or as a .lathe file was packed.
+  const PlanOptions& plan_options() const { return options_.plan; }
+  int64_t batch() const { return std::max<int64_t>(options_.batch, 1); }
   void set_profiling(bool on);
 
  private:
@@ -62,10 +69,14 @@ class CompiledModel {
     std::vector<Shape> shapes;
     std::unique_ptr<Session> session;
   };
+  CompiledModel(LoadedPlan loaded, std::optional<PackedFile> packed, Options options);
+  void declare(const Graph& graph);
+  Session& keep(const std::vector<Shape>& shapes, Plan plan);
   Session& plan(const std::vector<Shape>& shapes, Graph graph);
 
   Options options_;
   std::optional<Graph> graph_;  // none: planned once for the only shapes there are
+  std::optional<PackedFile> packed_;  // whose source becomes graph_ when other shapes are wanted
   std::vector<Value> inputs_, outputs_;
   std::list<Entry> sessions_;  // the last used first
   std::vector<Tensor> bound_;  // by output

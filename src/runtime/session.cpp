@@ -19,6 +19,8 @@ Session::Session(Plan plan) : plan_(std::move(plan)) {
       values_[i] = v.constant;
     } else if (root.offset >= 0) {
       values_[i] = Tensor(v.dtype, *v.shape, arena_.data<char>() + root.offset);
+    } else if (size_of(v.dtype) && v.shape && is_static(*v.shape)) {
+      values_[i] = Tensor(v.dtype, *v.shape, nullptr);  // an input, or a view of one: its elements come with a run
     }
   }
   for (const Step& step : plan_.steps) {
@@ -118,7 +120,7 @@ void Session::run_step(size_t index) {
   if (step.view) {
     // Buffers outside the arena (inputs, results of dynamic steps) are known only now.
     const Placement& root = plan_.placements[plan_.placements[n.outputs[0].index].root.index];
-    if (root.offset < 0) *b.outputs[0] = b.inputs[0]->reshaped(*plan_.graph[n.outputs[0]].shape);
+    if (root.offset < 0) b.outputs[0]->share(*b.inputs[0]);
     return;
   }
   std::vector<Tensor> in, captures;

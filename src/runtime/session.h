@@ -1,5 +1,6 @@
-// A Session executes a Plan: inputs in, outputs out, no allocation once it is warm (steps of dynamic shape
-// excepted).
+// A Session executes a Plan: inputs in, outputs out, no allocation once it is warm. Excepted are steps of dynamic
+// shape, steps on reference kernels, and oneDNN, whose dnnl_primitive_execute takes eight small blocks for its own
+// map of arguments each time (measured with 2.6; tests/runtime/allocation_test.cpp).
 //
 //   Session session(make_plan(import_onnx("net.onnx").graph));
 //   std::vector<Tensor> y = session.run({x});

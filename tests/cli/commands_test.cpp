@@ -135,6 +135,23 @@ TEST(PlanCommand, PrintsAndDraws) {
   EXPECT_THAT(lathe_command("plan " + classifier()).out, HasSubstr("lower bound"));
 }
 
+TEST(PackCommand, MakesAFileThatEveryCommandTakes) {
+  std::string packed = in_scratch("m.lathe"), model = classifier();
+  ShellResult r = lathe_command("pack " + model + " -o " + packed + " --batch 2");
+  ASSERT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(json_of("bench " + packed + " --runs 3 --seconds 0")["batch"], 2);
+  EXPECT_EQ(json_of("plan " + packed)["arena_bytes"], json_of("plan --batch 2 " + model)["arena_bytes"]);
+  EXPECT_EQ(json_of("inspect " + packed)["packed"]["batch"], 2);
+  write_npy(in_scratch("two.npy"), ramp({2, 3, 8, 8}, 0.1f));
+  EXPECT_EQ(json_of("run " + packed + " " + in_scratch("two.npy"))["outputs"], json_of("run " + model + " " + in_scratch("two.npy"))["outputs"]);
+  // Another batch than it was packed for: planned anew from the model inside, and said so.
+  write_npy(in_scratch("five.npy"), ramp({5, 3, 8, 8}, 0.1f));
+  ShellResult five = lathe_command("run " + packed + " " + in_scratch("five.npy"));
+  EXPECT_EQ(five.code, 0) << five.err;
+  EXPECT_THAT(five.err, HasSubstr("anew"));
+  EXPECT_THAT(five.out, HasSubstr("[5, 4]"));
+}
+
 TEST(ConvertCommand, WritesAModelThatRunsAlike) {
   std::string out = in_scratch("converted.onnx");
   ASSERT_EQ(lathe_command("convert " + classifier() + " -o " + out).code, 0);
@@ -147,7 +164,7 @@ TEST(ConvertCommand, WritesAModelThatRunsAlike) {
 
 TEST(Commands, HelpHasExamplesAndUnknownOnesAreUsageErrors) {
   ShellResult top = lathe_command("--help");
-  for (const char* name : {"run", "inspect", "bench", "plan", "convert", "verify", "device", "completion", "man"}) {
+  for (const char* name : {"run", "inspect", "bench", "plan", "pack", "convert", "verify", "device", "completion", "man"}) {
     EXPECT_THAT(top.out, HasSubstr(std::string("\n  ") + name));
     ShellResult help = lathe_command(std::string(name) + " --help");
     EXPECT_EQ(help.code, 0);

@@ -1,5 +1,6 @@
 // Operators of the domain ai.lathe, which fusion makes. Images are channels-last: [N, H, W, C].
 #include "graph/ops/families.h"
+#include "graph/ops/window.h"
 
 namespace lathe::ops {
 namespace {
@@ -17,30 +18,61 @@ std::vector<AttributeSpec> with_epilogue(std::vector<AttributeSpec> attributes) 
   return attributes;
 }
 
+// Numbers of a window come from files too: they are bounded, so that no sum of them overflows.
+void check_window(const char* what, const Ints& values, size_t count, int64_t minimum) {
+  check_model(values.size() == count, "{} has {} entries, expected {}", what, values.size(), count);
+  for (int64_t v : values) check_model(v >= minimum && v <= kMaxWindowNumber, "{} holds {}", what, v);
+}
+
 std::optional<Shape> window_shape(InferContext& c, const Ints& kernel, const Ints& dilations, int64_t channels) {
+  const Ints &pads = c.node().get_ints("pads"), &strides = c.node().get_ints("strides");
+  check_window("pads", pads, 4, -kMaxWindowNumber);
+  check_window("strides", strides, 2, 1);
+  check_window("dilations", dilations, 2, 1);
+  check_window("the window", kernel, 2, 1);
   if (!c.shape(0)) return std::nullopt;
   c.expect_rank(0, 4, 4);
   const Shape& x = *c.shape(0);
-  const Ints &pads = c.node().get_ints("pads"), &strides = c.node().get_ints("strides");
-  check_model(pads.size() == 4 && strides.size() == 2, "needs 4 pads and 2 strides");
   Shape y{x[0], kUnknownDim, kUnknownDim, channels};
   for (int i = 0; i < 2; ++i) {
     int64_t reach = (kernel[i] - 1) * dilations[i] + 1;
     if (x[i + 1] < 0) continue;
-    y[i + 1] = (x[i + 1] + pads[i] + pads[i + 2] - reach) / strides[i] + 1;
-    check_model(y[i + 1] > 0, "the window is larger than the padded input {}", to_string(x));
+    int64_t room = x[i + 1] + pads[i] + pads[i + 2] - reach;
+    check_model(room >= 0, "the window is larger than the padded input {}", to_string(x));
+    y[i + 1] = room / strides[i] + 1;
   }
   return y;
+}
+
+// A bias of one element a channel; a residual of the output's type and shape, as kernels add it in place.
+void check_epilogue(InferContext& c, int64_t channels, const std::optional<Shape>& y) {
+  if (c.has_input(2) && c.shape(2))
+    check_model(*c.shape(2) == Shape{channels}, "bias has shape {} for {} channels", to_string(*c.shape(2)), channels);
+  if (!c.has_input(3)) return;
+  check_model(!c.shape(3) || !y || !is_static(*y) || !is_static(*c.shape(3)) || *c.shape(3) == *y, "residual has shape {}, expected {}",
+              c.shape(3) ? to_string(*c.shape(3)) : "", y ? to_string(*y) : "");
+  check_model(c.dtype(3) == c.dtype(0) || c.dtype(3) == DType::kUndefined, "residual is {}, expected {}", name_of(c.dtype(3)),
+              name_of(c.dtype(0)));
 }
 
 void infer_conv(InferContext& c) {
   c.expect_rank(1, 4, 4);
   if (!c.shape(1)) return c.set_output(0, c.dtype(0));
   const Shape& w = *c.shape(1);
-  c.set_output(0, c.dtype(0), window_shape(c, {w[2], w[3]}, c.node().get_ints("dilations"), w[0]));
+  int64_t group = c.node().get_int("group");
+  check_model(group >= 1 && group <= kMaxWindowNumber && w[0] % group == 0, "{} channels cannot form {} groups", w[0], group);
+  auto y = window_shape(c, {w[2], w[3]}, c.node().get_ints("dilations"), w[0]);
+  if (c.shape(0) && (*c.shape(0))[3] >= 0)
+    check_model(w[1] <= kMaxTensorBytes && (*c.shape(0))[3] == w[1] * group, "input {} does not have the channels of weight {} in {} groups",
+                to_string(*c.shape(0)), to_string(w), group);
+  check_epilogue(c, w[0], y);
+  c.set_output(0, c.dtype(0), y);
 }
 
 void infer_pool(InferContext& c) {
+  c.expect_rank(0, 4, 4);
+  const std::string& kind = c.node().get_string("kind");
+  check_model(kind == "Max" || kind == "Average", "kind is '{}', expected Max or Average", kind);
   int64_t channels = c.shape(0) ? (*c.shape(0))[3] : kUnknownDim;
   c.set_output(0, c.dtype(0), window_shape(c, c.node().get_ints("kernel_shape"), {1, 1}, channels));
 }
@@ -51,7 +83,26 @@ void infer_matmul(InferContext& c) {
   c.expect_rank(1, 2, 2);
   check_model(!y.empty() && y.back() == (*c.shape(1))[0], "cannot multiply {} by {}", to_string(y), to_string(*c.shape(1)));
   y.back() = (*c.shape(1))[1];
+  check_epilogue(c, y.back(), y);
   c.set_output(0, c.dtype(0), y);
+}
+
+void infer_affine(InferContext& c) {
+  if (c.shape(0)) {
+    check_model(!c.shape(0)->empty(), "a scalar has no channels");
+    for (size_t i : {1, 2})
+      check_model(!c.shape(i) || *c.shape(i) == Shape{c.shape(0)->back()}, "input {} has shape {} for {}", i,
+                  c.shape(i) ? to_string(*c.shape(i)) : "", to_string(*c.shape(0)));
+  }
+  infer::same_as_first(c);
+}
+
+void infer_shuffle(InferContext& c) {
+  if (c.shape(0)) {
+    int64_t axis = normalize_axis(c.node().get_int("axis"), static_cast<int64_t>(c.shape(0)->size())), group = c.node().get_int("group");
+    check_model(group >= 1 && (*c.shape(0))[axis] % group == 0, "{} cannot form {} groups along axis {}", to_string(*c.shape(0)), group, axis);
+  }
+  infer::same_as_first(c);
 }
 
 int64_t conv_macs(const Graph& g, const Node& n) {
@@ -80,10 +131,10 @@ void declare_fused(OpRegistry& r) {
   // activation(X·scale + shift) along the last axis: X [..., C], scale [C], shift [C]. A batch norm that no
   // convolution before could take.
   r.add({.name = "Affine", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 3,
-         .attributes = with_epilogue({}), .infer = infer::same_as_first});
+         .attributes = with_epilogue({}), .infer = infer_affine});
   // Channels c = g·k + i of `axis` move to i·group + g (ShuffleNet, Zhang et al. 2018, section 3.1).
   r.add({.name = "ChannelShuffle", .domain = "ai.lathe", .attributes = {{"axis", int64_t{1}}, {"group", int64_t{1}, true}},
-         .infer = infer::same_as_first});
+         .infer = infer_shuffle});
 }
 
 }  // namespace lathe::ops

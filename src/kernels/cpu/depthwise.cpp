@@ -183,12 +183,16 @@ class DepthwiseConv : public Kernel {
     const Node& n = r.node;
     const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(DepthwiseLanes)());
     int64_t taps = w[2] * w[3];
-    weights_ = Tensor(DType::kF32, {(w[0] + lanes - 1) / lanes, taps, lanes});
-    std::memset(weights_.raw(), 0, weights_.bytes());
-    for (int64_t c = 0; c < w[0]; ++c)
-      for (int64_t t = 0; t < taps; ++t)
-        weights_.data<float>()[(c / lanes * taps + t) * lanes + c % lanes] = r.input(1).constant.data<float>()[c * taps + t];
-    if (r.has_input(2)) bias_ = r.input(2).constant;
+    Shape packed{(w[0] + lanes - 1) / lanes, taps, lanes};
+    weights_ = r.packed_input(1, DType::kF32, packed, kLayout, [&](const Tensor& plain) {
+      Tensor t(DType::kF32, packed);
+      std::memset(t.raw(), 0, t.bytes());
+      for (int64_t c = 0; c < w[0]; ++c)
+        for (int64_t k = 0; k < taps; ++k)
+          t.data<float>()[(c / lanes * taps + k) * lanes + c % lanes] = plain.data<float>()[c * taps + k];
+      return t;
+    });
+    if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {w[0]}, 0, [](const Tensor& t) { return t; });
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
     args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
              x[0], x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1],
@@ -207,8 +211,10 @@ class DepthwiseConv : public Kernel {
     return static_cast<size_t>(args_.ow * omp_get_max_threads()) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
   }
   int in_place_input() const override { return residual_ ? 3 : -1; }
+  std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_, kLayout}, {bias_}}; }
 
  private:
+  static constexpr uint64_t kLayout = 1;
   DepthwiseArgs args_;
   Tensor weights_, bias_;
   bool residual_ = false;
@@ -223,7 +229,7 @@ void register_depthwise(KernelRegistry& r) {
           bool typed = (type == DType::kF32 || type == DType::kBF16) && q.output().dtype == type &&
                        q.input(1).dtype == DType::kF32 && (!q.has_input(3) || q.input(3).dtype == type);
           return typed && !q.has_input(4) && q.input(1).is_constant() && w[1] == 1 && q.node.get_int("group") == w[0] &&
-                 q.in_shape()[3] == w[0] && (!q.has_input(2) || q.input(2).is_constant());
+                 q.in_shape()[3] == w[0] && (!q.has_input(2) || (q.input(2).is_constant() && q.input(2).dtype == DType::kF32));
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv>(q); }});
 }
 

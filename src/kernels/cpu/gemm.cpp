@@ -66,10 +66,9 @@ bool has_bf16_products() {
 // half the width when that is enough.
 // `at(k, n)` is the index of the element in `w`, −1 for zero.
 template <class At>
-Tensor pack_panels(const Tensor& w, int64_t k_count, int64_t n_count, At&& at) {
-  auto width = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(PanelWidth)());
-  int64_t panels = (n_count + width - 1) / width;
-  Tensor packed(w.dtype(), {panels, k_count, width});
+Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at) {
+  int64_t panels = shape[0], k_count = shape[1], width = shape[2];
+  Tensor packed(w.dtype(), shape);
   std::memset(packed.raw(), 0, packed.bytes());
   auto fill = [&](auto* to, const auto* from, int64_t together) {
     for (int64_t p = 0; p < panels; ++p) {
@@ -87,6 +86,11 @@ Tensor pack_panels(const Tensor& w, int64_t k_count, int64_t n_count, At&& at) {
   return packed;
 }
 
+Shape panels_of(int64_t k_count, int64_t n_count) {
+  auto width = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(PanelWidth)());
+  return {(n_count + width - 1) / width, k_count, width};
+}
+
 class Product : public Kernel {
  public:
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
@@ -99,13 +103,16 @@ class Product : public Kernel {
   }
   size_t scratch_bytes() const override { return args_.scratch_per_thread * static_cast<size_t>(omp_get_max_threads()); }
   int in_place_input() const override { return residual_ ? 3 : -1; }
+  std::vector<PackedInput> packed_inputs() const override { return {{}, {packed_, kLayout}, {bias_}}; }
 
  protected:
+  static constexpr uint64_t kLayout = 2;
+
   void prepare(const KernelRequest& r) {
     args_.activation = activation_of(r.node);
     args_.residual_first = r.node.get_int("residual_first") != 0;
     residual_ = r.has_input(3);
-    if (r.has_input(2)) bias_ = r.input(2).constant;
+    if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {args_.columns}, 0, [](const Tensor& t) { return t; });
     args_.bias = bias_.defined() ? bias_.data<float>() : nullptr;
     args_.bf16 = r.input(0).dtype == DType::kBF16;
     args_.bf16_out = r.output().dtype == DType::kBF16;
@@ -133,8 +140,9 @@ class GemmConv : public Product {
     args_.depth = x[3];
     args_.columns = w[0];
     int64_t channels = x[3], taps = w[2] * w[3];
-    packed_ = pack_panels(r.input(1).constant, taps * channels, w[0], [&](int64_t k, int64_t n) {
-      return (n * channels + k % channels) * taps + k / channels;
+    Shape panels = panels_of(taps * channels, w[0]);
+    packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
+      return pack_panels(t, panels, w[0], [&](int64_t k, int64_t n) { return (n * channels + k % channels) * taps + k / channels; });
     });
     prepare(r);
   }
@@ -148,7 +156,10 @@ class GemmMatMul : public Product {
     args_.rows.height = args_.rows.out_height = rows;
     args_.rows.pixel = args_.depth = w[0];
     args_.columns = w[1];
-    packed_ = pack_panels(r.input(1).constant, w[0], w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; });
+    Shape panels = panels_of(w[0], w[1]);
+    packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
+      return pack_panels(t, panels, w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; });
+    });
     prepare(r);
   }
 };

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstring>
 #include <dnnl.hpp>
-#include <unordered_map>
+#include <vector>
 
 #include "kernels/kernel.h"
 
@@ -66,53 +66,92 @@ dnnl::primitive_attr epilogue(const Node& node, bool residual) {
   return attr;
 }
 
-// A primitive with its arguments bound; run() only swaps data pointers.
+// A number for the arrangement that a descriptor describes. Which one oneDNN prefers depends on its version, the
+// instruction set and the number of threads, so that it must be compared when packed weights come from a file.
+uint64_t layout_of(const memory::desc& desc) {
+  const dnnl_memory_desc_t& d = desc.data;
+  require(d.format_kind == dnnl_blocked, "oneDNN prefers weights in a form that is not blocked");
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  auto mix = [&](int64_t number) { hash = (hash ^ static_cast<uint64_t>(number)) * 0x100000001b3; };
+  mix(d.data_type);
+  mix(d.ndims);
+  for (int i = 0; i < d.ndims; ++i) {
+    mix(d.dims[i]);
+    mix(d.padded_dims[i]);
+    mix(d.format_desc.blocking.strides[i]);
+  }
+  for (int i = 0; i < d.format_desc.blocking.inner_nblks; ++i) {
+    mix(d.format_desc.blocking.inner_blks[i]);
+    mix(d.format_desc.blocking.inner_idxs[i]);
+  }
+  mix(static_cast<int64_t>(d.extra.flags));
+  return hash;
+}
+
+// A primitive with its arguments bound; run() only swaps data pointers. The arguments are handed to oneDNN's C
+// interface as they lie here: its C++ one builds a vector of them for each execution.
 class Primitive : public Kernel {
  public:
   size_t scratch_bytes() const override { return scratch_; }
   int in_place_input() const override { return residual_ ? 3 : -1; }
+  std::vector<PackedInput> packed_inputs() const override {
+    return dynamic_weights_ ? std::vector<PackedInput>{} : std::vector<PackedInput>{{}, {weights_, layout_}, {bias_}};
+  }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
     // The residual is what the sum starts from: it lies in the output, or is copied there.
     if (residual_ && in[3]->raw() != out[0]->raw()) std::memcpy(out[0]->raw(), in[3]->raw(), out[0]->bytes());
-    args_.at(DNNL_ARG_SRC).set_data_handle(const_cast<void*>(in[0]->raw()));
-    if (dynamic_weights_) args_.at(DNNL_ARG_WEIGHTS).set_data_handle(const_cast<void*>(in[1]->raw()));
-    args_.at(DNNL_ARG_DST).set_data_handle(out[0]->raw());
-    args_.at(DNNL_ARG_SCRATCHPAD).set_data_handle(scratch);
-    primitive_.execute(stream(), args_);
+    memories_[kSource].set_data_handle(const_cast<void*>(in[0]->raw()));
+    memories_[kTarget].set_data_handle(out[0]->raw());
+    memories_[kScratch].set_data_handle(scratch);
+    if (dynamic_weights_) memories_[kWeights].set_data_handle(const_cast<void*>(in[1]->raw()));
+    dnnl::error::wrap_c_api(
+        dnnl_primitive_execute(primitive_.get(), stream().get(), static_cast<int>(args_.size()), args_.data()),
+        "oneDNN could not execute a primitive");
     stream().wait();
   }
 
  protected:
+  enum { kSource, kTarget, kScratch, kWeights, kBias };  // the order of memories_
+
   void bind(const dnnl::primitive_desc_base& desc, dnnl::primitive primitive) {
     primitive_ = std::move(primitive);
-    auto add = [&](int arg, const memory::desc& d) { args_.emplace(arg, memory(d, cpu(), nullptr)); };
-    add(DNNL_ARG_SRC, desc.query_md(dnnl::query::src_md));
-    add(DNNL_ARG_DST, desc.query_md(dnnl::query::dst_md));
+    add(DNNL_ARG_SRC, desc.query_md(dnnl::query::src_md), nullptr);
+    add(DNNL_ARG_DST, desc.query_md(dnnl::query::dst_md), nullptr);
     memory::desc pad = desc.query_md(dnnl::query::scratchpad_md);
     scratch_ = pad.get_size();
-    add(DNNL_ARG_SCRATCHPAD, pad);
+    add(DNNL_ARG_SCRATCHPAD, pad, nullptr);
+  }
+  void add(int argument, const memory::desc& desc, void* data) {
+    memories_.emplace_back(desc, cpu(), data);
+    args_.push_back({argument, memories_.back().get()});
   }
   // Constant weights are reordered once into the layout that the primitive prefers.
-  void pack_weights(const memory::desc& plain, const Tensor& w, const memory::desc& wanted) {
-    memory from(plain, cpu(), const_cast<void*>(w.raw()));
+  void pack_weights(const KernelRequest& r, const memory::desc& plain, const memory::desc& wanted) {
+    layout_ = layout_of(wanted);
     if (plain == wanted) {
-      weights_ = w;
-      args_.emplace(DNNL_ARG_WEIGHTS, from);
-      return;
+      weights_ = r.packed_input(1, r.input(1).dtype, r.in_shape(1), layout_, [](const Tensor& w) { return w; });
+    } else {
+      Shape bytes{static_cast<int64_t>(wanted.get_size())};
+      weights_ = r.packed_input(1, DType::kU8, bytes, layout_, [&](const Tensor& w) {
+        Tensor packed(DType::kU8, bytes);
+        memory from(plain, cpu(), const_cast<void*>(w.raw())), to(wanted, cpu(), packed.raw());
+        dnnl::reorder(from, to).execute(stream(), from, to);
+        stream().wait();
+        return packed;
+      });
     }
-    memory to(wanted, cpu());
-    dnnl::reorder(from, to).execute(stream(), from, to);
-    stream().wait();
-    args_.emplace(DNNL_ARG_WEIGHTS, to);
+    add(DNNL_ARG_WEIGHTS, wanted, weights_.raw());
   }
-  void set_bias(const memory::desc& desc, const Tensor& bias) {
-    bias_ = bias;
-    args_.emplace(DNNL_ARG_BIAS, memory(desc, cpu(), const_cast<void*>(bias_.raw())));
+  void set_bias(const KernelRequest& r, const memory::desc& desc) {
+    bias_ = r.packed_input(2, DType::kF32, r.in_shape(2), 0, [](const Tensor& b) { return b; });
+    add(DNNL_ARG_BIAS, desc, bias_.raw());
   }
 
   dnnl::primitive primitive_;
-  std::unordered_map<int, memory> args_;
+  std::vector<memory> memories_;
+  std::vector<dnnl_exec_arg_t> args_;
   Tensor weights_, bias_;
+  uint64_t layout_ = 0;
   size_t scratch_ = 0;
   bool residual_ = false, dynamic_weights_ = false;
 };
@@ -136,25 +175,29 @@ class Conv : public Primitive {
     auto make = [&](const dnnl::convolution_forward::desc& d) {
       dnnl::convolution_forward::primitive_desc desc(d, epilogue(n, residual_), cpu());
       bind(desc, dnnl::convolution_forward(desc));
-      pack_weights(plain, r.input(1).constant, desc.weights_desc());
+      pack_weights(r, plain, desc.weights_desc());
     };
     auto kind = dnnl::prop_kind::forward_inference;
     if (r.has_input(2)) {
       memory::desc bias({w[0]}, memory::data_type::f32, memory::format_tag::x);
       make({kind, algorithm, src, any, bias, dst, steps, spread, begin, end});
-      set_bias(bias, r.input(2).constant);
+      set_bias(r, bias);
     } else {
       make({kind, algorithm, src, any, dst, steps, spread, begin, end});
     }
   }
 };
 
+bool constant_bias(const KernelRequest& r) {
+  return !r.has_input(2) || (r.input(2).is_constant() && r.input(2).dtype == DType::kF32);
+}
+
 bool conv_supported(const KernelRequest& r) {
   DType type = r.input(0).dtype;
   if (type != DType::kF32 && type != DType::kBF16) return false;
   const auto& pads = r.node.get_ints("pads");
   bool non_negative = std::all_of(pads.begin(), pads.end(), [](int64_t p) { return p >= 0; });
-  return r.input(1).is_constant() && r.input(1).dtype == type && !r.has_input(4) && non_negative && (!r.has_input(2) || r.input(2).is_constant());
+  return r.input(1).is_constant() && r.input(1).dtype == type && !r.has_input(4) && non_negative && constant_bias(r);
 }
 
 // [M, K] × [K, N] with constant weights; leading dimensions of A are flattened.
@@ -170,12 +213,12 @@ class FusedMatMul : public Primitive {
     auto make = [&](const dnnl::matmul::desc& d) {
       dnnl::matmul::primitive_desc desc(d, epilogue(r.node, residual_), cpu());
       bind(desc, dnnl::matmul(desc));
-      pack_weights(plain, r.input(1).constant, desc.weights_desc());
+      pack_weights(r, plain, desc.weights_desc());
     };
     if (r.has_input(2)) {
       memory::desc bias({1, n}, memory::data_type::f32, memory::format_tag::ab);
       make({src, any, bias, dst});
-      set_bias(bias, r.input(2).constant);
+      set_bias(r, bias);
     } else {
       make({src, any, dst});
     }
@@ -202,7 +245,7 @@ class MatMul : public Primitive {
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(desc_of(r.input(0)), desc_of(r.input(1)), desc_of(r.output())), attr, cpu());
     bind(desc, dnnl::matmul(desc));
-    args_.emplace(DNNL_ARG_WEIGHTS, memory(desc.weights_desc(), cpu(), nullptr));
+    add(DNNL_ARG_WEIGHTS, desc.weights_desc(), nullptr);
     dynamic_weights_ = true;
   }
 };
@@ -220,7 +263,7 @@ void register_onednn(KernelRegistry& r) {
         }});
   r.add("MatMul", "ai.lathe", {"matmul.packed.onednn", [](const KernelRequest& q) {
           DType t = q.input(0).dtype;
-          return (t == DType::kF32 || t == DType::kBF16) && q.input(1).is_constant() && (!q.has_input(2) || q.input(2).is_constant());
+          return (t == DType::kF32 || t == DType::kBF16) && q.input(1).is_constant() && constant_bias(q);
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<FusedMatMul>(q); }});
   r.add("MatMul", "", {"f32.matmul.onednn", matmul_supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
           return std::make_unique<MatMul>(q);

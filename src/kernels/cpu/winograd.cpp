@@ -229,25 +229,34 @@ HWY_EXPORT(WinogradLanes);
 
 namespace {
 
-// G·g·Gᵀ of one 3×3 filter, in double.
-void transform_filter(const float* g, double (*u)[6]) {
+struct FilterTransform {
+  double rows[6][3] = {};
+};
+
+// G, once: packing asks for it a million times in a large network.
+FilterTransform filter_transform() {
+  FilterTransform g;
   const double points[5] = {0, kPointA, -kPointA, kPointB, -kPointB};
-  double transform[6][3] = {};
   for (int i = 0; i < 5; ++i) {
     double others = 1;
     for (int j = 0; j < 5; ++j)
       if (j != i) others *= points[i] - points[j];
-    for (int k = 0; k < 3; ++k) transform[i][k] = std::pow(points[i], k) / others;
+    for (int k = 0; k < 3; ++k) g.rows[i][k] = std::pow(points[i], k) / others;
   }
-  transform[5][2] = 1;
+  g.rows[5][2] = 1;
+  return g;
+}
+
+// G·g·Gᵀ of one 3×3 filter, in double.
+void transform_filter(const FilterTransform& transform, const float* g, double (*u)[6]) {
   double half[6][3] = {};
   for (int i = 0; i < 6; ++i)
     for (int c = 0; c < 3; ++c)
-      for (int k = 0; k < 3; ++k) half[i][c] += transform[i][k] * g[k * 3 + c];
+      for (int k = 0; k < 3; ++k) half[i][c] += transform.rows[i][k] * g[k * 3 + c];
   for (int i = 0; i < 6; ++i)
     for (int j = 0; j < 6; ++j) {
       u[i][j] = 0;
-      for (int k = 0; k < 3; ++k) u[i][j] += half[i][k] * transform[j][k];
+      for (int k = 0; k < 3; ++k) u[i][j] += half[i][k] * transform.rows[j][k];
     }
 }
 
@@ -268,8 +277,10 @@ class WinogradConv : public Kernel {
     args_.block = kMostTileRows * std::clamp<int64_t>(fit, 1, 4);
     if (fit < 2) args_.block = kMostTileRows + kMostTileRows / 3;  // 14×14 outputs are 16 tiles
     args_.block = std::max<int64_t>(1, std::min(args_.block, (tiles + omp_get_max_threads() - 1) / omp_get_max_threads()));
-    pack(r.input(1).constant, channels, out, panels, width);
-    if (r.has_input(2)) bias_ = r.input(2).constant;
+    packed_ = r.packed_input(1, DType::kF32, {panels, kPositions, channels, width}, kLayout, [&](const Tensor& w) {
+      return packed(w, channels, out, panels, width);
+    });
+    if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {out}, 0, [](const Tensor& t) { return t; });
     args_.packed = packed_.data<float>();
     args_.bias = bias_.defined() ? bias_.data<float>() : nullptr;
     residual_ = r.has_input(3);
@@ -285,19 +296,24 @@ class WinogradConv : public Kernel {
   }
   size_t scratch_bytes() const override { return args_.scratch_per_thread * static_cast<size_t>(omp_get_max_threads()); }
   int in_place_input() const override { return residual_ ? 3 : -1; }
+  std::vector<PackedInput> packed_inputs() const override { return {{}, {packed_, kLayout}, {bias_}}; }
 
  private:
-  void pack(const Tensor& w, int64_t channels, int64_t out, int64_t panels, int64_t width) {
-    packed_ = Tensor(DType::kF32, {panels, kPositions, channels, width});
-    std::memset(packed_.raw(), 0, packed_.bytes());
-    float* to = packed_.data<float>();
+  static constexpr uint64_t kLayout = 1;  // another one for other points of interpolation, too
+
+  static Tensor packed(const Tensor& w, int64_t channels, int64_t out, int64_t panels, int64_t width) {
+    Tensor result(DType::kF32, {panels, kPositions, channels, width});
+    std::memset(result.raw(), 0, result.bytes());
+    float* to = result.data<float>();
     double u[6][6];
+    const FilterTransform transform = filter_transform();
     for (int64_t n = 0; n < out; ++n)
       for (int64_t c = 0; c < channels; ++c) {
-        transform_filter(w.data<float>() + (n * channels + c) * 9, u);
+        transform_filter(transform, w.data<float>() + (n * channels + c) * 9, u);
         for (int64_t p = 0; p < kPositions; ++p)
           to[((n / width * kPositions + p) * channels + c) * width + n % width] = static_cast<float>(u[p / 6][p % 6]);
       }
+    return result;
   }
 
   WinogradArgs args_{};
