@@ -31,7 +31,8 @@ Graph network() {
   a["group"] = int64_t{4};
   y = g.add("Add", {g.add("Conv", {y, constant({4, 1, 3, 3}), constant({4})}, a), y});
   y = g.add("MatMul", {g.add("Flatten", {y}), constant({144, 5})});
-  g.outputs = {g.add("Softmax", {g.add("Mul", {y, constant({5})})}), g.add("NonZero", {g.add("Relu", {y})})};
+  y = g.add("Clip", {g.add("Mul", {y, constant({5})}), g.add_constant(Tensor::scalar(-1)), g.add_constant(Tensor::scalar(9))});
+  g.outputs = {g.add("Softmax", {y}), g.add("NonZero", {g.add("Relu", {y})})};
   return g;
 }
 

@@ -131,6 +131,7 @@ Tensor Tensor::reshaped(Shape shape) const {
 }
 
 double Tensor::get(int64_t i) const {
+  check_model(has_elements(), "a constant is read whose elements were let go");
   switch (type_) {
     case DType::kF32: return data<float>()[i];
     case DType::kF64: return data<double>()[i];
@@ -145,6 +146,7 @@ double Tensor::get(int64_t i) const {
 }
 
 int64_t Tensor::get_int(int64_t i) const {
+  check_model(has_elements(), "a constant is read whose elements were let go");
   switch (type_) {
     case DType::kI64: return data<int64_t>()[i];
     case DType::kU64: return static_cast<int64_t>(data<uint64_t>()[i]);

@@ -51,6 +51,7 @@ Graph small_network() {
   ValueId flat = g.add("Flatten", {c});
   ValueId y = g.add("MatMul", {flat, weights(g, {648, 5}, 5)});
   ValueId scaled = g.add("Mul", {y, weights(g, {5}, 6)});
+  scaled = g.add("Clip", {scaled, g.add_constant(Tensor::scalar(-9)), g.add_constant(Tensor::scalar(9))});
   g.outputs = {scaled, g.add("NonZero", {g.add("Relu", {y})})};
   return g;
 }
