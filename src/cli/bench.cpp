@@ -18,8 +18,9 @@ struct Options {
   int runs = 20;
   double seconds = 1;
   uint64_t seed = 1;
-  bool json = false, layers = false, reference = false, no_fuse = false, tune = false;
-  std::string profile, precision = "fp32";
+  bool json = false, layers = false, reference = false, no_fuse = false;
+  TuneOptions tune;
+  std::string profile;
 };
 
 void write_trace(const std::string& path, const Session& session) {
@@ -64,12 +65,13 @@ void print_layers(const Session& session, int threads) {
 
 void bench(const Options& o) {
   auto begin = std::chrono::steady_clock::now();
-  PlanOptions plan_options;
-  plan_options.reference = o.reference;
-  plan_options.fuse = !o.no_fuse && !o.reference;
-  plan_options.tune = o.tune;
-  plan_options.bf16 = o.precision == "bf16";
-  Session session(o.model.load(plan_options));
+  bool bf16 = false;
+  Session session(o.model.load([&](PlanOptions& options) {
+    options.reference = o.reference;
+    if (o.no_fuse || o.reference) options.fuse = options.bf16 = false;
+    o.tune.apply(options);
+    bf16 = options.bf16;
+  }));
   std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
   session.run(inputs);
   double start_ms = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3;
@@ -86,7 +88,7 @@ void bench(const Options& o) {
   }
   if (!o.profile.empty()) write_trace(o.profile, session);
   if (o.json) {
-    nlohmann::json j = {{"model", o.model.model}, {"precision", o.precision}, {"threads", o.model.threads}, {"batch", o.model.batch},
+    nlohmann::json j = {{"model", o.model.model}, {"precision", bf16 ? "bf16" : "fp32"}, {"threads", o.model.threads}, {"batch", o.model.batch},
                         {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
                         {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms},
                         {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
@@ -113,11 +115,11 @@ void add_bench(CLI::App& app) {
   command->add_option("--runs", o->runs, "At least so many runs")->check(CLI::Range(1, 1000000))->capture_default_str();
   command->add_option("--seconds", o->seconds, "And at least so long")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
   command->add_option("--random", o->seed, "Seed of the inputs")->capture_default_str();
-  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
+  o->model.add_precision(*command);
   command->add_flag("--layers", o->layers, "Time of each layer, and how near it comes to the limit of the machine");
   command->add_flag("--reference", o->reference, "Reference kernels only");
   command->add_flag("--no-fuse", o->no_fuse, "Without fusion and layout passes");
-  command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
+  o->tune.add_to(*command);
   command->add_option("--profile", o->profile, "Write a Chrome trace to this file");
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] { bench(*o); });

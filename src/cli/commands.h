@@ -15,5 +15,9 @@ void add_plan(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_verify(CLI::App& app, int* exit_code);
 void add_device(CLI::App& app);
+void add_optimize(CLI::App& app);
+
+// As it was typed, quoted where a shell would need it.
+const std::string& command_line();
 
 }  // namespace lathe::cli

@@ -14,17 +14,17 @@ void add_plan(CLI::App& app) {
   struct Options {
     ModelOptions model;
     std::string svg;
-    bool json = false, tune = false;
+    bool json = false;
+    TuneOptions tune;
   };
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
   command->add_option("--svg", o->svg, "Draw memory over time to this file");
-  command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
+  o->model.add_precision(*command);
+  o->tune.add_to(*command);
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] {
-    PlanOptions options;
-    options.tune = o->tune;
-    Plan plan = o->model.load(options);
+    Plan plan = o->model.load([&](PlanOptions& options) { o->tune.apply(options); });
     if (!o->svg.empty()) {
       write_file(o->svg, plan_svg(plan));
     }

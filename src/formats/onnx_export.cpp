@@ -113,8 +113,13 @@ class Exporter {
 
 }  // namespace
 
-void export_onnx(const Graph& graph, const std::filesystem::path& path) {
+void export_onnx(const Graph& graph, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) {
   onnx::ModelProto model;
+  for (const auto& [key, value] : metadata) {
+    auto* entry = model.add_metadata_props();
+    entry->set_key(key);
+    entry->set_value(value);
+  }
   Exporter().run(graph, &model);
   auto temporary = path;
   temporary += fmt::format(".{}.tmp", ::getpid());

@@ -45,6 +45,10 @@ struct KernelEntry {
 // Kernels that support the request, best guess first. Empty: only the reference can.
 std::vector<const KernelEntry*> kernels_for(const KernelRequest& request);
 
+// What a measured time depends on besides the machine: a digest of the kernels' sources (made when CMake
+// runs) and the libraries beneath them.
+std::string kernel_build();
+
 class KernelRegistry {
  public:
   void add(std::string_view op, std::string_view domain, KernelEntry entry);

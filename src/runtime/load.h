@@ -11,6 +11,12 @@
 
 namespace lathe {
 
+// How an optimized model is to be planned is kept in its ONNX metadata ("lathe.precision": fp32 or bf16,
+// "lathe.fuse": yes or no, "lathe.tune": yes or no), which other runtimes ignore. Options at their defaults leave no entry.
+std::map<std::string, std::string> plan_metadata(const PlanOptions& options);
+// Throws kModel for values that are not of these.
+PlanOptions planned_options(const Model& model);
+
 // Open dimensions of inputs: the first (batch) becomes `batch`, others `fallback`. Fixed ones stay.
 std::map<std::string, Shape> default_input_shapes(const Graph& graph, int64_t batch = 1, int64_t fallback = 1);
 // A fixed leading dimension of 1 in the inputs becomes open, so that another batch can be asked for.
