@@ -56,6 +56,7 @@ class KernelRegistry {
 
 // One function a file of kernels/cpu.
 void register_onednn(KernelRegistry&);
+void register_gemm(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
 void register_elementwise(KernelRegistry&);
 void register_normalize(KernelRegistry&);

@@ -1,14 +1,17 @@
-// Depthwise convolution, channels-last, f32 or bf16 with f32 weights and accumulation. A vector holds channels; a row of outputs is walked in tiles of
-// kTile columns whose accumulators stay in registers. Inside the image the three or more taps of a row share
-// the loads of a column, so that a 3×3 window at stride 1 costs (kTile + 2)·3 loads for 9·kTile products.
+// Depthwise convolution, channels-last, f32 or bf16 with f32 weights and accumulation. A vector holds channels;
+// a row of outputs is walked in tiles of kTile columns whose accumulators stay in registers. Inside the image
+// the three or more taps of a row share the loads of a column, so that a 3×3 window at stride 1 costs
+// (kTile + 2)·3 loads for 9·kTile products.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/depthwise.cpp"
 #include <hwy/foreach_target.h>
 // Highway asks for this order
 #include <hwy/highway.h>
 
+#include <limits>
+
 #include "core/parallel.h"
-#include "kernels/cpu/activation-inl.h"
+#include "kernels/cpu/lanes-inl.h"
 #include "kernels/kernel.h"
 
 #ifndef LATHE_DEPTHWISE_SHARED
@@ -21,8 +24,10 @@ struct DepthwiseArgs {
   void* y;
   int64_t n, h, wd, c, oh, ow, kh, kw;
   int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-  ActivationSpec activation;
+  float lower, upper;    // limits of the result: none, Relu and Clip
+  ActivationSpec later;  // any other activation
   bool residual_first;
+  char* scratch = nullptr;  // a row of floats for each thread, with `later`
 };
 }  // namespace lathe
 #endif
@@ -31,60 +36,25 @@ HWY_BEFORE_NAMESPACE();
 namespace lathe {
 namespace HWY_NAMESPACE {
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
+// What limits results in the sweep over the window (none, Relu and Clip are limits), and where they go.
+template <class T>
+struct RowOut {
+  T* y;               // the row of outputs
+  const T* residual;  // the same row, or null
+  bool residual_first;
+};
 
-// The last vector of a pixel may hold fewer channels: loads and stores then are masked.
-template <bool kFull>
-HWY_INLINE V LoadChannels(D d, const float* p, hn::Mask<D> m) {
-  if constexpr (kFull) return hn::LoadU(d, p);
-  return hn::MaskedLoad(m, d, p);
-}
-template <bool kFull>
-HWY_INLINE void StoreChannels(D d, V v, float* p, hn::Mask<D> m) {
-  if constexpr (kFull) hn::StoreU(v, d, p);
-  else hn::BlendedStore(v, m, d, p);
-}
-
-// bf16 elements widen to f32 by a shift; back, they round to nearest even and NaN stays NaN.
-template <bool kFull>
-HWY_INLINE V LoadChannels(D d, const uint16_t* p, hn::Mask<D> m) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::RebindToUnsigned<D> d32;
-  hn::Vec<decltype(d16)> bits;
-  if constexpr (kFull) bits = hn::LoadU(d16, p);
-  else bits = hn::MaskedLoad(hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
-  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
-}
-template <bool kFull>
-HWY_INLINE void StoreChannels(D d, V v, uint16_t* p, hn::Mask<D> m) {
-  const hn::Rebind<uint16_t, D> d16;
-  const hn::RebindToUnsigned<D> d32;
-  const hn::RebindToSigned<D> di;
-  auto bits = hn::BitCast(d32, v);
-  auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
-  auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff)));
-  auto quiet = hn::Or(bits, hn::Set(d32, 0x400000));
-  auto chosen = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), quiet, rounded));
-  auto half = hn::DemoteTo(d16, hn::BitCast(di, chosen));
-  if constexpr (kFull) hn::StoreU(half, d16, p);
-  else hn::BlendedStore(half, hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
-}
-
-template <class T, ActivationKind kAct, bool kFull>
-HWY_INLINE void Finish(D d, const DepthwiseArgs& a, V acc, int64_t at, hn::Mask<D> m, V alpha, V beta) {
-  auto* residual = static_cast<const T*>(a.residual);
-  if (residual && a.residual_first) acc = hn::Add(acc, LoadChannels<kFull>(d, residual + at, m));
-  acc = Activate<kAct>(d, acc, alpha, beta);
-  if (residual && !a.residual_first) acc = hn::Add(acc, LoadChannels<kFull>(d, residual + at, m));
-  StoreChannels<kFull>(d, acc, static_cast<T*>(a.y) + at, m);
+template <class T, bool kFull>
+HWY_INLINE void Finish(D d, const RowOut<T>& out, V acc, int64_t at, hn::Mask<D> m, V lower, V upper) {
+  const T* residual = out.residual ? out.residual + at : nullptr;
+  FinishLanes<T, ActivationKind::kClip, kFull>(d, acc, residual, out.residual_first, out.y + at, m, lower, upper);
 }
 
 // kTile outputs next to each other whose windows lie inside the image horizontally. K and S are the window's
 // width and stride, known at compile time.
-template <class T, ActivationKind kAct, bool kFull, int kTile, int K, int S>
+template <class T, class TOut, bool kFull, int kTile, int K, int S>
 HWY_INLINE void Tile(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, int64_t ky1, int64_t ox, int64_t ch,
-                     int64_t out_row, hn::Mask<D> m, V bias, V alpha, V beta) {
+                     const RowOut<TOut>& out, hn::Mask<D> m, V bias, V lower, V upper) {
   V acc[kTile];
   for (int t = 0; t < kTile; ++t) acc[t] = bias;
   const T* base = row + (ox * S - a.pad_left) * a.c + ch;
@@ -103,13 +73,13 @@ HWY_INLINE void Tile(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, int
     }
   }
   for (int t = 0; t < kTile; ++t)
-    Finish<T, kAct, kFull>(d, a, acc[t], out_row + (ox + t) * a.c + ch, m, alpha, beta);
+    Finish<TOut, kFull>(d, out, acc[t], (ox + t) * a.c + ch, m, lower, upper);
 }
 
 // One output with every bound checked: borders, and windows of unusual shape.
-template <class T, ActivationKind kAct, bool kFull>
+template <class T, class TOut, bool kFull>
 HWY_INLINE void Single(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, int64_t ky1, int64_t ox, int64_t ch,
-                       int64_t out_row, hn::Mask<D> m, V bias, V alpha, V beta) {
+                       const RowOut<TOut>& out, hn::Mask<D> m, V bias, V lower, V upper) {
   V acc = bias;
   int64_t x0 = ox * a.stride_w - a.pad_left;
   for (int64_t ky = ky0; ky < ky1; ++ky)
@@ -119,43 +89,73 @@ HWY_INLINE void Single(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, i
       V x = LoadChannels<kFull>(d, row + (ky * a.dilation_h * a.wd + ix) * a.c + ch, m);
       acc = hn::MulAdd(x, LoadChannels<kFull>(d, a.w + (ky * a.kw + kx) * a.c + ch, m), acc);
     }
-  Finish<T, kAct, kFull>(d, a, acc, out_row + ox * a.c + ch, m, alpha, beta);
+  Finish<TOut, kFull>(d, out, acc, ox * a.c + ch, m, lower, upper);
 }
 
-template <class T, ActivationKind kAct, bool kFull, int K, int S>
-void RowChannels(D d, const DepthwiseArgs& a, int64_t image, int64_t oy, int64_t ch) {
-  const hn::Mask<D> m = hn::FirstN(d, static_cast<size_t>(a.c - ch < static_cast<int64_t>(hn::Lanes(d)) ? a.c - ch : hn::Lanes(d)));
-  const V alpha = hn::Set(d, a.activation.alpha), beta = hn::Set(d, a.activation.beta);
+template <class T, class TOut, bool kFull, int K, int S>
+void RowChannels(D d, const DepthwiseArgs& a, int64_t image, int64_t oy, int64_t ch, const RowOut<TOut>& out) {
+  const hn::Mask<D> m = FirstLanes(d, a.c - ch);
+  const V lower = hn::Set(d, a.lower), upper = hn::Set(d, a.upper);
   const V bias = a.bias ? LoadChannels<kFull>(d, a.bias + ch, m) : hn::Zero(d);
   int64_t y0 = oy * a.stride_h - a.pad_top, ky0 = 0, ky1 = a.kh;
   while (ky0 < ky1 && y0 + ky0 * a.dilation_h < 0) ++ky0;
   while (ky1 > ky0 && y0 + (ky1 - 1) * a.dilation_h >= a.h) --ky1;
   const T* row = static_cast<const T*>(a.x) + (image * a.h + y0) * a.wd * a.c;
-  int64_t out_row = (image * a.oh + oy) * a.ow * a.c;
   int64_t ox = 0;
   if constexpr (K > 0) {
     // Accumulators, K weights and a column must fit the 32 vector registers.
     constexpr int kTile = K >= 7 ? 4 : S == 1 ? 6 : 4;
     int64_t inside = (a.pad_left + S - 1) / S;
-    for (; ox < inside && ox < a.ow; ++ox) Single<T, kAct, kFull>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
+    for (; ox < inside && ox < a.ow; ++ox) Single<T, TOut, kFull>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
     for (; ox + kTile <= a.ow && (ox + kTile - 1) * S - a.pad_left + K <= a.wd; ox += kTile)
-      Tile<T, kAct, kFull, kTile, K, S>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
+      Tile<T, TOut, kFull, kTile, K, S>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
     for (; ox + 1 <= a.ow && ox * S - a.pad_left + K <= a.wd; ++ox)
-      Tile<T, kAct, kFull, 1, K, S>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
+      Tile<T, TOut, kFull, 1, K, S>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
   }
-  for (; ox < a.ow; ++ox) Single<T, kAct, kFull>(d, a, row, ky0, ky1, ox, ch, out_row, m, bias, alpha, beta);
+  for (; ox < a.ow; ++ox) Single<T, TOut, kFull>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
 }
 
-template <class T, ActivationKind kAct, int K, int S>
-void Run(const DepthwiseArgs& a) {
+// Activations that are more than limits, in a second pass over a row that is still in cache.
+template <class T>
+void ActivateRow(const DepthwiseArgs& a, const float* row, const RowOut<T>& out) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t row_work = a.ow * a.c * a.kh * a.kw;
-  parallel_for(a.n * a.oh, kParallelGrain / (row_work + 1) + 1, [&](int64_t begin, int64_t end) {
+  const int64_t count = a.ow * a.c;
+  const V alpha = hn::Set(d, a.later.alpha), beta = hn::Set(d, a.later.beta);
+  WithActivation(a.later.kind, [&]<ActivationKind kAct>() {
+    int64_t i = 0;
+    auto part = [&]<bool kFull>() {
+      const hn::Mask<D> m = FirstLanes(d, count - i);
+      const T* residual = out.residual ? out.residual + i : nullptr;
+      FinishLanes<T, kAct, kFull>(d, LoadChannels<kFull>(d, row + i, m), residual, out.residual_first, out.y + i, m, alpha, beta);
+    };
+    for (; i + lanes <= count; i += lanes) part.template operator()<true>();
+    if (i < count) part.template operator()<false>();
+  });
+}
+
+template <class T, class TOut, int K, int S>
+void SweepRow(D d, const DepthwiseArgs& a, int64_t r, const RowOut<TOut>& out) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t ch = 0;
+  for (; ch + lanes <= a.c; ch += lanes) RowChannels<T, TOut, true, K, S>(d, a, r / a.oh, r % a.oh, ch, out);
+  if (ch < a.c) RowChannels<T, TOut, false, K, S>(d, a, r / a.oh, r % a.oh, ch, out);
+}
+
+template <class T, int K, int S>
+void Run(const DepthwiseArgs& a) {
+  const D d;
+  const int64_t row = a.ow * a.c;
+  parallel_for(a.n * a.oh, kParallelGrain / (row * a.kh * a.kw + 1) + 1, [&](int64_t begin, int64_t end) {
+    float* buffer = reinterpret_cast<float*>(a.scratch) + omp_get_thread_num() * row;
     for (int64_t r = begin; r < end; ++r) {
-      int64_t ch = 0;
-      for (; ch + lanes <= a.c; ch += lanes) RowChannels<T, kAct, true, K, S>(d, a, r / a.oh, r % a.oh, ch);
-      if (ch < a.c) RowChannels<T, kAct, false, K, S>(d, a, r / a.oh, r % a.oh, ch);
+      RowOut<T> out{static_cast<T*>(a.y) + r * row, a.residual ? static_cast<const T*>(a.residual) + r * row : nullptr, a.residual_first};
+      if (a.later.kind == ActivationKind::kNone) {
+        SweepRow<T, T, K, S>(d, a, r, out);
+      } else {
+        SweepRow<T, float, K, S>(d, a, r, RowOut<float>{buffer, nullptr, false});
+        ActivateRow<T>(a, buffer, out);
+      }
     }
   });
 }
@@ -163,14 +163,12 @@ void Run(const DepthwiseArgs& a) {
 template <class T>
 void DepthwiseOf(const DepthwiseArgs& a) {
   bool dense = a.dilation_w == 1;
-  WithActivation(a.activation.kind, [&]<ActivationKind kAct>() {
-    if (dense && a.kw == 3 && a.stride_w == 1) return Run<T, kAct, 3, 1>(a);
-    if (dense && a.kw == 3 && a.stride_w == 2) return Run<T, kAct, 3, 2>(a);
-    if (dense && a.kw == 5 && a.stride_w == 1) return Run<T, kAct, 5, 1>(a);
-    if (dense && a.kw == 5 && a.stride_w == 2) return Run<T, kAct, 5, 2>(a);
-    if (dense && a.kw == 7 && a.stride_w == 1) return Run<T, kAct, 7, 1>(a);
-    return Run<T, kAct, 0, 1>(a);
-  });
+  if (dense && a.kw == 3 && a.stride_w == 1) return Run<T, 3, 1>(a);
+  if (dense && a.kw == 3 && a.stride_w == 2) return Run<T, 3, 2>(a);
+  if (dense && a.kw == 5 && a.stride_w == 1) return Run<T, 5, 1>(a);
+  if (dense && a.kw == 5 && a.stride_w == 2) return Run<T, 5, 2>(a);
+  if (dense && a.kw == 7 && a.stride_w == 1) return Run<T, 7, 1>(a);
+  return Run<T, 0, 1>(a);
 }
 
 void Depthwise(const DepthwiseArgs& a) { DepthwiseOf<float>(a); }
@@ -197,15 +195,25 @@ class DepthwiseConv : public Kernel {
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
     args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
              x[0], x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1],
-             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0};
+             dilations[0], dilations[1], -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity(),
+             activation_of(n), n.get_int("residual_first") != 0, nullptr};
+    ActivationSpec& act = args_.later;
+    if (act.kind == ActivationKind::kRelu) args_.lower = 0;
+    if (act.kind == ActivationKind::kClip) args_.lower = act.alpha, args_.upper = act.beta;
+    if (act.kind == ActivationKind::kRelu || act.kind == ActivationKind::kClip) act.kind = ActivationKind::kNone;
     residual_ = r.has_input(3);
   }
-  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    args_.scratch = static_cast<char*>(scratch);
     args_.x = in[0]->raw();
     args_.residual = residual_ ? in[3]->raw() : nullptr;
     args_.y = out[0]->raw();
     if (in[0]->dtype() == DType::kBF16) HWY_DYNAMIC_DISPATCH(DepthwiseHalf)(args_);
     else HWY_DYNAMIC_DISPATCH(Depthwise)(args_);
+  }
+  size_t scratch_bytes() const override {
+    if (args_.later.kind == ActivationKind::kNone) return 0;
+    return static_cast<size_t>(args_.ow * args_.c * omp_get_max_threads()) * sizeof(float);
   }
   int in_place_input() const override { return residual_ ? 3 : -1; }
 

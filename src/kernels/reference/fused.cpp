@@ -1,7 +1,103 @@
+// What the operators of ai.lathe mean, in terms of the standard ones: channels-last pictures are transposed,
+// the standard operator runs, then bias, activation and residual follow in the documented order. bf16 inputs
+// are widened first and the result is rounded once.
+#include "kernels/kernel.h"
 #include "kernels/reference/families.h"
 
 namespace lathe::reference {
+namespace {
 
-void register_fused(Registry&) {}
+using Ints = std::vector<int64_t>;
+const Ints kToLast{0, 2, 3, 1}, kToFirst{0, 3, 1, 2};
+
+Tensor evaluate(std::string_view op, std::vector<Tensor> inputs, Attributes attributes = {}) {
+  Node n;
+  n.op = &find_op(op);
+  n.attributes = std::move(attributes);
+  for (size_t i = 0; i < inputs.size(); ++i) n.inputs.push_back({static_cast<int32_t>(i)});
+  n.outputs = {{0}};
+  return run_node(n, std::move(inputs)).at(0);
+}
+
+Tensor widened(const Tensor& t) { return t.dtype() == DType::kBF16 ? cast(t, DType::kF32) : t; }
+
+Tensor activate(const Node& node, Tensor x) {
+  ActivationSpec a = activation_of(node);
+  using K = ActivationKind;
+  switch (a.kind) {
+    case K::kNone: return x;
+    case K::kClip: return evaluate("Clip", {x, Tensor::scalar(a.alpha), Tensor::scalar(a.beta)});
+    case K::kLeakyRelu: return evaluate("LeakyRelu", {x}, {{"alpha", a.alpha}});
+    case K::kElu: return evaluate("Elu", {x}, {{"alpha", a.alpha}});
+    case K::kSwish: return evaluate("Swish", {x}, {{"alpha", a.alpha}});
+    case K::kHardSigmoid: return evaluate("HardSigmoid", {x}, {{"alpha", a.alpha}, {"beta", a.beta}});
+    case K::kGeluTanh: return evaluate("Gelu", {x}, {{"approximate", std::string("tanh")}});
+    default: return evaluate(node.get_string("activation"), {x});
+  }
+}
+
+// Input 2, the bias, is what the product took already; input 3 is the residual.
+void finish(Context& c, Tensor y) {
+  bool residual = c.has_input(3), first = c.node().get_int("residual_first") != 0;
+  if (residual && first) y = evaluate("Add", {y, widened(c.input(3))});
+  y = activate(c.node(), std::move(y));
+  if (residual && !first) y = evaluate("Add", {y, widened(c.input(3))});
+  DType wanted = c.output().dtype();
+  c.set_output(0, wanted == y.dtype() ? y : cast(y, wanted));
+}
+
+void conv(Context& c) {
+  const Node& n = c.node();
+  std::vector<Tensor> inputs{transpose(widened(c.input(0)), kToFirst), widened(c.input(1))};
+  if (c.has_input(2)) inputs.push_back(c.input(2));
+  Tensor y = evaluate("Conv", std::move(inputs),
+                      {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}, {"group", n.get_int("group")}});
+  finish(c, transpose(y, kToLast));
+}
+
+void matmul(Context& c) {
+  Tensor y = evaluate("MatMul", {widened(c.input(0)), widened(c.input(1))});
+  if (c.has_input(2)) y = evaluate("Add", {y, c.input(2)});
+  finish(c, std::move(y));
+}
+
+void pool(Context& c) {
+  const Node& n = c.node();
+  bool average = n.get_string("kind") == "Average";
+  Attributes a{{"kernel_shape", n.get_ints("kernel_shape")}, {"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}};
+  if (average) a["count_include_pad"] = n.get_int("count_include_pad");
+  Tensor y = evaluate(average ? "AveragePool" : "MaxPool", {transpose(widened(c.input(0)), kToFirst)}, a);
+  y = transpose(y, kToLast);
+  c.set_output(0, c.input(0).dtype() == y.dtype() ? y : cast(y, c.input(0).dtype()));
+}
+
+void affine(Context& c) {
+  Tensor y = evaluate("Add", {evaluate("Mul", {widened(c.input(0)), c.input(1)}), c.input(2)});
+  y = activate(c.node(), std::move(y));
+  c.set_output(0, c.input(0).dtype() == y.dtype() ? y : cast(y, c.input(0).dtype()));
+}
+
+void channel_shuffle(Context& c) {
+  const Tensor& x = c.input();
+  int64_t axis = normalize_axis(c.node().get_int("axis"), x.rank()), groups = c.node().get_int("group");
+  Shape split = x.shape();
+  check_model(groups > 0 && split[axis] % groups == 0, "{} channels cannot be shuffled in {} groups", split[axis], groups);
+  split[axis] /= groups;
+  split.insert(split.begin() + axis, groups);
+  Ints swapped(split.size());
+  for (size_t i = 0; i < swapped.size(); ++i) swapped[i] = static_cast<int64_t>(i);
+  std::swap(swapped[axis], swapped[axis + 1]);
+  c.set_output(0, transpose(x.reshaped(split), swapped).reshaped(x.shape()));
+}
+
+}  // namespace
+
+void register_fused(Registry& r) {
+  r.add("Conv", conv, "ai.lathe");
+  r.add("MatMul", matmul, "ai.lathe");
+  r.add("Pool", pool, "ai.lathe");
+  r.add("Affine", affine, "ai.lathe");
+  r.add("ChannelShuffle", channel_shuffle, "ai.lathe");
+}
 
 }  // namespace lathe::reference

@@ -1,0 +1,168 @@
+// Times every kernel that supports a node, alternating, on one thread: GFLOP/s and per cent of what this
+// machine's core can do.
+//
+//   bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16]
+//   bench_kernels matmul MxKxN [ACTIVATION] [f32|bf16]
+//   bench_kernels all            the convolutions of mobilenet_v2, resnet18 and some others
+#include <omp.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <sstream>
+
+#include "graph/op.h"
+#include "kernels/kernel.h"
+#include "kernels/probe.h"
+#include "kernels/reference/reference.h"
+#include "runtime/load.h"
+
+using namespace lathe;
+
+namespace {
+
+// Time of this thread alone: other work on the machine does not count, though what it does to caches does.
+double thread_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+struct Case {
+  std::string title;
+  Graph graph;
+  int64_t macs = 0;
+};
+
+Tensor weights_of(DType type, const Shape& shape, uint64_t seed) {
+  Tensor t = random_tensor(DType::kF32, shape, seed);
+  for (int64_t i = 0; i < t.size(); ++i) t.set(i, t.get(i) - 0.5);
+  return type == DType::kF32 ? t : cast(t, type);
+}
+
+Case make_case(std::string_view op, DType type, const Shape& x_shape, const Shape& w_shape, Attributes attributes, const std::string& title, bool depthwise) {
+  Case c;
+  c.title = title;
+  Graph& g = c.graph;
+  Value x;
+  x.name = "x";
+  x.dtype = type;
+  x.shape = x_shape;
+  ValueId in = g.add_value(x);
+  g.inputs.push_back(in);
+  ValueId w = g.add_constant(weights_of(depthwise ? DType::kF32 : type, w_shape, 1), "w");
+  ValueId b = g.add_constant(weights_of(DType::kF32, {op == "ai.lathe::Conv" ? w_shape[0] : w_shape[1]}, 2), "b");
+  ValueId y = g.add(op, {in, w, b}, std::move(attributes));
+  g.outputs.push_back(y);
+  infer_shapes(g);
+  c.macs = count_macs(g);
+  return c;
+}
+
+Case conv_case(int64_t h, int64_t w, int64_t c, int64_t out, int64_t k, int64_t s, int64_t groups, const std::string& activation, DType type) {
+  Attributes a{{"strides", std::vector<int64_t>{s, s}}, {"pads", std::vector<int64_t>{k / 2, k / 2, k / 2, k / 2}}, {"dilations", std::vector<int64_t>{1, 1}},
+               {"group", groups}, {"activation", activation}, {"residual_first", int64_t{0}}};
+  if (activation == "Clip") a["beta"] = 6.0f;
+  if (activation == "Swish") a["alpha"] = 1.0f;
+  return make_case("ai.lathe::Conv", type, {1, h, w, c}, {out, c / groups, k, k}, a,
+                   fmt::format("conv {}x{}x{} → {} {}x{}/{} g{} {} {}", h, w, c, out, k, k, s, groups, activation, name_of(type)), groups == c && groups > 1);
+}
+
+Case matmul_case(int64_t m, int64_t k, int64_t n, const std::string& activation, DType type) {
+  return make_case("ai.lathe::MatMul", type, {m, k}, {k, n}, {{"activation", activation}, {"residual_first", int64_t{0}}},
+                   fmt::format("matmul {}x{}x{} {} {}", m, k, n, activation, name_of(type)), false);
+}
+
+void run(const Case& c, double peak) {
+  const Graph& g = c.graph;
+  NodeId id = g.order()[0];
+  KernelRequest request{g, g[id]};
+  std::vector<Tensor> in, out;
+  std::vector<const Tensor*> in_pointers;
+  for (ValueId v : g[id].inputs) in.push_back(g[v].is_constant() ? g[v].constant : random_tensor(g[v].dtype, *g[v].shape, 7));
+  for (Tensor& t : in) in_pointers.push_back(&t);
+  Tensor y(request.output().dtype, request.out_shape());
+  Tensor* y_pointer = &y;
+  struct Candidate {
+    const KernelEntry* entry;
+    std::unique_ptr<Kernel> kernel;
+    double best = 1e9, error = 0;
+  };
+  std::vector<Candidate> candidates;
+  size_t scratch_bytes = 64;
+  for (const KernelEntry* e : kernels_for(request)) {
+    candidates.push_back({e, e->make(request)});
+    scratch_bytes = std::max(scratch_bytes, candidates.back().kernel->scratch_bytes());
+  }
+  Tensor scratch(DType::kU8, {static_cast<int64_t>(scratch_bytes)});
+  std::vector<Tensor> expected;
+  if (c.macs < 300'000'000) expected = reference::run_node(g[id], in, {});
+  double flops = 2.0 * static_cast<double>(c.macs);
+  int inner = std::max(1, static_cast<int>(2e8 / flops));
+  for (int round = 0; round < 15; ++round)
+    for (Candidate& k : candidates) {
+      k.kernel->run(in_pointers.data(), &y_pointer, scratch.raw());
+      double begin = thread_seconds();
+      for (int i = 0; i < inner; ++i) k.kernel->run(in_pointers.data(), &y_pointer, scratch.raw());
+      k.best = std::min(k.best, (thread_seconds() - begin) / inner);
+      if (round == 0 && !expected.empty()) {
+        double largest = 1e-30;
+        for (int64_t i = 0; i < y.size(); ++i) {
+          largest = std::max(largest, std::abs(expected[0].get(i)));
+          k.error = std::max(k.error, std::abs(expected[0].get(i) - y.get(i)));
+        }
+        k.error /= largest;
+      }
+    }
+  std::printf("%-46s", c.title.c_str());
+  for (const Candidate& k : candidates)
+    std::printf("  %-20s %8.3f ms %6.1f GF/s %3.0f %% e%.0e", std::string(k.entry->name).c_str(), k.best * 1e3, flops / k.best * 1e-9, flops / k.best * 1e-9 / peak * 100, k.error);
+  std::printf("\n");
+  std::fflush(stdout);
+}
+
+DType type_named(const std::string& name) { return name == "bf16" ? DType::kBF16 : DType::kF32; }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  omp_set_num_threads(1);
+  double f32 = 118, bf16 = 236;  // of one core of the machine that this was written on: LATHE_PEAK_F32 replaces them
+  if (auto limits = getenv("LATHE_PEAK_F32")) f32 = std::atof(limits), bf16 = 2 * f32;
+  auto peak = [&](DType t) { return t == DType::kBF16 ? bf16 : f32; };
+  std::vector<std::string> args(argv + 1, argv + argc);
+  auto arg = [&](size_t i, const char* otherwise) { return i < args.size() ? args[i] : std::string(otherwise); };
+  auto number = [&](size_t i, int64_t otherwise) { return i < args.size() ? std::stoll(args[i]) : otherwise; };
+  int64_t a = 0, b = 0, c = 0;
+  if (arg(0, "") == "conv" && std::sscanf(arg(1, "").c_str(), "%ldx%ldx%ld", &a, &b, &c) == 3) {
+    DType t = type_named(arg(7, "f32"));
+    run(conv_case(a, b, c, number(2, c), number(3, 1), number(4, 1), number(5, 1), arg(6, ""), t), peak(t));
+    return 0;
+  }
+  if (arg(0, "") == "matmul" && std::sscanf(arg(1, "").c_str(), "%ldx%ldx%ld", &a, &b, &c) == 3) {
+    DType t = type_named(arg(3, "f32"));
+    run(matmul_case(a, b, c, arg(2, ""), t), peak(t));
+    return 0;
+  }
+  if (arg(0, "") != "all") {
+    std::fprintf(stderr, "usage: bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16] | matmul MxKxN [ACTIVATION] [f32|bf16] | all [f32|bf16]\n");
+    return 2;
+  }
+  DType t = type_named(arg(1, "f32"));
+  struct { int64_t h, c, o, k, s, g; const char* act; } convs[] = {
+      {224, 3, 32, 3, 2, 1, "Clip"},   {224, 3, 64, 7, 2, 1, "Relu"},  {112, 32, 16, 1, 1, 1, ""},    {112, 16, 96, 1, 1, 1, "Clip"},
+      {56, 96, 24, 1, 1, 1, ""},       {56, 24, 144, 1, 1, 1, "Clip"}, {56, 24, 144, 1, 1, 1, "Swish"}, {28, 144, 32, 1, 1, 1, ""},
+      {28, 32, 192, 1, 1, 1, "Clip"},  {14, 384, 64, 1, 1, 1, ""},     {14, 64, 384, 1, 1, 1, "Swish"}, {14, 96, 576, 1, 1, 1, "Clip"},
+      {7, 160, 960, 1, 1, 1, "Clip"},  {7, 960, 160, 1, 1, 1, ""},     {7, 320, 1280, 1, 1, 1, "Clip"}, {56, 64, 64, 3, 1, 1, "Relu"},
+      {28, 128, 128, 3, 1, 1, "Relu"}, {14, 256, 256, 3, 1, 1, "Relu"}, {7, 512, 512, 3, 1, 1, "Relu"}, {56, 256, 64, 1, 1, 1, "Relu"},
+      {56, 64, 256, 1, 1, 1, ""},      {28, 512, 128, 1, 1, 1, "Relu"}, {14, 1024, 256, 1, 1, 1, "Relu"}, {14, 256, 1024, 1, 1, 1, ""},
+      {7, 2048, 512, 1, 1, 1, "Relu"}, {28, 128, 32, 3, 1, 1, ""},     {56, 16, 64, 3, 1, 1, "Relu"},
+      {112, 96, 96, 3, 2, 96, "Clip"}, {112, 32, 32, 3, 1, 32, "Clip"}, {56, 144, 144, 3, 1, 144, "Clip"}, {14, 384, 384, 3, 1, 384, "Clip"},
+      {14, 96, 96, 5, 1, 96, "Swish"}, {56, 96, 96, 7, 1, 96, ""}};
+  for (const auto& v : convs) run(conv_case(v.h, v.h, v.c, v.o, v.k, v.s, v.g, v.act, t), peak(t));
+  struct { int64_t m, k, n; const char* act; } products[] = {{1, 1280, 1000, ""}, {1, 512, 1000, ""}, {1, 96, 4, "Swish"}, {197, 768, 768, ""},
+                                                              {197, 768, 3072, "Gelu"}, {197, 3072, 768, ""}, {3136, 96, 384, "Gelu"}, {49, 768, 3072, "Gelu"}};
+  for (const auto& v : products) run(matmul_case(v.m, v.k, v.n, v.act, t), peak(t));
+}

@@ -1,0 +1,73 @@
+// Vectors of channels in memory, f32 or bf16, whole or cut at the last channel, and what ends every product:
+// bias, activation, residual (included once per Highway target).
+#if defined(LATHE_LANES_INL) == defined(HWY_TARGET_TOGGLE)
+#ifdef LATHE_LANES_INL
+#undef LATHE_LANES_INL
+#else
+#define LATHE_LANES_INL
+#endif
+
+#include "kernels/cpu/activation-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lathe {
+namespace HWY_NAMESPACE {
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+
+// The last vector of a pixel may hold fewer channels: loads and stores then are masked.
+template <bool kFull>
+HWY_INLINE V LoadChannels(D d, const float* p, hn::Mask<D> m) {
+  if constexpr (kFull) return hn::LoadU(d, p);
+  return hn::MaskedLoad(m, d, p);
+}
+template <bool kFull>
+HWY_INLINE void StoreChannels(D d, V v, float* p, hn::Mask<D> m) {
+  if constexpr (kFull) hn::StoreU(v, d, p);
+  else hn::BlendedStore(v, m, d, p);
+}
+
+// bf16 elements widen to f32 by a shift; back, they round to nearest even and NaN stays NaN.
+template <bool kFull>
+HWY_INLINE V LoadChannels(D d, const uint16_t* p, hn::Mask<D> m) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  hn::Vec<decltype(d16)> bits;
+  if constexpr (kFull) bits = hn::LoadU(d16, p);
+  else bits = hn::MaskedLoad(hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
+  return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
+}
+template <bool kFull>
+HWY_INLINE void StoreChannels(D d, V v, uint16_t* p, hn::Mask<D> m) {
+  const hn::Rebind<uint16_t, D> d16;
+  const hn::RebindToUnsigned<D> d32;
+  const hn::RebindToSigned<D> di;
+  auto bits = hn::BitCast(d32, v);
+  auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1));
+  auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7fff)));
+  auto quiet = hn::Or(bits, hn::Set(d32, 0x400000));
+  auto chosen = hn::ShiftRight<16>(hn::IfThenElse(hn::RebindMask(d32, hn::IsNaN(v)), quiet, rounded));
+  auto half = hn::DemoteTo(d16, hn::BitCast(di, chosen));
+  if constexpr (kFull) hn::StoreU(half, d16, p);
+  else hn::BlendedStore(half, hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
+}
+
+// y[at] = activation(acc + residual) or activation(acc) + residual. `residual` may be null.
+template <class T, ActivationKind kAct, bool kFull>
+HWY_INLINE void FinishLanes(D d, V acc, const T* residual, bool residual_first, T* y, hn::Mask<D> m, V alpha, V beta) {
+  if (residual && residual_first) acc = hn::Add(acc, LoadChannels<kFull>(d, residual, m));
+  acc = Activate<kAct>(d, acc, alpha, beta);
+  if (residual && !residual_first) acc = hn::Add(acc, LoadChannels<kFull>(d, residual, m));
+  StoreChannels<kFull>(d, acc, y, m);
+}
+
+HWY_INLINE hn::Mask<D> FirstLanes(D d, int64_t n) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  return hn::FirstN(d, static_cast<size_t>(n < lanes ? n : lanes));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lathe
+HWY_AFTER_NAMESPACE();
+#endif
