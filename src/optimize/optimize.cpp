@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <memory>
 
 #include "runtime/load.h"
 
@@ -136,9 +137,9 @@ class Search {
     return (request_.only.empty() || has(request_.only)) && !has(request_.exclude);
   }
 
-  // Measures a candidate against the original and, when given, against `rival`: what is added must pay.
-  // Returns the index of its trial.
-  size_t attempt(Candidate candidate, std::vector<std::string> keys, bool exact, Runner* rival = nullptr, Interval* over_rival = nullptr) {
+  // Measures a candidate against the original and, when given, against `rival`: what is added must pay. `exact`:
+  // what was done to the original (to the rival, if there is one) changes no weights. Returns the index of its trial.
+  size_t attempt(Candidate candidate, std::vector<std::string> keys, bool exact, Runner* rival = nullptr, size_t rival_trial = 0, Interval* over_rival = nullptr) {
     Trial t;
     t.techniques = std::move(keys);
     std::string name = t.name();
@@ -157,12 +158,13 @@ class Search {
         if (std::find(result_.notices.begin(), result_.notices.end(), notice) == result_.notices.end()) result_.notices.push_back(notice);
       t.memory_bytes = runner->memory_bytes();
       t.size_bytes = size_of_file(candidate);
-      if (exact && !rival && runner->signature() == original_->signature()) {
-        t.quality = evaluation_->compare(*runner, tell);
-        t.speedup = Interval{1, 1, 1};
-        t.latency = result_.trials[0].latency;
+      size_t same_as = rival ? rival_trial : 0;
+      if (exact && runner->signature() == (rival ? *rival : *original_).signature()) {
+        t.quality = result_.trials[same_as].quality;
+        t.speedup = result_.trials[same_as].speedup;
+        t.latency = result_.trials[same_as].latency;
         t.misses = check(result_.budget, t.figures());
-        return store(Outcome::kSamePlan, "the planner makes the same plan of it: nothing to time");
+        return store(Outcome::kSamePlan, fmt::format("planned step for step as {}: nothing to time", result_.trials[same_as].name()));
       }
       t.quality = evaluation_->compare(*runner, [&](double part) { tell(part / 2); });
       if (!t.quality->finite) {
@@ -222,43 +224,49 @@ class Search {
     size_t trial;
   };
 
-  bool usable(size_t index) const {
-    const Trial& t = result_.trials[index];
-    // Limits on speed and size may be met in company; those on answers are not bettered by adding to them.
-    auto spoils = [](const Miss& m) { return m.limit.field == BudgetField::kDrop || m.limit.field == BudgetField::kError || m.limit.field == BudgetField::kAgreement; };
-    return t.outcome == Outcome::kFaster && std::none_of(t.misses.begin(), t.misses.end(), spoils);
+  // Limits on speed and size may be met in company; those on answers are not bettered by adding to them.
+  bool keeps_answers(size_t index) const {
+    return std::none_of(result_.trials[index].misses.begin(), result_.trials[index].misses.end(), [](const Miss& m) {
+      return m.limit.field == BudgetField::kDrop || m.limit.field == BudgetField::kError || m.limit.field == BudgetField::kAgreement;
+    });
   }
 
-  // Greedy: from the fastest on, the next joins when the two together are faster than without it.
+  // Greedy: to the fastest, the others are added one by one, best first, and stay when the company is faster
+  // with them than without. Those that did not win alone are tried too: other kernels may be the best for bf16.
   void combine() {
-    std::vector<Step> winners;
+    std::vector<Step> order;
     for (const Step& s : steps_)
-      if (usable(s.trial)) winners.push_back(s);
-    std::stable_sort(winners.begin(), winners.end(), [&](const Step& a, const Step& b) {
+      if (Outcome o = result_.trials[s.trial].outcome; o != Outcome::kBroken && o != Outcome::kOutOfTime && keeps_answers(s.trial)) order.push_back(s);
+    std::stable_sort(order.begin(), order.end(), [&](const Step& a, const Step& b) {
+      bool first = result_.trials[a.trial].outcome == Outcome::kFaster, second = result_.trials[b.trial].outcome == Outcome::kFaster;
+      if (first != second) return first;
       return result_.trials[a.trial].speedup->value > result_.trials[b.trial].speedup->value;
     });
-    if (winners.size() < 2) return;
-    std::vector<Step> team{winners[0]};
-    auto incumbent = std::make_unique<Runner>(candidates_[winners[0].trial], data_.input_shapes());
-    for (size_t i = 1; i < winners.size() && !late(); ++i) {
+    if (order.empty() || result_.trials[order[0].trial].outcome != Outcome::kFaster) return;
+    std::vector<Step> team{order[0]};
+    size_t incumbent_trial = order[0].trial;
+    auto incumbent = std::make_unique<Runner>(candidates_[incumbent_trial], data_.input_shapes());
+    for (size_t i = 1; i < order.size() && !late(); ++i) {
       std::vector<Step> together = team;
-      together.push_back(winners[i]);
+      together.push_back(order[i]);
       if (!compatible(together)) continue;
       std::stable_sort(together.begin(), together.end(), [](const Step& a, const Step& b) { return a.technique->stage < b.technique->stage; });
       Candidate c = base_;
-      std::vector<std::string> keys;
       for (const Step& s : together) {
         s.technique->apply(c, s.settings);
-        keys.push_back(label_of(*s.technique, s.settings));
+        c.applied.push_back(label_of(*s.technique, s.settings));
       }
-      c.applied = keys;
-      Interval gain;
-      size_t index = attempt(std::move(c), keys, false, incumbent.get(), &gain);
-      if (!usable(index) || gain.low <= 1) {
-        if (result_.trials[index].note.empty()) result_.trials[index].note = fmt::format("adding {} is not told apart from leaving it out", keys.size() ? label_of(*winners[i].technique, winners[i].settings) : "");
+      Interval gain{0, 0, 0};
+      std::vector<std::string> keys = c.applied;
+      size_t index = attempt(std::move(c), std::move(keys), order[i].technique->exact, incumbent.get(), incumbent_trial, &gain);
+      Trial& t = result_.trials[index];
+      if (t.outcome != Outcome::kFaster || !keeps_answers(index)) continue;
+      if (gain.low <= 1) {
+        t.note = fmt::format("not told apart from {}", result_.trials[incumbent_trial].name());
         continue;
       }
       incumbent = std::make_unique<Runner>(candidates_[index], data_.input_shapes());
+      incumbent_trial = index;
       team = std::move(together);
     }
   }

@@ -79,17 +79,25 @@ struct Point {
   bool front, chosen;
 };
 
-// Latency across, loss upwards; both from 0. Loss: drop of accuracy where there are labels, else the largest error.
-std::string plot(const json& r) {
-  bool drop = !r["baseline"]["drop"].is_null();
+std::vector<Point> points_of(const json& r, bool drop) {
   std::vector<Point> points;
   std::string chosen = r["best"].is_null() ? "" : r["best"]["name"].get<std::string>();
+  double original = r["baseline"]["latency_ms"]["value"].get<double>();
   for (const json& t : r["trials"]) {
-    if (!t["measured"].get<bool>() || t["outcome"] == "broken" || t["latency_ms"]["value"].is_null()) continue;
+    if (!t["measured"].get<bool>() || t["outcome"] == "broken" || t["speedup"].is_null()) continue;
     const json& loss = drop ? t["drop"]["value"] : t["largest_error"];
-    if (loss.is_null()) continue;
-    points.push_back({t["latency_ms"]["value"].get<double>(), 100 * loss.get<double>(), t["name"].get<std::string>(), t["on_front"].get<bool>(), t["name"] == chosen});
+    if (loss.is_null() || t["speedup"]["value"].is_null()) continue;
+    // From the paired ratio, which what else ran on the machine does not move.
+    points.push_back({original / t["speedup"]["value"].get<double>(), 100 * loss.get<double>(), t["name"].get<std::string>(), true, t["name"] == chosen});
   }
+  for (Point& p : points)
+    p.front = std::none_of(points.begin(), points.end(), [&](const Point& o) { return o.x <= p.x && o.y <= p.y && (o.x < p.x || o.y < p.y); });
+  return points;
+}
+
+// Latency across, loss upwards: the drop of accuracy, or the largest error.
+std::string plot(const json& r, bool drop) {
+  std::vector<Point> points = points_of(r, drop);
   double right = 0, top = 0, bottom = 0;
   for (const Point& p : points) right = std::max(right, p.x), top = std::max(top, p.y), bottom = std::min(bottom, p.y);
   right = std::max(right * 1.15, 1e-6);
@@ -122,7 +130,7 @@ std::string plot(const json& r) {
     svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\" fill=\"{}\" stroke=\"#333\"><title>{}: {:.4g} ms, {:.3g}</title></circle><text x=\"{:.1f}\" y=\"{:.1f}\">{}</text>\n",
                        px(p.x), py(p.y), p.chosen ? 6 : 4, p.chosen ? "#2a7f3f" : p.front ? "#4a7" : "#bbb", escape_html(p.name), p.x, p.y, px(p.x) + 8, label, escape_html(p.name));
   }
-  return svg + "</svg>\n<p class=\"small\">Green: no other is both faster and nearer to the original. Large: the chosen one.</p>\n";
+  return svg + "</svg>\n";
 }
 
 std::string layers(const json& r) {
@@ -166,7 +174,9 @@ std::string report_html(const json& r) {
                                  text_of(r["model"]), kStyle, title, text_of(r["model"]));
   html += "<p class=\"reason\">" + text_of(r["reason"]) + "</p>\n";
   for (const json& notice : r["notices"]) html += "<p>Note: " + text_of(notice) + ".</p>\n";
-  html += "<h2>What was given</h2>\n" + given(r) + "<h2>Candidates</h2>\n" + candidates(r) + "<h2>Latency against loss</h2>\n" + plot(r) + layers(r);
+  html += "<h2>What was given</h2>\n" + given(r) + "<h2>Candidates</h2>\n" + candidates(r) + "<h2>Latency against loss</h2>\n" + plot(r, false) + (r["baseline"]["drop"].is_null() ? "" : plot(r, true)) +
+          "<p class=\"small\">Latency is the original's over the paired speed-up. Green: no other is both faster and nearer to the original. "
+          "Large: the chosen one.</p>\n" + layers(r);
   return html + "</body></html>\n";
 }
 

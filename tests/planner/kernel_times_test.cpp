@@ -11,6 +11,7 @@
 #include "planner/kernel_times.h"
 #include "planner/plan.h"
 #include "planner/tune.h"
+#include "transform/passes.h"
 
 namespace lathe {
 namespace {
@@ -36,6 +37,25 @@ Graph depthwise_network() {
   for (int layer = 0; layer < 3; ++layer) x = g.add("Conv", {x, g.add_constant(w)}, {{"pads", ones}, {"group", int64_t{16}}});
   g.outputs = {x};
   return g;
+}
+
+// As the planner sees it when it chooses kernels.
+Graph fused_network() {
+  Graph g = depthwise_network();
+  specialize(g, {});
+  clean_up(g);
+  assign_layout(g);
+  fuse(g);
+  clean_up(g);
+  return g;
+}
+
+// Nodes that more than one kernel supports.
+std::vector<NodeId> choices(const Graph& g) {
+  std::vector<NodeId> nodes;
+  for (NodeId id : g.order())
+    if (kernels_for({g, g[id]}).size() > 1) nodes.push_back(id);
+  return nodes;
 }
 
 TEST(KernelTimes, KeepsWhatWasSaved) {
@@ -154,40 +174,43 @@ TEST(KernelTimes, SeveralProcessesWriteOneFile) {
 }
 
 TEST(Tune, MeasuresOnceAndThenReads) {
-  Plan plain = make_plan(depthwise_network());
-  const Graph& g = plain.graph;
+  Graph g = fused_network();
+  std::vector<NodeId> nodes = choices(g);
+  ASSERT_EQ(nodes.size(), 3u);
   std::string path = scratch("tuner.db");
   for (int expected : {1, 0}) {  // three nodes of one form are one measurement; the second time none
     KernelTuner tuner(path);
-    int several = 0;
-    for (const Step& s : plain.steps) {
-      auto entries = kernels_for({g, g[s.node]});
-      if (entries.size() < 2) continue;
-      ++several;
+    for (NodeId id : nodes) {
       std::unique_ptr<Kernel> kernel;
-      EXPECT_GE(tuner.choose({g, g[s.node]}, entries, &kernel), 0);
+      EXPECT_GE(tuner.choose({g, g[id]}, kernels_for({g, g[id]}), &kernel), 0);
       EXPECT_TRUE(kernel);
     }
-    EXPECT_EQ(several, 3);
     EXPECT_EQ(tuner.measured(), expected);
     tuner.save();
   }
 }
 
-// The cache decides: with times that say so, the second kernel is taken, and a tie keeps the first.
+// The file decides: with times that say so another kernel is taken, and a tie keeps the first.
 TEST(Tune, TakesTheFastestByTheTimes) {
-  Plan plain = make_plan(depthwise_network());
-  const Graph& g = plain.graph;
-  auto step = std::find_if(plain.steps.begin(), plain.steps.end(), [&](const Step& s) { return kernels_for({g, g[s.node]}).size() > 1; });
-  ASSERT_NE(step, plain.steps.end());
-  KernelRequest request{g, g[step->node]};
+  Graph g = fused_network();
+  KernelRequest request{g, g[choices(g)[0]]};
   auto entries = kernels_for(request);
   std::string path = scratch("decides.db");
-  { KernelTuner tuner(path); std::unique_ptr<Kernel> k; tuner.choose(request, entries, &k); tuner.save(); }
-  for (auto [text, expected] : {std::pair{"2e-3,1e-3", 1}, {"1e-3,2e-3", 0}, {"1.0e-3,0.99e-3", 0}}) {
+  {
+    KernelTuner tuner(path);
+    std::unique_ptr<Kernel> kernel;
+    tuner.choose(request, entries, &kernel);
+    tuner.save();
+  }
+  auto times = [&](double first, double second) {
+    std::string text = fmt::format("{},{}", first, second);
+    for (size_t i = 2; i < entries.size(); ++i) text += ",1";
+    return text;
+  };
+  for (auto [text, expected] : {std::pair{times(2e-3, 1e-3), 1}, {times(1e-3, 2e-3), 0}, {times(1e-3, 0.99e-3), 0}}) {
     sqlite3* db = nullptr;
     ASSERT_EQ(sqlite3_open(path.c_str(), &db), SQLITE_OK);
-    sqlite3_exec(db, fmt::format("UPDATE kernel_times SET seconds = '{}'", text).c_str(), nullptr, nullptr, nullptr);
+    ASSERT_EQ(sqlite3_exec(db, fmt::format("UPDATE kernel_times SET seconds = '{}'", text).c_str(), nullptr, nullptr, nullptr), SQLITE_OK);
     sqlite3_close(db);
     KernelTuner tuner(path);
     std::unique_ptr<Kernel> kernel;
@@ -197,14 +220,32 @@ TEST(Tune, TakesTheFastestByTheTimes) {
 }
 
 TEST(Tune, RequestsDifferByFormNotByWeights) {
-  Plan a = make_plan(depthwise_network());
-  std::vector<std::string> texts;
-  for (const Step& s : a.steps)
-    if (kernels_for({a.graph, a.graph[s.node]}).size() > 1) texts.push_back(request_text({a.graph, a.graph[s.node]}));
-  ASSERT_EQ(texts.size(), 3u);
-  EXPECT_EQ(texts[0], texts[1]);
-  EXPECT_NE(texts[0].find("f32[1, 12, 12, 16]"), std::string::npos) << texts[0];
-  EXPECT_NE(texts[0].find("group=16"), std::string::npos);
+  Graph g = fused_network();
+  std::vector<NodeId> nodes = choices(g);
+  ASSERT_EQ(nodes.size(), 3u);
+  std::string text = request_text({g, g[nodes[0]]});
+  EXPECT_EQ(text, request_text({g, g[nodes[1]]}));
+  EXPECT_NE(text.find("f32[1, 12, 12, 16]"), std::string::npos) << text;
+  EXPECT_NE(text.find("group=16"), std::string::npos) << text;
+}
+
+// A kernel that needs ten times as long as another is told from it, whatever else runs.
+TEST(Tune, TimesTellFastFromSlow) {
+  struct Spin : Kernel {
+    explicit Spin(int n) : rounds(n) {}
+    void run(const Tensor* const*, Tensor* const* outputs, void*) override {
+      for (int i = 0; i < rounds; ++i)
+        for (int64_t k = 0; k < outputs[0]->size(); ++k) outputs[0]->data<float>()[k] = static_cast<float>(i + k);
+    }
+    int rounds;
+  } fast(20), slow(200);
+  Graph g = fused_network();
+  std::vector<char> sweep;
+  for (bool swapped : {false, true}) {
+    std::vector<Kernel*> kernels{swapped ? static_cast<Kernel*>(&slow) : &fast, swapped ? static_cast<Kernel*>(&fast) : &slow};
+    std::vector<double> seconds = time_kernels({g, g[choices(g)[0]]}, kernels, sweep);
+    EXPECT_GT(seconds[!swapped], 3 * seconds[swapped]);
+  }
 }
 
 TEST(Tune, APlanTellsOfAFileThatCannotBeUsed) {
