@@ -61,6 +61,24 @@ HWY_INLINE V FastErf(D d, V x) {
   return hn::CopySignToAbs(hn::Max(y, hn::Zero(d)), x);
 }
 
+// max(x, low) and min(x, high) that keep a NaN in x: x86 gives the second operand then.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V MaxKeepNaN(D, V low, V x) {
+#if HWY_ARCH_X86
+  return hn::Max(low, x);
+#else
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Max(low, x));
+#endif
+}
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V MinKeepNaN(D, V high, V x) {
+#if HWY_ARCH_X86
+  return hn::Min(high, x);
+#else
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Min(high, x));
+#endif
+}
+
 // NaN passes through every activation, as the operators define it.
 template <ActivationKind kKind, class D, class V = hn::Vec<D>>
 HWY_INLINE V Activate(D d, V x, [[maybe_unused]] V alpha, [[maybe_unused]] V beta) {
@@ -68,8 +86,8 @@ HWY_INLINE V Activate(D d, V x, [[maybe_unused]] V alpha, [[maybe_unused]] V bet
   const V zero = hn::Zero(d);
   V y = x;
   if constexpr (kKind == K::kNone) return x;
-  if constexpr (kKind == K::kRelu) y = hn::Max(x, zero);
-  if constexpr (kKind == K::kClip) y = hn::Min(hn::Max(x, alpha), beta);
+  if constexpr (kKind == K::kRelu) return MaxKeepNaN(d, zero, x);
+  if constexpr (kKind == K::kClip) return MinKeepNaN(d, beta, MaxKeepNaN(d, alpha, x));
   if constexpr (kKind == K::kLeakyRelu) y = hn::IfThenElse(hn::Lt(x, zero), hn::Mul(x, alpha), x);
   if constexpr (kKind == K::kElu) y = hn::IfThenElse(hn::Lt(x, zero), hn::Mul(alpha, hn::Sub(FastExp(d, x), hn::Set(d, 1.0f))), x);
   if constexpr (kKind == K::kHardSigmoid) y = hn::Min(hn::Max(hn::MulAdd(x, alpha, beta), zero), hn::Set(d, 1.0f));

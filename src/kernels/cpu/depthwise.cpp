@@ -8,7 +8,8 @@
 // Highway asks for this order
 #include <hwy/highway.h>
 
-#include <limits>
+#include <algorithm>
+#include <cstring>
 
 #include "core/parallel.h"
 #include "kernels/cpu/lanes-inl.h"
@@ -19,15 +20,14 @@
 namespace lathe {
 struct DepthwiseArgs {
   const void* x;  // f32 or bf16, as are residual and y
-  const float *w, *bias;  // w: [kH, kW, C]
+  const float *w, *bias;  // w: [C / lanes][kH, kW, lanes]
   const void* residual;
   void* y;
   int64_t n, h, wd, c, oh, ow, kh, kw;
   int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-  float lower, upper;    // limits of the result: none, Relu and Clip
-  ActivationSpec later;  // any other activation
+  ActivationSpec activation;
   bool residual_first;
-  char* scratch = nullptr;  // a row of floats for each thread, with `later`
+  char* scratch;  // a vector for each output of a row, for each thread
 };
 }  // namespace lathe
 #endif
@@ -36,126 +36,115 @@ HWY_BEFORE_NAMESPACE();
 namespace lathe {
 namespace HWY_NAMESPACE {
 
-// What limits results in the sweep over the window (none, Relu and Clip are limits), and where they go.
-template <class T>
-struct RowOut {
-  T* y;               // the row of outputs
-  const T* residual;  // the same row, or null
-  bool residual_first;
-};
-
-template <class T, bool kFull>
-HWY_INLINE void Finish(D d, const RowOut<T>& out, V acc, int64_t at, hn::Mask<D> m, V lower, V upper) {
-  const T* residual = out.residual ? out.residual + at : nullptr;
-  FinishLanes<T, ActivationKind::kClip, kFull>(d, acc, residual, out.residual_first, out.y + at, m, lower, upper);
-}
-
-// kTile outputs next to each other whose windows lie inside the image horizontally. K and S are the window's
-// width and stride, known at compile time.
-template <class T, class TOut, bool kFull, int kTile, int K, int S>
-HWY_INLINE void Tile(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, int64_t ky1, int64_t ox, int64_t ch,
-                     const RowOut<TOut>& out, hn::Mask<D> m, V bias, V lower, V upper) {
+// Sums of kTile outputs next to each other, to `sums`. K and S are the window's width and stride, known at
+// compile time. kCheck: some columns lie outside the picture.
+template <class T, bool kFull, bool kCheck, int kTile, int K, int S>
+HWY_INLINE void Tile(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
+                     V bias, float* HWY_RESTRICT sums) {
+  const size_t lanes = hn::Lanes(d);
   V acc[kTile];
+  HWY_UNROLL(8)
   for (int t = 0; t < kTile; ++t) acc[t] = bias;
-  const T* base = row + (ox * S - a.pad_left) * a.c + ch;
-  for (int64_t ky = ky0; ky < ky1; ++ky) {
-    const T* line = base + ky * a.dilation_h * a.wd * a.c;
-    V w[K];
-    for (int k = 0; k < K; ++k) w[k] = LoadChannels<kFull>(d, a.w + (ky * K + k) * a.c + ch, m);
-    HWY_UNROLL(16)
+  const int64_t x0 = ox * S - a.pad_left, c = a.c;
+  const T* line = row + x0 * c + ky0 * a.dilation_h * a.wd * c;
+  for (int64_t ky = ky0; ky < ky1; ++ky, line += a.dilation_h * a.wd * c) {
+    V taps[K];
+    HWY_UNROLL(8)
+    for (int k = 0; k < K; ++k) taps[k] = hn::Load(d, w + (ky * K + k) * lanes);
+    HWY_UNROLL(20)
     for (int col = 0; col < (kTile - 1) * S + K; ++col) {
-      V x = LoadChannels<kFull>(d, line + col * a.c, m);
+      if constexpr (kCheck)
+        if (x0 + col < 0 || x0 + col >= a.wd) continue;
+      V x = LoadChannels<kFull>(d, line + col * c, m);
+      KeepInRegister(x);
       HWY_UNROLL(8)
       for (int t = 0; t < kTile; ++t) {
         const int k = col - t * S;
-        if (k >= 0 && k < K) acc[t] = hn::MulAdd(x, w[k], acc[t]);
+        if (k >= 0 && k < K) acc[t] = hn::MulAdd(x, taps[k], acc[t]);
       }
     }
   }
-  for (int t = 0; t < kTile; ++t)
-    Finish<TOut, kFull>(d, out, acc[t], (ox + t) * a.c + ch, m, lower, upper);
+  HWY_UNROLL(8)
+  for (int t = 0; t < kTile; ++t) hn::Store(acc[t], d, sums + (ox + t) * lanes);
 }
 
-// One output with every bound checked: borders, and windows of unusual shape.
-template <class T, class TOut, bool kFull>
-HWY_INLINE void Single(D d, const DepthwiseArgs& a, const T* row, int64_t ky0, int64_t ky1, int64_t ox, int64_t ch,
-                       const RowOut<TOut>& out, hn::Mask<D> m, V bias, V lower, V upper) {
+template <class T, bool kFull, int kTile, int K, int S>
+HWY_INLINE void EitherTile(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
+                           V bias, float* sums) {
+  const int64_t x0 = ox * S - a.pad_left;
+  if (x0 >= 0 && x0 + (kTile - 1) * S + K <= a.wd) Tile<T, kFull, false, kTile, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+  else Tile<T, kFull, true, kTile, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+}
+
+// One output of a window of any shape.
+template <class T, bool kFull>
+HWY_INLINE void Single(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
+                       V bias, float* sums) {
   V acc = bias;
   int64_t x0 = ox * a.stride_w - a.pad_left;
   for (int64_t ky = ky0; ky < ky1; ++ky)
     for (int64_t kx = 0; kx < a.kw; ++kx) {
       int64_t ix = x0 + kx * a.dilation_w;
       if (ix < 0 || ix >= a.wd) continue;
-      V x = LoadChannels<kFull>(d, row + (ky * a.dilation_h * a.wd + ix) * a.c + ch, m);
-      acc = hn::MulAdd(x, LoadChannels<kFull>(d, a.w + (ky * a.kw + kx) * a.c + ch, m), acc);
+      V x = LoadChannels<kFull>(d, row + (ky * a.dilation_h * a.wd + ix) * a.c, m);
+      acc = hn::MulAdd(x, hn::Load(d, w + (ky * a.kw + kx) * hn::Lanes(d)), acc);
     }
-  Finish<TOut, kFull>(d, out, acc, ox * a.c + ch, m, lower, upper);
+  hn::Store(acc, d, sums + ox * hn::Lanes(d));
 }
 
-template <class T, class TOut, bool kFull, int K, int S>
-void RowChannels(D d, const DepthwiseArgs& a, int64_t image, int64_t oy, int64_t ch, const RowOut<TOut>& out) {
-  const hn::Mask<D> m = FirstLanes(d, a.c - ch);
-  const V lower = hn::Set(d, a.lower), upper = hn::Set(d, a.upper);
-  const V bias = a.bias ? LoadChannels<kFull>(d, a.bias + ch, m) : hn::Zero(d);
-  int64_t y0 = oy * a.stride_h - a.pad_top, ky0 = 0, ky1 = a.kh;
-  while (ky0 < ky1 && y0 + ky0 * a.dilation_h < 0) ++ky0;
-  while (ky1 > ky0 && y0 + (ky1 - 1) * a.dilation_h >= a.h) --ky1;
-  const T* row = static_cast<const T*>(a.x) + (image * a.h + y0) * a.wd * a.c;
-  int64_t ox = 0;
-  if constexpr (K > 0) {
-    // Accumulators, K weights and a column must fit the 32 vector registers.
-    constexpr int kTile = K >= 7 ? 4 : S == 1 ? 6 : 4;
-    int64_t inside = (a.pad_left + S - 1) / S;
-    for (; ox < inside && ox < a.ow; ++ox) Single<T, TOut, kFull>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
-    for (; ox + kTile <= a.ow && (ox + kTile - 1) * S - a.pad_left + K <= a.wd; ox += kTile)
-      Tile<T, TOut, kFull, kTile, K, S>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
-    for (; ox + 1 <= a.ow && ox * S - a.pad_left + K <= a.wd; ++ox)
-      Tile<T, TOut, kFull, 1, K, S>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
-  }
-  for (; ox < a.ow; ++ox) Single<T, TOut, kFull>(d, a, row, ky0, ky1, ox, ch, out, m, bias, lower, upper);
-}
-
-// Activations that are more than limits, in a second pass over a row that is still in cache.
-template <class T>
-void ActivateRow(const DepthwiseArgs& a, const float* row, const RowOut<T>& out) {
-  const D d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t count = a.ow * a.c;
-  const V alpha = hn::Set(d, a.later.alpha), beta = hn::Set(d, a.later.beta);
-  WithActivation(a.later.kind, [&]<ActivationKind kAct>() {
-    int64_t i = 0;
-    auto part = [&]<bool kFull>() {
-      const hn::Mask<D> m = FirstLanes(d, count - i);
-      const T* residual = out.residual ? out.residual + i : nullptr;
-      FinishLanes<T, kAct, kFull>(d, LoadChannels<kFull>(d, row + i, m), residual, out.residual_first, out.y + i, m, alpha, beta);
-    };
-    for (; i + lanes <= count; i += lanes) part.template operator()<true>();
-    if (i < count) part.template operator()<false>();
+// Activation and residual for a row of one vector of channels whose sums are in cache. They stand apart from
+// the sweep over the window so that its code is not repeated for each activation.
+template <class T, bool kFull>
+void FinishRow(D d, const DepthwiseArgs& a, const float* sums, int64_t at, hn::Mask<D> m) {
+  const size_t lanes = hn::Lanes(d);
+  const V alpha = hn::Set(d, a.activation.alpha), beta = hn::Set(d, a.activation.beta);
+  const T* residual = a.residual ? static_cast<const T*>(a.residual) + at : nullptr;
+  T* y = static_cast<T*>(a.y) + at;
+  WithActivation(a.activation.kind, [&]<ActivationKind kAct>() {
+    for (int64_t ox = 0; ox < a.ow; ++ox)
+      FinishLanes<T, kAct, kFull>(d, hn::Load(d, sums + ox * lanes), residual ? residual + ox * a.c : nullptr, a.residual_first,
+                                  y + ox * a.c, m, alpha, beta);
   });
 }
 
-template <class T, class TOut, int K, int S>
-void SweepRow(D d, const DepthwiseArgs& a, int64_t r, const RowOut<TOut>& out) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t ch = 0;
-  for (; ch + lanes <= a.c; ch += lanes) RowChannels<T, TOut, true, K, S>(d, a, r / a.oh, r % a.oh, ch, out);
-  if (ch < a.c) RowChannels<T, TOut, false, K, S>(d, a, r / a.oh, r % a.oh, ch, out);
+// Row r of the outputs, one vector of channels from `ch` on.
+template <class T, bool kFull, int K, int S>
+void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums) {
+  const hn::Mask<D> m = FirstLanes(d, a.c - ch);
+  const V bias = a.bias ? LoadChannels<kFull>(d, a.bias + ch, m) : hn::Zero(d);
+  int64_t y0 = r % a.oh * a.stride_h - a.pad_top, ky0 = 0, ky1 = a.kh;
+  while (ky0 < ky1 && y0 + ky0 * a.dilation_h < 0) ++ky0;
+  while (ky1 > ky0 && y0 + (ky1 - 1) * a.dilation_h >= a.h) --ky1;
+  const T* row = static_cast<const T*>(a.x) + (r / a.oh * a.h + y0) * a.wd * a.c + ch;
+  const float* w = a.w + ch * a.kh * a.kw;
+  int64_t ox = 0;
+  if constexpr (K > 0) {
+    // Seven sums and three to seven weights fit the registers, and seven divides the widths of most networks.
+    for (; ox + 7 <= a.ow; ox += 7) EitherTile<T, kFull, 7, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+    if (ox + 4 <= a.ow) EitherTile<T, kFull, 4, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums), ox += 4;
+    for (; ox < a.ow; ++ox) Tile<T, kFull, true, 1, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+  }
+  for (; ox < a.ow; ++ox) Single<T, kFull>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+  FinishRow<T, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
 }
 
+// A strip of rows is walked one vector of channels after the other: the strip stays in the second-level cache
+// (half of 1 MiB), and the rows of one vector under the window in the first.
 template <class T, int K, int S>
 void Run(const DepthwiseArgs& a) {
   const D d;
-  const int64_t row = a.ow * a.c;
-  parallel_for(a.n * a.oh, kParallelGrain / (row * a.kh * a.kw + 1) + 1, [&](int64_t begin, int64_t end) {
-    float* buffer = reinterpret_cast<float*>(a.scratch) + omp_get_thread_num() * row;
-    for (int64_t r = begin; r < end; ++r) {
-      RowOut<T> out{static_cast<T*>(a.y) + r * row, a.residual ? static_cast<const T*>(a.residual) + r * row : nullptr, a.residual_first};
-      if (a.later.kind == ActivationKind::kNone) {
-        SweepRow<T, T, K, S>(d, a, r, out);
-      } else {
-        SweepRow<T, float, K, S>(d, a, r, RowOut<float>{buffer, nullptr, false});
-        ActivateRow<T>(a, buffer, out);
-      }
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t row_work = a.ow * a.c * a.kh * a.kw;
+  const int64_t strip = std::max<int64_t>(4, (512 << 10) / (a.stride_h * a.wd * a.c * static_cast<int64_t>(sizeof(T)) + 1));
+  parallel_for(a.n * a.oh, kParallelGrain / (row_work + 1) + 1, [&](int64_t begin, int64_t end) {
+    float* sums = reinterpret_cast<float*>(a.scratch) + omp_get_thread_num() * a.ow * lanes;
+    for (int64_t from = begin; from < end; from += strip) {
+      const int64_t to = std::min(from + strip, end);
+      int64_t ch = 0;
+      for (; ch + lanes <= a.c; ch += lanes)
+        for (int64_t r = from; r < to; ++r) RowChannels<T, true, K, S>(d, a, r, ch, sums);
+      if (ch < a.c)
+        for (int64_t r = from; r < to; ++r) RowChannels<T, false, K, S>(d, a, r, ch, sums);
     }
   });
 }
@@ -173,6 +162,7 @@ void DepthwiseOf(const DepthwiseArgs& a) {
 
 void Depthwise(const DepthwiseArgs& a) { DepthwiseOf<float>(a); }
 void DepthwiseHalf(const DepthwiseArgs& a) { DepthwiseOf<uint16_t>(a); }
+size_t DepthwiseLanes() { return hn::Lanes(D()); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lathe
@@ -182,6 +172,7 @@ HWY_AFTER_NAMESPACE();
 namespace lathe {
 HWY_EXPORT(Depthwise);
 HWY_EXPORT(DepthwiseHalf);
+HWY_EXPORT(DepthwiseLanes);
 
 namespace {
 
@@ -190,17 +181,18 @@ class DepthwiseConv : public Kernel {
   explicit DepthwiseConv(const KernelRequest& r) {
     const Shape &x = r.in_shape(), &w = r.in_shape(1), &y = r.out_shape();
     const Node& n = r.node;
-    weights_ = transpose(r.input(1).constant, {2, 3, 1, 0});  // [kH, kW, 1, C]
+    const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(DepthwiseLanes)());
+    int64_t taps = w[2] * w[3];
+    weights_ = Tensor(DType::kF32, {(w[0] + lanes - 1) / lanes, taps, lanes});
+    std::memset(weights_.raw(), 0, weights_.bytes());
+    for (int64_t c = 0; c < w[0]; ++c)
+      for (int64_t t = 0; t < taps; ++t)
+        weights_.data<float>()[(c / lanes * taps + t) * lanes + c % lanes] = r.input(1).constant.data<float>()[c * taps + t];
     if (r.has_input(2)) bias_ = r.input(2).constant;
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
     args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
              x[0], x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1],
-             dilations[0], dilations[1], -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity(),
-             activation_of(n), n.get_int("residual_first") != 0, nullptr};
-    ActivationSpec& act = args_.later;
-    if (act.kind == ActivationKind::kRelu) args_.lower = 0;
-    if (act.kind == ActivationKind::kClip) args_.lower = act.alpha, args_.upper = act.beta;
-    if (act.kind == ActivationKind::kRelu || act.kind == ActivationKind::kClip) act.kind = ActivationKind::kNone;
+             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0, nullptr};
     residual_ = r.has_input(3);
   }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
@@ -212,8 +204,7 @@ class DepthwiseConv : public Kernel {
     else HWY_DYNAMIC_DISPATCH(Depthwise)(args_);
   }
   size_t scratch_bytes() const override {
-    if (args_.later.kind == ActivationKind::kNone) return 0;
-    return static_cast<size_t>(args_.ow * args_.c * omp_get_max_threads()) * sizeof(float);
+    return static_cast<size_t>(args_.ow * omp_get_max_threads()) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
   }
   int in_place_input() const override { return residual_ ? 3 : -1; }
 

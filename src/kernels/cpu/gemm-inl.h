@@ -95,7 +95,8 @@ void MicroTile(int64_t taps, const void* const* a, int64_t depth, const void* pa
         b += 2 * lanes;
         HWY_UNROLL(12)
         for (int r = 0; r < kRows; ++r) {
-          const V x = hn::Set(d, row[r][k + s]);
+          V x = hn::Set(d, row[r][k + s]);
+          KeepInRegister(x);
           acc[s][r][0] = hn::MulAdd(x, b0, acc[s][r][0]);
           acc[s][r][1] = hn::MulAdd(x, b1, acc[s][r][1]);
         }
@@ -106,7 +107,8 @@ void MicroTile(int64_t taps, const void* const* a, int64_t depth, const void* pa
       b += 2 * lanes;
       HWY_UNROLL(12)
       for (int r = 0; r < kRows; ++r) {
-        const V x = hn::Set(d, row[r][k]);
+        V x = hn::Set(d, row[r][k]);
+        KeepInRegister(x);
         acc[0][r][0] = hn::MulAdd(x, b0, acc[0][r][0]);
         acc[0][r][1] = hn::MulAdd(x, b1, acc[0][r][1]);
       }

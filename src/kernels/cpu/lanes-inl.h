@@ -16,6 +16,14 @@ namespace HWY_NAMESPACE {
 using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
 
+// Keeps the compiler from reading x from memory again at each use: GCC folds a load into every product that
+// uses it, and loads then outnumber products.
+HWY_INLINE void KeepInRegister([[maybe_unused]] V& x) {
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
+  __asm__("" : "+v"(x.raw));
+#endif
+}
+
 // The last vector of a pixel may hold fewer channels: loads and stores then are masked.
 template <bool kFull>
 HWY_INLINE V LoadChannels(D d, const float* p, hn::Mask<D> m) {
