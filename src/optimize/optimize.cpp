@@ -366,10 +366,11 @@ class Search {
       result_.reason = fmt::format("{} is the fastest of those that meet the budget: {:.2f} times as fast as the original (95 % interval {:.2f} to {:.2f}), measured again {:.2f} ({:.2f} to {:.2f}).",
                                    t.name(), t.speedup->value, t.speedup->low, t.speedup->high, t.confirmed->value, t.confirmed->low, t.confirmed->high);
     } else {
+      const Interval shown = t.confirmed.value_or(*t.speedup);
       std::string why;
       for (const Miss& m : original.misses) why += (why.empty() ? "" : "; ") + m.text();
       result_.reason = fmt::format("{} meets the budget, but it is NOT faster than the original (ratio {:.2f}, {:.2f} to {:.2f}). The original does not meet the budget: {}.",
-                                   t.name(), t.speedup->value, t.speedup->low, t.speedup->high, why);
+                                   t.name(), shown.value, shown.low, shown.high, why);
     }
     if (t.quality->drop && t.quality->drop->high > 0.01 && *result_.chosen != 0)
       result_.reason += fmt::format(" With {} samples the drop of accuracy is known only to lie between {:.1f} and {:.1f} points.", t.quality->samples, 100 * t.quality->drop->low, 100 * t.quality->drop->high);
