@@ -26,6 +26,7 @@ class Kernel {
 struct KernelRequest {
   const Graph& graph;
   const Node& node;
+  bool winograd = true;  // convolutions may trade exactness for fewer products (kernels/cpu/winograd.cpp)
 
   const Value& input(size_t i) const { return graph[node.inputs[i]]; }
   const Value& output(size_t i = 0) const { return graph[node.outputs[i]]; }
@@ -57,6 +58,7 @@ class KernelRegistry {
 // One function a file of kernels/cpu.
 void register_onednn(KernelRegistry&);
 void register_gemm(KernelRegistry&);
+void register_winograd(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
 void register_elementwise(KernelRegistry&);
 void register_normalize(KernelRegistry&);

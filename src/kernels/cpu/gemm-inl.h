@@ -15,6 +15,7 @@ namespace lathe {
 
 constexpr int64_t kGemmBlockTiles = 32;  // tiles whose row pointers are held at once
 constexpr int64_t kMostTileRows = 12;    // over all instruction sets
+constexpr int64_t kPanelVectors = 2;
 
 // Which pixel each row of A is, tap by tap. A plain matrix is a picture one pixel wide with a 1×1 window.
 struct GemmRows {
@@ -67,7 +68,6 @@ constexpr int kTileRows = 12;
 #else
 constexpr int kTileRows = 6;
 #endif
-constexpr int64_t kPanelVectors = 2;
 
 // Sums of `taps` products of kRows rows of A, depth elements each, with a packed panel; to
 // c [kRows][kPanelVectors · lanes]. With few rows a sum is split into several, since one product waits four
