@@ -262,6 +262,7 @@ class Search {
       Trial& t = result_.trials[index];
       if (t.outcome != Outcome::kFaster || !keeps_answers(index)) continue;
       if (gain.low <= 1) {
+        t.outcome = Outcome::kNotFaster;  // than what does less to the network
         t.note = fmt::format("not told apart from {}", result_.trials[incumbent_trial].name());
         continue;
       }
