@@ -35,7 +35,7 @@ void KernelRegistry::add(std::string_view op, std::string_view domain, KernelEnt
 std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   static const bool once = [] {
     KernelRegistry r;
-    for (auto add : {register_depthwise, register_attention, register_winograd, register_onednn, register_gemm, register_elementwise,
+    for (auto add : {register_depthwise, register_attention, register_winograd, register_gemm, register_onednn, register_gemm_fallback, register_elementwise,
                      register_normalize, register_pool, register_move})
       add(r);
     return true;

@@ -58,6 +58,7 @@ class KernelRegistry {
 // One function a file of kernels/cpu.
 void register_onednn(KernelRegistry&);
 void register_gemm(KernelRegistry&);
+void register_gemm_fallback(KernelRegistry&);
 void register_winograd(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
 void register_elementwise(KernelRegistry&);

@@ -158,14 +158,37 @@ bool conv_supported(const KernelRequest& r) {
   return r.node.get_int("group") == 1 && types_fit(r, r.in_shape()[3]) && r.in_shape(1)[2] * r.in_shape(1)[3] <= 64;
 }
 
+
+// Where measurements put our product before oneDNN's: its own code for activations with exponentials takes
+// longer than ours, and its set-up longer than a product of a few rows.
+bool preferred(const KernelRequest& r) {
+  using K = ActivationKind;
+  switch (activation_of(r.node).kind) {
+    case K::kNone: case K::kRelu: case K::kClip: case K::kLeakyRelu: break;
+    default: return true;
+  }
+  const Shape& y = r.out_shape();
+  return element_count(y) / y.back() <= kMostTileRows;
+}
+
+template <class Product>
+std::unique_ptr<Kernel> make_product(const KernelRequest& r) {
+  return std::make_unique<Product>(r);
+}
+
+bool matmul_supported(const KernelRequest& r) { return types_fit(r, r.in_shape(1)[0]); }
+
 }  // namespace
 
 void register_gemm(KernelRegistry& r) {
-  r.add("Conv", "ai.lathe", {"conv.gemm", conv_supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
-          return std::make_unique<GemmConv>(q);
-        }});
-  r.add("MatMul", "ai.lathe", {"matmul.gemm", [](const KernelRequest& q) { return types_fit(q, q.in_shape(1)[0]); },
-                               [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<GemmMatMul>(q); }});
+  r.add("Conv", "ai.lathe", {"conv.gemm", [](const KernelRequest& q) { return conv_supported(q) && preferred(q); }, make_product<GemmConv>});
+  r.add("MatMul", "ai.lathe", {"matmul.gemm", [](const KernelRequest& q) { return matmul_supported(q) && preferred(q); }, make_product<GemmMatMul>});
+}
+
+// Behind oneDNN's in the order of preference, for `tune` and where oneDNN cannot.
+void register_gemm_fallback(KernelRegistry& r) {
+  r.add("Conv", "ai.lathe", {"conv.gemm", [](const KernelRequest& q) { return conv_supported(q) && !preferred(q); }, make_product<GemmConv>});
+  r.add("MatMul", "ai.lathe", {"matmul.gemm", [](const KernelRequest& q) { return matmul_supported(q) && !preferred(q); }, make_product<GemmMatMul>});
 }
 
 }  // namespace lathe

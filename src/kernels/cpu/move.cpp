@@ -59,6 +59,29 @@ class Split : public Kernel {
   std::vector<int64_t> widths_;
 };
 
+// Two groups of f32 channels interleave; the compiler makes a pair of unpack instructions of the inner loop.
+class InterleaveTwo : public Kernel {
+ public:
+  explicit InterleaveTwo(const KernelRequest& r) : channels_(r.in_shape().back()), pixels_(element_count(r.in_shape()) / channels_) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    parallel_for(pixels_, kParallelGrain * 4 / channels_ + 1, [&](int64_t begin, int64_t end) {
+      const int64_t half = channels_ / 2;
+      for (int64_t p = begin; p < end; ++p) {
+        const float* __restrict a = in[0]->data<float>() + p * channels_;
+        const float* __restrict b = a + half;
+        float* __restrict y = out[0]->data<float>() + p * channels_;
+        for (int64_t c = 0; c < half; ++c) {
+          y[2 * c] = a[c];
+          y[2 * c + 1] = b[c];
+        }
+      }
+    });
+  }
+
+ private:
+  int64_t channels_, pixels_;
+};
+
 // Output element order, input strides: serves Transpose, Slice and ChannelShuffle.
 class StridedCopy : public Kernel {
  public:
@@ -216,6 +239,10 @@ void register_move(KernelRegistry& r) {
                       [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Split>(q); }});
   r.add("Transpose", "", {"transpose", nonempty, make_transpose});
   r.add("Slice", "", {"slice", constant_slice, make_slice});
+  r.add("ChannelShuffle", "ai.lathe", {"f32.shuffle.pair", [](const KernelRequest& q) {
+          int64_t rank = static_cast<int64_t>(q.in_shape().size());
+          return nonempty(q) && q.all_f32() && q.node.get_int("group") == 2 && normalize_axis(q.node.get_int("axis"), rank) == rank - 1;
+        }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<InterleaveTwo>(q); }});
   r.add("ChannelShuffle", "ai.lathe", {"shuffle", nonempty, make_shuffle});
 }
 
