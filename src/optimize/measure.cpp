@@ -25,16 +25,24 @@ constexpr double kHopeless = 0.5;
 // Inputs that take turns: timing may depend on the data (denormals, early outs), and one could be odd.
 constexpr size_t kInputs = 8;
 
-double time_burst(Runner& runner, const std::vector<Tensor>& inputs, int runs) {
-  runner.run(inputs);  // brings code and weights back into the caches, as in a steady stream of requests
+// Refilling the caches takes a few milliseconds at most: beyond this it is below the noise.
+constexpr double kNeedsWarmUp = 0.1;
+
+struct Burst {
+  int runs = 1;
+  bool warm_up = true;  // brings code and weights back into the caches, as in a steady stream of requests
+};
+
+double time_burst(Runner& runner, const std::vector<Tensor>& inputs, const Burst& burst) {
+  if (burst.warm_up) runner.run(inputs);
   auto begin = Clock::now();
-  for (int i = 0; i < runs; ++i) runner.run(inputs);
-  return since(begin) / runs;
+  for (int i = 0; i < burst.runs; ++i) runner.run(inputs);
+  return since(begin) / burst.runs;
 }
 
-int burst_of(Runner& runner, const std::vector<Tensor>& inputs) {
-  double seconds = time_burst(runner, inputs, 1);
-  return static_cast<int>(std::clamp(std::ceil(kStretch / std::max(seconds, 1e-9)), 1.0, static_cast<double>(kMaxBurst)));
+Burst burst_of(Runner& runner, const std::vector<Tensor>& inputs) {
+  double seconds = time_burst(runner, inputs, {});
+  return {static_cast<int>(std::clamp(std::ceil(kStretch / std::max(seconds, 1e-9)), 1.0, static_cast<double>(kMaxBurst))), seconds < kNeedsWarmUp};
 }
 
 }  // namespace
@@ -78,7 +86,7 @@ PairedTimes time_pairs(Runner& first, Runner& second, Dataset& data, const Paire
   std::mt19937_64 random(options.seed);
   std::vector<std::vector<Tensor>> inputs;
   for (size_t i = 0; i < std::min(kInputs, data.size()); ++i) inputs.push_back(data.inputs(i));
-  int bursts[2] = {burst_of(first, inputs[0]), burst_of(second, inputs[0])};
+  const Burst bursts[2] = {burst_of(first, inputs[0]), burst_of(second, inputs[0])};
   PairedTimes times;
   std::vector<double> ratios;
   auto begin = Clock::now();
