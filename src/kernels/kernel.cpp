@@ -75,6 +75,14 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   return result;
 }
 
+bool has_bf16_instructions() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
 ActivationSpec activation_of(const Node& node) {
   static const std::map<std::string, ActivationKind, std::less<>> kinds = {
       {"", ActivationKind::kNone},           {"Relu", ActivationKind::kRelu},

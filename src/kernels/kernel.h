@@ -74,6 +74,10 @@ struct KernelEntry {
 // Kernels that support the request, best guess first. Empty: only the reference can.
 std::vector<const KernelEntry*> kernels_for(const KernelRequest& request);
 
+// What a measured time depends on besides the machine: a digest of the kernels' sources (made when CMake
+// runs) and the libraries beneath them.
+std::string kernel_build();
+
 class KernelRegistry {
  public:
   void add(std::string_view op, std::string_view domain, KernelEntry entry);
@@ -94,6 +98,8 @@ void register_normalize(KernelRegistry&);
 void register_pool(KernelRegistry&);
 void register_move(KernelRegistry&);
 void register_attention(KernelRegistry&);
+
+bool has_bf16_instructions();  // products of bf16 pairs and rounding to bf16 (AVX512_BF16)
 
 // An activation as the fused operators name it (graph/ops/fused.cpp).
 enum class ActivationKind { kNone, kRelu, kClip, kLeakyRelu, kHardSwish, kHardSigmoid, kSigmoid, kTanh, kSwish, kGelu, kGeluTanh, kMish, kElu };

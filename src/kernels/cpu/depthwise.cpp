@@ -26,7 +26,7 @@ struct DepthwiseArgs {
   int64_t n, h, wd, c, oh, ow, kh, kw;
   int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
   ActivationSpec activation;
-  bool residual_first;
+  bool residual_first, native_half;
   char* scratch;  // a vector for each output of a row, for each thread
 };
 }  // namespace lathe
@@ -125,6 +125,9 @@ void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums
     for (; ox < a.ow; ++ox) Tile<T, kFull, true, 1, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
   }
   for (; ox < a.ow; ++ox) Single<T, kFull>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+  if constexpr (sizeof(T) == 2) {
+    if (a.native_half) return FinishRow<NativeHalf, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
+  }
   FinishRow<T, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
 }
 
@@ -196,7 +199,7 @@ class DepthwiseConv : public Kernel {
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
     args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
              x[0], x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1],
-             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0, nullptr};
+             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0, has_bf16_instructions(), nullptr};
     residual_ = r.has_input(3);
   }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {

@@ -218,15 +218,21 @@ void FillRows(const GemmArgs& g, int64_t row, int rows, const void** pointers) {
     return;
   }
   int64_t ox = row % w.out_width, oy = row / w.out_width % w.out_height, image = row / w.out_width / w.out_height;
+  const int64_t line = w.width * w.pixel, step_h = w.dilation_h * line, step_w = w.dilation_w * w.pixel;
+  const int64_t reach_h = (w.taps_h - 1) * w.dilation_h, reach_w = (w.taps_w - 1) * w.dilation_w;
   for (int r = 0; r < rows; ++r) {
-    int64_t t = 0;
-    for (int64_t ky = 0; ky < w.taps_h; ++ky) {
-      int64_t iy = oy * w.stride_h - w.pad_top + ky * w.dilation_h;
-      for (int64_t kx = 0; kx < w.taps_w; ++kx, ++t) {
-        int64_t ix = ox * w.stride_w - w.pad_left + kx * w.dilation_w;
-        bool inside = iy >= 0 && iy < w.height && ix >= 0 && ix < w.width;
-        pointers[t * rows + r] = inside ? a + ((image * w.height + iy) * w.width + ix) * w.pixel : g.zeros;
-      }
+    const int64_t iy = oy * w.stride_h - w.pad_top, ix = ox * w.stride_w - w.pad_left;
+    const T* corner = a + (image * w.height + iy) * line + ix * w.pixel;
+    const void** to = pointers + r;
+    if (iy >= 0 && ix >= 0 && iy + reach_h < w.height && ix + reach_w < w.width) {
+      for (int64_t ky = 0; ky < w.taps_h; ++ky)
+        for (int64_t kx = 0; kx < w.taps_w; ++kx, to += rows) *to = corner + ky * step_h + kx * step_w;
+    } else {
+      for (int64_t ky = 0; ky < w.taps_h; ++ky)
+        for (int64_t kx = 0; kx < w.taps_w; ++kx, to += rows) {
+          const int64_t y = iy + ky * w.dilation_h, x = ix + kx * w.dilation_w;
+          *to = y >= 0 && y < w.height && x >= 0 && x < w.width ? corner + ky * step_h + kx * step_w : g.zeros;
+        }
     }
     if (++ox == w.out_width) {
       ox = 0;

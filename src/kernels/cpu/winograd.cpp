@@ -34,7 +34,7 @@ struct WinogradArgs {
   const void *x, *residual;    // f32, or bf16 widened on the way in and rounded on the way out
   void* y;
   ActivationSpec activation;
-  bool residual_first;
+  bool residual_first, native_half;
   char* scratch;
   size_t scratch_per_thread;
 };
@@ -214,7 +214,10 @@ void WinogradOf(const WinogradArgs& w) {
 }
 
 void Winograd(const WinogradArgs& w) { WinogradOf<float>(w); }
-void WinogradHalf(const WinogradArgs& w) { WinogradOf<uint16_t>(w); }
+void WinogradHalf(const WinogradArgs& w) {
+  if (w.native_half) WinogradOf<NativeHalf>(w);
+  else WinogradOf<uint16_t>(w);
+}
 size_t WinogradLanes() { return hn::Lanes(D()); }
 
 }  // namespace HWY_NAMESPACE
@@ -268,7 +271,7 @@ class WinogradConv : public Kernel {
     const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(WinogradLanes)());
     int64_t channels = x[3], width = kPanelVectors * lanes, out = y[3], panels = (out + width - 1) / width;
     args_ = {x[0], x[1], x[2], channels, y[1], y[2], out, pads[0], pads[1], (y[1] + 3) / 4, (y[2] + 3) / 4, 0, nullptr, nullptr, nullptr, nullptr, nullptr,
-             activation_of(r.node), r.node.get_int("residual_first") != 0, nullptr, 0};
+             activation_of(r.node), r.node.get_int("residual_first") != 0, has_bf16_instructions(), nullptr, 0};
     int64_t depth = (channels + lanes - 1) / lanes * lanes;
     // Transformed inputs of a block take half of a 1 MiB second-level cache; never less than a full set of rows,
     // never more than four, and no thread idle.
