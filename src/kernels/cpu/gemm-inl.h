@@ -70,6 +70,8 @@ constexpr int kTileRows = 12;
 constexpr int kTileRows = 6;
 #endif
 
+constexpr int64_t kPrefetchFloats = 1024;  // a page ahead
+
 // Sums of `taps` products of kRows rows of A, depth elements each, with a packed panel of kVectors vectors; to
 // c [kRows][kVectors · lanes]. With few rows a sum is split into several, since one product waits four
 // cycles for the one before.
@@ -95,6 +97,10 @@ void MicroTile(int64_t taps, const void* const* a, int64_t depth, const void* pa
       HWY_UNROLL(4)
       for (int s = 0; s < kChains; ++s) {
         const V b0 = hn::Load(d, b), b1 = kVectors == 2 ? hn::Load(d, b + lanes) : b0;
+        // With so few rows the panel comes from memory as fast as it is used; the processor's own prefetching stops
+        // at every page.
+        if constexpr (kRows <= 2)
+          for (int v = 0; v < kVectors; ++v) __builtin_prefetch(b + kPrefetchFloats + v * lanes);
         b += kVectors * lanes;
         HWY_UNROLL(12)
         for (int r = 0; r < kRows; ++r) {
