@@ -1,6 +1,7 @@
 // Options that several commands share.
 #pragma once
 
+#include <malloc.h>
 #include <omp.h>
 
 #include <CLI/CLI.hpp>
@@ -79,7 +80,9 @@ struct ModelOptions {
     if (now || batch > 1) options.batch = batch;
     options.adjust = adjustment();
     options.notice = [](const std::string& why) { fmt::print(stderr, "lathe: note: {}\n", why); };
-    return CompiledModel::open(model, std::move(options));
+    CompiledModel opened = CompiledModel::open(model, std::move(options));
+    ::malloc_trim(0);  // what only planning needed goes back to the system
+    return opened;
   }
 };
 

@@ -57,14 +57,20 @@ namespace {
 // [N / width][K][width], or for bf16 [N / width][K / 2][width][2]; columns beyond N are zero, and the last panel has
 // half the width when that is enough.
 // `at(k, n)` is the index of the element in `w`, −1 for zero.
+//
+// With `rows` a row k of w is n_count elements in order, and is copied.
 template <class At>
-Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at) {
+Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at, bool rows = false) {
   int64_t panels = shape[0], k_count = shape[1], width = shape[2];
   Tensor packed(w.dtype(), shape);
-  std::memset(packed.raw(), 0, packed.bytes());
   auto fill = [&](auto* to, const auto* from, int64_t together) {
     for (int64_t p = 0; p < panels; ++p) {
       int64_t wide = n_count - p * width <= width / 2 ? width / 2 : width;
+      const int64_t count = std::min(wide, n_count - p * width);
+      if (rows && together == 1 && count == wide) {
+        for (int64_t k = 0; k < k_count; ++k, to += wide) std::memcpy(to, from + k * n_count + p * width, static_cast<size_t>(wide) * sizeof(*to));
+        continue;
+      }
       for (int64_t k = 0; k < k_count; k += together)
         for (int64_t i = 0; i < wide; ++i)
           for (int64_t j = 0; j < together; ++j) {
@@ -72,6 +78,8 @@ Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at
             *to++ = index >= 0 ? from[index] : std::remove_cvref_t<decltype(*to)>{};
           }
     }
+    const auto* end = packed.data<char>() + packed.bytes();  // beyond a narrow last panel
+    std::memset(to, 0, static_cast<size_t>(end - reinterpret_cast<char*>(to)));
   };
   if (w.dtype() == DType::kF32) fill(packed.data<float>(), w.data<float>(), 1);
   else fill(packed.data<uint16_t>(), w.data<uint16_t>(), 2);
@@ -220,7 +228,7 @@ class GemmMatMul : public Product {
     args_.columns = w[1];
     Shape panels = panels_of(w[0], w[1]);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
-      return pack_panels(t, panels, w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; });
+      return pack_panels(t, panels, w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; }, true);
     });
     prepare(r);
   }
