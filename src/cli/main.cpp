@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
 #ifdef M_MMAP_THRESHOLD
   // What a tensor let go, the next one takes: fresh pages from the system have to be cleared, which takes longer
   // than packing them (vit_b_16 plans in half the time). Set here and not in the library: it holds for the process.
-  ::mallopt(M_MMAP_THRESHOLD, 1 << 29);
+  ::mallopt(M_MMAP_THRESHOLD, 3 << 20);  // of larger ones the heap would keep too many
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
   for (int i = 0; i < argc; ++i) typed += (i ? " " : "") + (i ? quoted(argv[i]) : std::string("lathe"));

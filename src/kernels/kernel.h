@@ -93,6 +93,7 @@ void register_gemm(KernelRegistry&);
 void register_gemm_fallback(KernelRegistry&);
 void register_winograd(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
+void register_expand_depthwise(KernelRegistry&);
 void register_elementwise(KernelRegistry&);
 void register_normalize(KernelRegistry&);
 void register_pool(KernelRegistry&);
@@ -107,6 +108,7 @@ struct ActivationSpec {
   ActivationKind kind = ActivationKind::kNone;
   float alpha = 0, beta = 0;
 };
-ActivationSpec activation_of(const Node& node);
+// `prefix` where a node has two: "expand_".
+ActivationSpec activation_of(const Node& node, std::string_view prefix = "");
 
 }  // namespace lathe

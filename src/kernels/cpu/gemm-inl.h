@@ -2,53 +2,6 @@
 // GEMM: a row of A is a pixel under one tap of the window), of products with constant weights and of
 // Winograd's stages. B is packed once into panels of two vectors; a micro-kernel keeps kTileRows × 2 vectors
 // of sums in registers. Included once per Highway target.
-#ifndef LATHE_GEMM_SHARED
-#define LATHE_GEMM_SHARED
-#include <algorithm>
-#include <array>
-#include <cstdint>
-#include <utility>
-
-#include "kernels/kernel.h"
-
-namespace lathe {
-
-constexpr int64_t kGemmBlockTiles = 32;  // tiles whose row pointers are held at once
-constexpr int64_t kMostTileRows = 12;    // over all instruction sets
-constexpr int64_t kPanelVectors = 2;
-
-// Which pixel each row of A is, tap by tap. A plain matrix is a picture one pixel wide with a 1×1 window.
-struct GemmRows {
-  int64_t images = 1, height = 1, width = 1, pixel = 0;  // of A; `pixel`: elements from a pixel to the next
-  int64_t out_height = 1, out_width = 1;                  // rows of the product, row-major
-  int64_t stride_h = 1, stride_w = 1, pad_top = 0, pad_left = 0, dilation_h = 1, dilation_w = 1;
-  int64_t taps_h = 1, taps_w = 1;
-  int64_t count() const { return images * out_height * out_width; }
-  int64_t taps() const { return taps_h * taps_w; }
-};
-
-struct GemmArgs {
-  GemmRows rows;
-  int64_t depth = 0;    // elements of A per row and tap
-  int64_t columns = 0;  // N
-  const void* packed = nullptr;
-  const void* scale = nullptr;  // [images, depth], multiplies A; one tap only. f32, or bf16 with A
-  const void* zeros = nullptr;  // at least `depth` zero elements, for taps outside the picture
-  const float* bias = nullptr;
-  ActivationSpec activation;
-  bool residual_first = false;
-  bool bf16 = false;       // A and B
-  bool bf16_out = false;   // Y and the residual
-  const void* a = nullptr;
-  const void* residual = nullptr;
-  void* y = nullptr;
-  char* scratch = nullptr;
-  size_t scratch_per_thread = 0;
-};
-
-}  // namespace lathe
-#endif
-
 #if defined(LATHE_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef LATHE_GEMM_INL
 #undef LATHE_GEMM_INL
@@ -56,6 +9,11 @@ struct GemmArgs {
 #define LATHE_GEMM_INL
 #endif
 
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -52,6 +52,17 @@ namespace lathe {
 HWY_EXPORT(Gemm);
 HWY_EXPORT(PanelWidth);
 
+void run_gemm(const GemmArgs& args) { HWY_DYNAMIC_DISPATCH(Gemm)(args); }
+
+size_t gemm_scratch(int64_t taps) {
+  return (static_cast<size_t>(kGemmBlockTiles * kMostTileRows * taps) * sizeof(void*) + 63) / 64 * 64;
+}
+
+Shape gemm_panels(int64_t depth, int64_t columns) {
+  auto width = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(PanelWidth)());
+  return {(columns + width - 1) / width, depth, width};
+}
+
 namespace {
 
 // [N / width][K][width], or for bf16 [N / width][K / 2][width][2]; columns beyond N are zero, and the last panel has
@@ -86,10 +97,14 @@ Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at
   return packed;
 }
 
-Shape panels_of(int64_t k_count, int64_t n_count) {
-  auto width = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(PanelWidth)());
-  return {(n_count + width - 1) / width, k_count, width};
+}  // namespace
+
+Tensor pack_pointwise(const Tensor& w) {
+  const int64_t n_count = w.shape()[0], k_count = w.shape()[1];
+  return pack_panels(w, gemm_panels(k_count, n_count), n_count, [&](int64_t k, int64_t n) { return n * k_count + k; });
 }
+
+namespace {
 
 class Product : public Kernel {
  public:
@@ -107,7 +122,7 @@ class Product : public Kernel {
     args_.scale = scaled_ ? in[4]->raw() : nullptr;
     args_.y = out[0]->raw();
     args_.scratch = static_cast<char*>(scratch);
-    HWY_DYNAMIC_DISPATCH(Gemm)(args_);
+    run_gemm(args_);
   }
 
   void prepare(const KernelRequest& r) {
@@ -122,8 +137,7 @@ class Product : public Kernel {
     std::memset(zeros_.raw(), 0, zeros_.bytes());
     args_.zeros = zeros_.raw();
     args_.packed = packed_.raw();
-    auto pointers = static_cast<size_t>(kGemmBlockTiles * kMostTileRows * args_.rows.taps()) * sizeof(void*);
-    args_.scratch_per_thread = (pointers + 63) / 64 * 64;
+    args_.scratch_per_thread = gemm_scratch(args_.rows.taps());
     scaled_ = r.has_input(4);
     if (scaled_) args_.scratch_per_thread += static_cast<size_t>(packed_.shape()[1] * packed_.shape()[2]) * size_of(packed_.dtype());
   }
@@ -154,7 +168,7 @@ class FramedConv : public Product {
     args_.rows = {x_[0], height_, row_, pixel_, y[1], y[2], strides[0], strides[1], 0, 0, dilations[0], 1, w[2], 1};
     args_.depth = w[3] * pixel_;
     args_.columns = w[0];
-    Shape panels = panels_of(w[2] * args_.depth, w[0]);
+    Shape panels = gemm_panels(w[2] * args_.depth, w[0]);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout + 100, [&](const Tensor& t) {
       return pack_panels(t, panels, w[0], [&](int64_t k, int64_t n) {
         int64_t c = k % pixel_, tap = k / pixel_;
@@ -210,7 +224,7 @@ class GemmConv : public Product {
     args_.depth = x[3];
     args_.columns = w[0];
     int64_t channels = x[3], taps = w[2] * w[3];
-    Shape panels = panels_of(taps * channels, w[0]);
+    Shape panels = gemm_panels(taps * channels, w[0]);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
       return pack_panels(t, panels, w[0], [&](int64_t k, int64_t n) { return (n * channels + k % channels) * taps + k / channels; });
     });
@@ -226,7 +240,7 @@ class GemmMatMul : public Product {
     args_.rows.height = args_.rows.out_height = rows;
     args_.rows.pixel = args_.depth = w[0];
     args_.columns = w[1];
-    Shape panels = panels_of(w[0], w[1]);
+    Shape panels = gemm_panels(w[0], w[1]);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
       return pack_panels(t, panels, w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; }, true);
     });
