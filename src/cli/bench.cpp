@@ -19,8 +19,9 @@ struct Options {
   int runs = 20;
   double seconds = 1;
   uint64_t seed = 1;
-  bool json = false, layers = false, reference = false, no_fuse = false, tune = false;
-  std::string profile, precision = "fp32";
+  bool json = false, layers = false, reference = false, no_fuse = false;
+  TuneOptions tune;
+  std::string profile;
 };
 
 void write_trace(const std::string& path, const Session& session) {
@@ -96,8 +97,7 @@ void bench(const Options& o) {
   PlanOptions plan_options;
   plan_options.reference = o.reference;
   plan_options.fuse = !o.no_fuse && !o.reference;
-  plan_options.tune = o.tune;
-  plan_options.bf16 = o.precision == "bf16";
+  o.tune.apply(plan_options);
   CompiledModel model = o.model.open(plan_options);
   Session& session = model.session();
   std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
@@ -151,11 +151,11 @@ void add_bench(CLI::App& app) {
   command->add_option("--runs", o->runs, "At least so many runs")->check(CLI::Range(1, 1000000))->capture_default_str();
   command->add_option("--seconds", o->seconds, "And at least so long")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
   command->add_option("--random", o->seed, "Seed of the inputs")->capture_default_str();
-  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
+  o->model.add_precision(*command);
   command->add_flag("--layers", o->layers, "Time of each layer, and how near it comes to the limit of the machine");
   command->add_flag("--reference", o->reference, "Reference kernels only");
   command->add_flag("--no-fuse", o->no_fuse, "Without fusion and layout passes");
-  command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
+  o->tune.add_to(*command);
   command->add_option("--profile", o->profile, "Write a Chrome trace to this file")->type_name("FILE");
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] { bench(*o); });

@@ -25,5 +25,9 @@ void add_device(CLI::App& app);
 // Of the whole of `app`, as it is when the command runs.
 void add_completion(CLI::App& app);
 void add_man(CLI::App& app);
+void add_optimize(CLI::App& app);
+
+// As it was typed, quoted where a shell would need it.
+const std::string& command_line();
 
 }  // namespace lathe::cli

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -16,13 +15,9 @@ namespace {
 
 using nlohmann::json;
 
-// Empty when the environment names no place; relative paths count for nothing (XDG base directories).
 std::string cache_path() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  if (cache && cache[0] == '/') return std::string(cache) + "/lathe/device.json";
-  if (home && home[0] == '/') return std::string(home) + "/.cache/lathe/device.json";
-  return "";
+  std::string folder = user_cache_folder();
+  return folder.empty() ? "" : folder + "/device.json";
 }
 
 // Nothing when the cache is missing or of another processor or version; throws when it is corrupt.

@@ -1,13 +1,16 @@
 // Options that several commands share.
 #pragma once
 
+#include <malloc.h>
 #include <omp.h>
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <map>
 #include <string>
 
 #include "runtime/model.h"
+#include "tasks/input.h"
 
 namespace lathe::cli {
 
@@ -16,6 +19,7 @@ struct ModelOptions {
   std::vector<std::string> shapes;  // NAME=1x3x224x224
   int64_t batch = 1;
   int threads = 1;
+  std::string precision;  // "": as the model says
 
   void add_to(CLI::App& command) {
     command.add_option("MODEL", model, "An ONNX file, or a .lathe file (lathe pack)")->required()->type_name("FILE");
@@ -23,6 +27,18 @@ struct ModelOptions {
         ->type_name("NAME=SHAPE")->allow_extra_args(false);  // one each time: a MODEL may follow
     command.add_option("--batch", batch, "Batch size")->check(CLI::Range(int64_t{1}, int64_t{65536}))->capture_default_str();
     command.add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
+  }
+
+  void add_precision(CLI::App& command) {
+    command.add_option("--precision", precision, "fp32 or bf16 (as the model says, else fp32)")->check(CLI::IsMember({"fp32", "bf16"}));
+  }
+
+  // `lathe optimize` leaves in a model how it is to be planned; an option on the command line goes before.
+  PlanAdjustment adjustment() const {
+    return [precision = precision](PlanOptions& plan) {
+      if (!precision.empty()) plan.bf16 = precision == "bf16";
+      if (plan.reference || !plan.fuse) plan.bf16 = false;
+    };
   }
 
   std::map<std::string, Shape> given_shapes() const {
@@ -62,8 +78,43 @@ struct ModelOptions {
     plan.input_shapes = given_shapes();
     CompiledModel::Options options{.plan = std::move(plan), .threads = threads, .default_shapes = now};
     if (now || batch > 1) options.batch = batch;
+    options.adjust = adjustment();
     options.notice = [](const std::string& why) { fmt::print(stderr, "lathe: note: {}\n", why); };
-    return CompiledModel::open(model, std::move(options));
+    CompiledModel opened = CompiledModel::open(model, std::move(options));
+    ::malloc_trim(0);  // what only planning needed goes back to the system
+    return opened;
+  }
+};
+
+// Kernel choice by measurement.
+struct TuneOptions {
+  bool tune = false;
+  std::string cache;
+
+  void add_to(CLI::App& command) {
+    auto* flag = command.add_flag("--tune", tune, "Time every kernel that fits and keep the fastest");
+    command.add_option("--cache", cache, "Where the times are kept ($LATHE_CACHE, else kernels.db in the user's cache folder)")->needs(flag);
+  }
+  void apply(PlanOptions& options) const {
+    options.tune |= tune;
+    if (!cache.empty()) options.kernel_times = cache;
+  }
+};
+
+// How pictures become inputs.
+struct PictureOptions {
+  PreprocessChoices choices;
+
+  void add_to(CLI::App& command) {
+    command.add_option("--preprocess", choices.file, "JSON file with the preprocessing, instead of MODEL.preprocess.json")->type_name("FILE");
+    command.add_option("--size", choices.size, "Side of the network's picture, where the model leaves it open")->check(CLI::Range(1, 16384));
+    command.add_option("--resize", choices.resize, "Shorter side before the crop (256/224 of the crop by default)")->check(CLI::Range(1, 16384));
+    command.add_flag("--stretch", choices.stretch, "Stretch to the size instead of cropping; values 0 to 1");
+    command.add_option("--mean", choices.mean, "Mean per colour (R G B), or one for all (0.485 0.456 0.406 by default)")->expected(1, 3);
+    command.add_option("--std", choices.std, "Standard deviation per colour, or one for all (0.229 0.224 0.225 by default)")->expected(1, 3);
+    command.add_option("--scale", choices.scale, "Factor before mean and deviation (1/255 by default)");
+    command.add_option("--colors", choices.colors, "Order of colours (RGB by default)")->check(CLI::IsMember({"RGB", "BGR"}));
+    command.add_option("--layout", choices.layout, "Order of axes (as the model's input looks)")->check(CLI::IsMember({"NCHW", "NHWC"}));
   }
 };
 

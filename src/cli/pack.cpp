@@ -13,14 +13,15 @@ void add_pack(CLI::App& app) {
                   "  lathe run model.lathe picture.jpg\n\nOn another machine the model that is kept inside is planned anew; --no-source leaves it out.");
   struct Options {
     ModelOptions model;
-    std::string output, precision = "fp32";
-    bool tune = false, no_source = false;
+    std::string output;
+    TuneOptions tune;
+    bool no_source = false;
   };
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
   command->add_option("-o,--output", o->output, "The .lathe file")->required()->type_name("FILE");
-  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
-  command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
+  o->model.add_precision(*command);
+  o->tune.add_to(*command);
   command->add_flag("--no-source", o->no_source, "Leave the ONNX model out: smaller, but for this machine and this lathe only");
   command->callback([o] {
     omp_set_num_threads(o->model.threads);
@@ -28,8 +29,8 @@ void add_pack(CLI::App& app) {
     request.batch = o->model.batch;
     request.shapes = [o](const Graph& g) { return o->model.input_shapes(g); };
     request.keep_source = !o->no_source;
-    request.options.bf16 = o->precision == "bf16";
-    request.options.tune = o->tune;
+    request.adjust = o->model.adjustment();
+    o->tune.apply(request.options);
     pack_model(o->model.model, request, o->output);
     fmt::print("{}: {:.2f} MiB, read back and compared\n", o->output, static_cast<double>(std::filesystem::file_size(o->output)) / 1048576);
   });

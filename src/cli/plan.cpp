@@ -16,19 +16,18 @@ void add_plan(CLI::App& app) {
   struct Options {
     ModelOptions model;
     std::string svg;
-    std::string precision = "fp32";
-    bool json = false, tune = false;
+    bool json = false;
+    TuneOptions tune;
   };
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
   command->add_option("--svg", o->svg, "Draw memory over time to this file")->type_name("FILE");
-  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
-  command->add_flag("--tune", o->tune, "Time every kernel that fits and keep the fastest");
+  o->model.add_precision(*command);
+  o->tune.add_to(*command);
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] {
     PlanOptions options;
-    options.tune = o->tune;
-    options.bf16 = o->precision == "bf16";
+    o->tune.apply(options);
     CompiledModel model = o->model.open(options);
     const Plan& plan = model.session().plan();
     if (!o->svg.empty()) write_file(o->svg, plan_svg(plan));
@@ -48,7 +47,7 @@ void add_plan(CLI::App& app) {
       }
       steps.push_back({{"node", n.name}, {"operator", n.op->name}, {"kernel", step.kernel_name}, {"outputs", outputs}});
     }
-    nlohmann::json j = {{"model", o->model.model}, {"precision", o->precision}, {"steps", steps}, {"arena_bytes", plan.arena_bytes},
+    nlohmann::json j = {{"model", o->model.model}, {"precision", model.plan_options().bf16 ? "bf16" : "fp32"}, {"steps", steps}, {"arena_bytes", plan.arena_bytes},
                         {"scratch_bytes", plan.scratch_bytes}, {"tensor_bytes", plan.tensor_bytes}, {"lower_bound", plan.lower_bound}};
     fmt::print("{}\n", j.dump());
   });

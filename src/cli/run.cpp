@@ -27,49 +27,14 @@ namespace fs = std::filesystem;
 struct Options {
   ModelOptions model;
   std::vector<std::string> files, named;
-  std::string output, labels, annotate, preprocess, colors, layout;
-  std::vector<float> mean, std;
-  float scale = 0, min_score = 0.4f;
-  int size = 0, resize = 0, top = 5;
+  std::string output, labels, annotate;
+  PictureOptions picture;
+  float min_score = 0.4f;
+  int top = 5;
   uint64_t seed = 0;
-  std::string precision = "fp32";
-  bool json = false, stretch = false;
-  CLI::Option *scale_option = nullptr, *random_option = nullptr;
+  bool json = false;
+  CLI::Option* random_option = nullptr;
 };
-
-// Height and width that the input wants; 0 where they are open.
-std::pair<int, int> wanted_size(const Value& input, bool last) {
-  if (!input.shape || input.shape->size() != 4) return {0, 0};
-  const Shape& s = *input.shape;
-  auto at = [&](size_t i) { return static_cast<int>(std::max<int64_t>(s[i], 0)); };
-  return last ? std::pair{at(1), at(2)} : std::pair{at(2), at(3)};
-}
-
-Preprocess preprocessing(const Options& o, const Value& input, const Image& image) {
-  bool last = o.layout == "NHWC" || (o.layout.empty() && input.shape && input.shape->size() == 4 && (*input.shape)[3] == 3 && (*input.shape)[1] != 3);
-  auto [height, width] = wanted_size(input, last);
-  if (o.size) height = width = o.size;
-  // A fully convolutional network: the picture as it is, in multiples of the usual stride of 32.
-  if (!height) height = std::max(image.height / 32, 1) * 32;
-  if (!width) width = std::max(image.width / 32, 1) * 32;
-  bool open = !wanted_size(input, last).first && !o.size;
-  Preprocess p = o.stretch || open ? Preprocess::stretch(width, height) : Preprocess::imagenet(width, height);
-  if (open) { p.mean = {0.485f, 0.456f, 0.406f}; p.std = {0.229f, 0.224f, 0.225f}; }
-  std::string beside = o.preprocess.empty() ? Preprocess::path_beside(o.model.model) : o.preprocess;
-  if (!o.preprocess.empty() || fs::exists(beside)) p = Preprocess::read(beside);
-  if (last) p.layout = Preprocess::Layout::kNHWC;
-  if (o.resize) { p.resize_shorter = o.resize; p.resize_width = p.resize_height = 0; }
-  auto triple = [](const std::vector<float>& v, std::array<float, 3>& to) {
-    if (v.size() == 2) fail(ErrorKind::kUsage, "--mean and --std take one value or three, found two");
-    if (v.size() == 1) to.fill(v[0]);
-    if (v.size() == 3) std::copy(v.begin(), v.end(), to.begin());
-  };
-  triple(o.mean, p.mean);
-  triple(o.std, p.std);
-  if (o.scale_option->count()) p.scale = o.scale;
-  if (!o.colors.empty()) p.colors = o.colors == "BGR" ? Preprocess::Colors::kBGR : Preprocess::Colors::kRGB;
-  return p;
-}
 
 void write_outputs(const std::string& folder, const std::vector<Value>& declared, const std::vector<Tensor>& outputs) {
   std::error_code failed;
@@ -195,7 +160,7 @@ class Inputs {
     }
     if (path.ends_with(".raw") || path.ends_with(".bin")) return read_raw(path, v.dtype, shape_of(v));
     Image image = read_image(path);
-    Preprocess steps = preprocessing(o_, v, image);
+    Preprocess steps = preprocess_for(o_.model.model, v, image, o_.picture.choices);
     if (!o_.json) fmt::print("{} → {}: {}\n", path, v.name, steps.describe());
     Tensor t = steps.apply(image);
     if (!picture_) {
@@ -281,9 +246,7 @@ std::optional<Image> tell(const Options& o, const std::vector<Tensor>& outputs, 
 }
 
 void run(const Options& o) {
-  PlanOptions options;
-  options.bf16 = o.precision == "bf16";
-  CompiledModel model = o.model.open(options, false);
+  CompiledModel model = o.model.open({}, false);
   Inputs inputs(o, model);
   inputs.read();
   // What a wrong label file or picture name says should not wait for the network.
@@ -329,16 +292,8 @@ void add_run(CLI::App& app) {
   command->add_option("--top", o->top, "Classes to print")->check(CLI::Range(1, 100000))->capture_default_str();
   command->add_option("--min-score", o->min_score, "Detections below this are dropped")->check(CLI::Range(0.0, 1.0))->capture_default_str();
   command->add_option("--annotate", o->annotate, "Write a copy of the picture with the answer drawn on it (.png or .jpg)")->type_name("FILE");
-  command->add_option("--preprocess", o->preprocess, "JSON file with the preprocessing, instead of MODEL.preprocess.json")->type_name("FILE");
-  command->add_option("--size", o->size, "Side of the network's picture, where the model leaves it open")->check(CLI::Range(1, 16384));
-  command->add_option("--resize", o->resize, "Shorter side before the crop (256/224 of the crop by default)")->check(CLI::Range(1, 16384));
-  command->add_flag("--stretch", o->stretch, "Stretch to the size instead of cropping; values 0 to 1");
-  command->add_option("--mean", o->mean, "Mean per colour (R G B), or one for all (0.485 0.456 0.406 by default)")->expected(1, 3);
-  command->add_option("--std", o->std, "Standard deviation per colour, or one for all (0.229 0.224 0.225 by default)")->expected(1, 3);
-  o->scale_option = command->add_option("--scale", o->scale, "Factor before mean and deviation (1/255 by default)");
-  command->add_option("--colors", o->colors, "Order of colours (RGB by default)")->check(CLI::IsMember({"RGB", "BGR"}));
-  command->add_option("--layout", o->layout, "Order of axes (as the model's input looks)")->check(CLI::IsMember({"NCHW", "NHWC"}));
-  command->add_option("--precision", o->precision, "fp32 or bf16")->check(CLI::IsMember({"fp32", "bf16"}))->capture_default_str();
+  o->picture.add_to(*command);
+  o->model.add_precision(*command);
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o] { run(*o); });
 }

@@ -112,6 +112,14 @@ void AtomicFile::commit() {
   temporary_.clear();
 }
 
+std::string user_cache_folder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  if (cache && cache[0] == '/') return std::string(cache) + "/lathe";
+  if (home && home[0] == '/') return std::string(home) + "/.cache/lathe";
+  return "";
+}
+
 void write_file(const std::string& path, std::string_view contents) {
   AtomicFile file(path);
   file.write(contents);

@@ -65,6 +65,10 @@ class AtomicFile {
   std::FILE* file_ = nullptr;
 };
 
+// Where lathe keeps what it can make again: ${XDG_CACHE_HOME:-$HOME/.cache}/lathe, made when first needed.
+// Empty when the environment names no place; relative paths count for nothing (XDG base directories).
+std::string user_cache_folder();
+
 // AtomicFile for contents that are at hand.
 void write_file(const std::string& path, std::string_view contents);
 

@@ -1,5 +1,6 @@
 #include "core/tensor.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,9 +91,16 @@ Tensor::Tensor(DType type, Shape shape) : type_(type), shape_(std::move(shape)) 
     fail(ErrorKind::kInput, "a tensor of shape {} and type {} is larger than this machine's memory", to_string(shape_),
          name_of(type));
   size_t bytes = (this->bytes() + 127) / 64 * 64;  // room to read one vector past the end
-  void* memory = std::aligned_alloc(64, bytes);
+  // Large pages, where the system grants them: fewer faults while weights are packed, fewer misses of the address
+  // cache while they are read. Only whole ones, so that no memory is taken beyond the tensor.
+  constexpr size_t kLargePage = size_t{2} << 20;
+  const bool large = bytes >= 2 * kLargePage;
+  void* memory = std::aligned_alloc(large ? kLargePage : 64, bytes);
   if (!memory)
     fail(ErrorKind::kInput, "no memory is left for a tensor of shape {} and type {}", to_string(shape_), name_of(type));
+#ifdef MADV_HUGEPAGE
+  if (large) ::madvise(memory, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);
+#endif
   data_ = memory;
   owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
 }

@@ -112,8 +112,13 @@ class Exporter {
 
 }  // namespace
 
-void export_onnx(const Graph& graph, const std::filesystem::path& path) {
+void export_onnx(const Graph& graph, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) {
   onnx::ModelProto model;
+  for (const auto& [key, value] : metadata) {
+    auto* entry = model.add_metadata_props();
+    entry->set_key(key);
+    entry->set_value(value);
+  }
   Exporter().run(graph, &model);
   std::string bytes;
   if (model.ByteSizeLong() > static_cast<size_t>(std::numeric_limits<int>::max()))

@@ -56,7 +56,7 @@ void KernelRegistry::add(std::string_view op, std::string_view domain, KernelEnt
 std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   static const bool once = [] {
     KernelRegistry r;
-    for (auto add : {register_depthwise, register_attention, register_winograd, register_gemm, register_onednn, register_gemm_fallback, register_elementwise,
+    for (auto add : {register_depthwise, register_expand_depthwise, register_attention, register_winograd, register_gemm, register_onednn, register_gemm_fallback, register_elementwise,
                      register_normalize, register_pool, register_move})
       add(r);
     return true;
@@ -75,7 +75,15 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   return result;
 }
 
-ActivationSpec activation_of(const Node& node) {
+bool has_bf16_instructions() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+ActivationSpec activation_of(const Node& node, std::string_view prefix) {
   static const std::map<std::string, ActivationKind, std::less<>> kinds = {
       {"", ActivationKind::kNone},           {"Relu", ActivationKind::kRelu},
       {"Clip", ActivationKind::kClip},       {"LeakyRelu", ActivationKind::kLeakyRelu},
@@ -84,9 +92,11 @@ ActivationSpec activation_of(const Node& node) {
       {"Swish", ActivationKind::kSwish},     {"Gelu", ActivationKind::kGelu},
       {"GeluTanh", ActivationKind::kGeluTanh}, {"Mish", ActivationKind::kMish},
       {"Elu", ActivationKind::kElu}};
-  auto it = kinds.find(node.get_string("activation"));
-  require(it != kinds.end(), "unknown activation '{}'", node.get_string("activation"));
-  return {it->second, node.get_float("alpha"), node.get_float("beta")};
+  auto name = [&](std::string_view attribute) { return std::string(prefix) + std::string(attribute); };
+  const std::string& activation = node.get_string(name("activation"));
+  auto it = kinds.find(activation);
+  require(it != kinds.end(), "unknown activation '{}'", activation);
+  return {it->second, node.get_float(name("alpha")), node.get_float(name("beta"))};
 }
 
 }  // namespace lathe

@@ -74,6 +74,10 @@ struct KernelEntry {
 // Kernels that support the request, best guess first. Empty: only the reference can.
 std::vector<const KernelEntry*> kernels_for(const KernelRequest& request);
 
+// What a measured time depends on besides the machine: a digest of the kernels' sources (made when CMake
+// runs) and the libraries beneath them.
+std::string kernel_build();
+
 class KernelRegistry {
  public:
   void add(std::string_view op, std::string_view domain, KernelEntry entry);
@@ -89,11 +93,14 @@ void register_gemm(KernelRegistry&);
 void register_gemm_fallback(KernelRegistry&);
 void register_winograd(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
+void register_expand_depthwise(KernelRegistry&);
 void register_elementwise(KernelRegistry&);
 void register_normalize(KernelRegistry&);
 void register_pool(KernelRegistry&);
 void register_move(KernelRegistry&);
 void register_attention(KernelRegistry&);
+
+bool has_bf16_instructions();  // products of bf16 pairs and rounding to bf16 (AVX512_BF16)
 
 // An activation as the fused operators name it (graph/ops/fused.cpp).
 enum class ActivationKind { kNone, kRelu, kClip, kLeakyRelu, kHardSwish, kHardSigmoid, kSigmoid, kTanh, kSwish, kGelu, kGeluTanh, kMish, kElu };
@@ -101,6 +108,7 @@ struct ActivationSpec {
   ActivationKind kind = ActivationKind::kNone;
   float alpha = 0, beta = 0;
 };
-ActivationSpec activation_of(const Node& node);
+// `prefix` where a node has two: "expand_".
+ActivationSpec activation_of(const Node& node, std::string_view prefix = "");
 
 }  // namespace lathe

@@ -1,9 +1,9 @@
 #include "planner/plan.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "graph/op.h"
+#include "planner/tune.h"
 #include "transform/passes.h"
 
 namespace lathe {
@@ -27,38 +27,14 @@ bool is_dynamic(const Graph& g, const Node& n) {
   return false;
 }
 
-// Median time of one run over dummy tensors, in seconds.
-double time_kernel(const Graph& g, const Node& n, Kernel& kernel) {
-  std::vector<Tensor> in, out;
-  std::vector<const Tensor*> in_pointers;
-  std::vector<Tensor*> out_pointers;
-  for (ValueId v : n.inputs) {
-    if (v && !g[v].is_constant()) {
-      in.emplace_back(g[v].dtype, *g[v].shape);
-      std::memset(in.back().raw(), 0, in.back().bytes());
-    } else {
-      in.push_back(v ? g[v].constant : Tensor());
-    }
-  }
-  for (ValueId v : n.outputs) out.push_back(v ? Tensor(g[v].dtype, *g[v].shape) : Tensor());
-  for (size_t i = 0; i < in.size(); ++i) in_pointers.push_back(n.inputs[i] ? &in[i] : nullptr);
-  for (size_t i = 0; i < out.size(); ++i) out_pointers.push_back(n.outputs[i] ? &out[i] : nullptr);
-  Tensor scratch(DType::kU8, {static_cast<int64_t>(kernel.scratch_bytes()) + 64});
-  std::vector<double> times;
-  for (int i = 0; i < 8; ++i) {
-    auto begin = std::chrono::steady_clock::now();
-    kernel.run(in_pointers.data(), out_pointers.data(), scratch.raw());
-    times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  }
-  std::nth_element(times.begin(), times.begin() + 4, times.end());
-  return times[4];
-}
-
-void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, Step& step) {
+void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, KernelTuner* tuner, Step& step) {
   std::vector<const KernelEntry*> entries;
   if (!options.reference) entries = kernels_for({g, n});
-  if (entries.empty()) {
-    step.kernel_name = "reference";
+  step.kernel_name = "reference";
+  if (entries.empty()) return;
+  if (tuner) {
+    int chosen = tuner->choose({g, n}, entries, &step.kernel);
+    if (chosen >= 0) step.kernel_name = entries[chosen]->name;
     return;
   }
   try {
@@ -66,20 +42,9 @@ void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, St
   } catch (const Error&) {
     throw;
   } catch (const std::exception&) {  // a library refuses what `supports` let through
-    step.kernel_name = "reference";
     return;
   }
   step.kernel_name = entries[0]->name;
-  if (!options.tune || entries.size() == 1) return;
-  double best = time_kernel(g, n, *step.kernel);
-  for (size_t i = 1; i < entries.size(); ++i) {
-    auto other = entries[i]->make({g, n});
-    double time = time_kernel(g, n, *other);
-    if (time >= best) continue;
-    best = time;
-    step.kernel = std::move(other);
-    step.kernel_name = entries[i]->name;
-  }
 }
 
 // Offsets that a file gives: inside what the buffers need at most, and apart where they live together.
@@ -285,12 +250,18 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     if (options.bf16) to_bf16(g);
     clean_up(g);
   }
+  std::optional<KernelTuner> tuner;
+  if (options.tune && !options.reference) tuner.emplace(options.kernel_times.empty() ? default_kernel_times_file() : options.kernel_times);
   ConstantRelease constants(g);
   for (NodeId id : g.order()) {
     Step step = classify(g, id);
-    if (step.kernel_name.empty()) choose_kernel(g, g[id], options, step);
+    if (step.kernel_name.empty()) choose_kernel(g, g[id], options, tuner ? &*tuner : nullptr, step);
     if (step.kernel) constants.packed_by(g[id], *step.kernel);
     plan.steps.push_back(std::move(step));
+  }
+  if (tuner) {
+    tuner->save();
+    plan.notices = tuner->notices();
   }
   place_values(plan, nullptr);
   return plan;

@@ -18,6 +18,7 @@ struct PlanOptions {
   bool bf16 = false;      // products with constant weights in bf16 (needs fuse)
   bool reference = false; // reference kernels only: the oracle
   bool tune = false;      // time every kernel that supports a node and keep the fastest
+  std::string kernel_times = {};  // where `tune` keeps its times; "": default_kernel_times_file()
 };
 
 struct Step {
@@ -43,6 +44,7 @@ struct Plan {
   int64_t scratch_offset = 0, scratch_bytes = 0;
   int64_t tensor_bytes = 0;           // sum of all buffers
   int64_t lower_bound = 0;            // most bytes alive at any step
+  std::vector<std::string> notices;   // what the user should know: a cache that could not be used
 };
 
 // Throws what the passes throw, and kInput when an input's shape is not known.

@@ -6,6 +6,41 @@
 #include "graph/op.h"
 
 namespace lathe {
+namespace {
+
+bool choice(const Model& model, const std::string& key, std::string_view off, std::string_view on, bool otherwise) {
+  auto it = model.metadata.find(key);
+  if (it == model.metadata.end()) return otherwise;
+  check_model(it->second == off || it->second == on, "metadata '{}' is '{}', expected {} or {}", key, it->second, off, on);
+  return it->second == on;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> plan_metadata(const PlanOptions& options) {
+  std::map<std::string, std::string> metadata;
+  if (options.bf16) metadata["lathe.precision"] = "bf16";
+  if (!options.fuse) metadata["lathe.fuse"] = "no";
+  if (options.tune) metadata["lathe.tune"] = "yes";
+  return metadata;
+}
+
+PlanOptions planned_options(const Model& model) {
+  PlanOptions options;
+  options.bf16 = choice(model, "lathe.precision", "fp32", "bf16", false);
+  options.fuse = choice(model, "lathe.fuse", "no", "yes", true);
+  options.tune = choice(model, "lathe.tune", "no", "yes", false);
+  return options;
+}
+
+PlanOptions plan_options_for(const Model& model, const PlanOptions& asked, const PlanAdjustment& adjust) {
+  PlanOptions said = planned_options(model), options = asked;
+  options.bf16 |= said.bf16;
+  options.fuse &= said.fuse;
+  options.tune |= said.tune;
+  if (adjust) adjust(options);
+  return options;
+}
 
 std::map<std::string, Shape> default_input_shapes(const Graph& graph, int64_t batch, int64_t fallback) {
   std::map<std::string, Shape> shapes;

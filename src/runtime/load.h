@@ -17,6 +17,17 @@
 
 namespace lathe {
 
+// How an optimized model is to be planned is kept in its ONNX metadata ("lathe.precision": fp32 or bf16,
+// "lathe.fuse": yes or no, "lathe.tune": yes or no), which other runtimes ignore. Options at their defaults leave no entry.
+std::map<std::string, std::string> plan_metadata(const PlanOptions& options);
+// Throws kModel for values that are not of these.
+PlanOptions planned_options(const Model& model);
+
+// Has the last word on how a model is planned, after what the caller asked for and what the model itself says.
+using PlanAdjustment = std::function<void(PlanOptions&)>;
+// What is asked for, and where nothing is, what the model says.
+PlanOptions plan_options_for(const Model& model, const PlanOptions& asked, const PlanAdjustment& adjust = nullptr);
+
 // Open dimensions of inputs: the first (batch) becomes `batch`, others `fallback`. Fixed ones stay.
 std::map<std::string, Shape> default_input_shapes(const Graph& graph, int64_t batch = 1, int64_t fallback = 1);
 // A fixed leading dimension of 1 in the inputs becomes open, so that another batch can be asked for.
@@ -71,6 +82,7 @@ Model load_model(const std::string& path, const ImportOptions& options = {});
 // differ; then no file is left. With `keep_source` the model goes into the file too.
 struct PackRequest {
   PlanOptions options;
+  PlanAdjustment adjust;
   int64_t batch = 1;
   std::function<std::map<std::string, Shape>(const Graph&)> shapes;
   bool keep_source = true;

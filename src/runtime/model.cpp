@@ -65,7 +65,12 @@ CompiledModel::CompiledModel(LoadedPlan loaded, std::optional<PackedFile> packed
 }
 
 CompiledModel CompiledModel::open(const std::string& path, Options options) {
-  if (!is_packed(path)) return {import_onnx(path).graph, std::move(options)};
+  if (!is_packed(path)) {
+    Model model = import_onnx(path);
+    options.plan = plan_options_for(model, options.plan, options.adjust);
+    return {std::move(model.graph), std::move(options)};
+  }
+  if (options.adjust) options.adjust(options.plan);
   check(options);
   ModelFile file(path, options.notice);
   const auto& given = options.plan.input_shapes;
@@ -109,6 +114,8 @@ Session& CompiledModel::plan(const std::vector<Shape>& shapes, Graph graph) {
 
 Session& CompiledModel::keep(const std::vector<Shape>& shapes, Plan plan) {
   if (options_.device) check_fits(plan, *options_.device);
+  if (options_.notice)
+    for (const std::string& notice : plan.notices) options_.notice(notice);
   while (sessions_.size() >= options_.cached_plans) sessions_.pop_back();
   sessions_.push_front({shapes, std::make_unique<Session>(std::move(plan))});
   return *sessions_.front().session;

@@ -30,6 +30,7 @@ class CompiledModel {
     bool default_shapes = false; // sizes still open become 1
     size_t cached_plans = 4;
     std::optional<Device> device = {};  // whose limits every plan must keep (kBudget), or none
+    PlanAdjustment adjust = {};         // over what the model says of its own planning (runtime/load.h)
     ModelFile::Notice notice = {};      // told when a .lathe file's own plan does not do and its model is planned
   };
 

@@ -73,6 +73,7 @@ LoadedPlan ModelFile::plan(PlanOptions options, int64_t batch,
   } else if (batch != 1) {
     open_batch(model_.graph);
   }
+  options = plan_options_for(model_, options);
   options.input_shapes = choose(model_.graph);
   return {make_plan(std::move(model_.graph), options), options, batch};
 }
@@ -93,7 +94,7 @@ void pack_model(const std::string& path, const PackRequest& request, const std::
   if (model.external_data && request.keep_source)
     fail(ErrorKind::kUsage, "{}: keeps tensors in other files, which cannot go into a .lathe file: pack with --no-source", path);
   if (request.batch != 1) open_batch(model.graph);
-  PackedOrigin origin{.model = name_of_file(path), .options = request.options, .batch = request.batch};
+  PackedOrigin origin{.model = name_of_file(path), .options = plan_options_for(model, request.options, request.adjust), .batch = request.batch};
   origin.options.input_shapes = request.shapes ? request.shapes(model.graph) : default_input_shapes(model.graph, request.batch);
   Session session(make_plan(std::move(model.graph), origin.options));
   {

@@ -162,6 +162,37 @@ static void absorb_scale(Graph& g, NodeId id, const std::vector<std::vector<Node
   }
 }
 
+// Expanded pictures larger than this leave a second-level cache of 1 MiB before they are read again.
+constexpr int64_t kExpandedBytes = 768 << 10;
+
+// A 1×1 convolution whose only reader is a depthwise one becomes one node with it, where that keeps a large picture
+// out of memory.
+static void join_expansion(Graph& g, NodeId id, const std::vector<std::vector<NodeId>>& consumers, const std::vector<bool>& is_public) {
+  using Ints = std::vector<int64_t>;
+  const Node& depthwise = g[id];
+  auto given = [](const Node& n, size_t i) { return i < n.inputs.size() && n.inputs[i]; };
+  ValueId between = depthwise.inputs[0];
+  NodeId producer = g[between].producer;
+  const Shape& w = *g[depthwise.inputs[1]].shape;
+  const Ints &pads = depthwise.get_ints("pads"), ones{1, 1};
+  if (!producer || is_public[between.index] || consumers[between.index].size() != 1 || given(depthwise, 3) || given(depthwise, 4)) return;
+  if (w[1] != 1 || depthwise.get_int("group") != w[0] || depthwise.get_ints("dilations") != ones) return;
+  if (std::any_of(pads.begin(), pads.end(), [](int64_t p) { return p < 0; })) return;
+  const Node& expand = g[producer];
+  if (expand.op->domain != "ai.lathe" || expand.op->name != "Conv" || given(expand, 3) || given(expand, 4)) return;
+  const Shape &e = *g[expand.inputs[1]].shape, &x = *g[between].shape;
+  if (e[2] * e[3] != 1 || expand.get_int("group") != 1 || expand.get_ints("strides") != ones || expand.get_ints("pads") != Ints{0, 0, 0, 0}) return;
+  if (e[0] != w[0] || x[1] * x[2] * x[3] * 4 < kExpandedBytes) return;
+  std::vector<ValueId> inputs{expand.inputs[0], expand.inputs[1], given(expand, 2) ? expand.inputs[2] : ValueId{}, depthwise.inputs[1]};
+  if (given(depthwise, 2)) inputs.push_back(depthwise.inputs[2]);
+  Attributes a{{"strides", depthwise.get_ints("strides")}, {"pads", pads},
+               {"activation", depthwise.get_string("activation")}, {"alpha", depthwise.get_float("alpha")}, {"beta", depthwise.get_float("beta")},
+               {"expand_activation", expand.get_string("activation")}, {"expand_alpha", expand.get_float("alpha")}, {"expand_beta", expand.get_float("beta")}};
+  g[id].op = &find_op("ExpandDepthwise", "ai.lathe");
+  g[id].inputs = std::move(inputs);
+  g[id].attributes = std::move(a);
+}
+
 void fuse(Graph& g) {
   for (NodeId id : g.order()) to_fused_matmul(g, id);
   auto consumers = g.consumers();
@@ -175,6 +206,8 @@ void fuse(Graph& g) {
       absorb_epilogue(g, id, consumers, is_public, position);
   for (NodeId id : order)
     if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "Conv") absorb_scale(g, id, consumers, is_public);
+  for (NodeId id : order)
+    if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "Conv") join_expansion(g, id, consumers, is_public);
   remove_dead(g);
 }
 

@@ -17,7 +17,8 @@ namespace lathe {
 void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes);
 
 // Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
-// values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded.
+// values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
+// unless they only change the type of a constant.
 void fold_constants(Graph& graph, int64_t largest_growth = 1 << 20);
 // Removes nodes that nothing needs, and identities (Identity, inference Dropout, Cast to the same type,
 // transposes, reshapes and pads that change nothing).

@@ -24,6 +24,7 @@ class HalfPass {
       const std::string& op = n.op->name;
       bool fused = n.op->domain == "ai.lathe";
       if (fused && (op == "Conv" || op == "MatMul")) product(id);
+      else if (fused && op == "ExpandDepthwise") expansion(id);
       else if ((fused && op == "ChannelShuffle") || (n.op->domain.empty() && kMoves.contains(op))) move(id);
     }
     for (auto& [wide, half] : twin_) {
@@ -77,6 +78,16 @@ class HalfPass {
     if (half_node.op->name == "Conv" && !kernels_for({g_, half_node}).empty()) return;
     ValueId weights = half(half_node.inputs[1]);
     g_[made].inputs[1] = weights;
+  }
+
+  // The depthwise weights are few: they stay exact.
+  void expansion(NodeId id) {
+    const Node& n = g_[id];
+    if (g_[n.inputs[0]].dtype != DType::kF32) return;
+    if (!has_bf16_instructions() || g_[n.inputs[0]].shape->back() % 2 != 0) return;
+    std::vector<ValueId> inputs = n.inputs;
+    for (size_t i : {0, 1}) inputs[i] = half(inputs[i]);
+    replace(id, inputs);
   }
 
   void move(NodeId id) {

@@ -66,7 +66,36 @@ void infer_conv(InferContext& c) {
     check_model(w[1] <= kMaxTensorBytes && (*c.shape(0))[3] == w[1] * group, "input {} does not have the channels of weight {} in {} groups",
                 to_string(*c.shape(0)), to_string(w), group);
   check_epilogue(c, w[0], y);
+  if (c.has_input(4)) {
+    check_model(w[2] == 1 && w[3] == 1 && group == 1, "a factor per channel needs a 1×1 convolution of one group, found weight {}", to_string(w));
+    check_model(c.dtype(4) == c.dtype(0) || c.dtype(4) == DType::kUndefined, "the factor per channel is {}, expected {}", name_of(c.dtype(4)),
+                name_of(c.dtype(0)));
+    if (c.shape(0) && c.shape(4) && is_static(*c.shape(0)) && is_static(*c.shape(4)))
+      check_model(*c.shape(4) == Shape{(*c.shape(0))[0], 1, 1, (*c.shape(0))[3]}, "the factor per channel has shape {} for {}", to_string(*c.shape(4)),
+                  to_string(*c.shape(0)));
+  }
   c.set_output(0, c.dtype(0), y);
+}
+
+void infer_expand_depthwise(InferContext& c) {
+  c.expect_rank(1, 4, 4);
+  c.expect_rank(3, 4, 4);
+  if (!c.shape(1) || !c.shape(3)) return c.set_output(0, c.dtype(0));
+  const Shape &expand = *c.shape(1), &w = *c.shape(3);
+  check_model(expand[2] == 1 && expand[3] == 1 && w[1] == 1 && w[0] == expand[0], "weights {} and {} are not of a 1×1 and a depthwise convolution",
+              to_string(expand), to_string(w));
+  for (size_t i : {2, 4})
+    if (c.has_input(i) && c.shape(i)) check_model(*c.shape(i) == Shape{w[0]}, "bias has shape {} for {} channels", to_string(*c.shape(i)), w[0]);
+  auto y = window_shape(c, {w[2], w[3]}, {1, 1}, w[0]);
+  for (int64_t p : c.node().get_ints("pads")) check_model(p >= 0, "pads hold {}", p);
+  if (c.shape(0) && (*c.shape(0))[3] >= 0)
+    check_model((*c.shape(0))[3] == expand[1], "input {} does not have the channels of weight {}", to_string(*c.shape(0)), to_string(expand));
+  c.set_output(0, c.dtype(0), y);
+}
+
+int64_t expand_depthwise_macs(const Graph& g, const Node& n) {
+  const Shape &x = *g[n.inputs[0]].shape, &w = *g[n.inputs[3]].shape;
+  return element_count(x) * w[0] + element_count(*g[n.outputs[0]].shape) * w[2] * w[3];
 }
 
 void infer_pool(InferContext& c) {
@@ -118,6 +147,12 @@ void declare_fused(OpRegistry& r) {
   r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5,
          .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}}),
          .infer = infer_conv, .macs = conv_macs});
+  // X [N, H, W, C], W1 [E, C, 1, 1], B1 [E], W2 [E, 1, kH, kW], B2 [E] → [N, oH, oW, E]: a 1×1 convolution with its own
+  // activation (expand_activation, expand_alpha, expand_beta), then a depthwise one, which the window is of.
+  r.add({.name = "ExpandDepthwise", .domain = "ai.lathe", .minimum_inputs = 4, .maximum_inputs = 5,
+         .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{1, 1}},
+                                      {"expand_activation", std::string()}, {"expand_alpha", 0.0f}, {"expand_beta", 0.0f}}),
+         .infer = infer_expand_depthwise, .macs = expand_depthwise_macs});
   // A [..., K], W [K, N], B [N], R [..., N] → [..., N]
   r.add({.name = "MatMul", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 4,
          .attributes = with_epilogue({}), .infer = infer_matmul, .macs = [](const Graph& g, const Node& n) {

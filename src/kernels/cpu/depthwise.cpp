@@ -12,25 +12,8 @@
 #include <cstring>
 
 #include "core/parallel.h"
+#include "kernels/cpu/depthwise.h"
 #include "kernels/cpu/lanes-inl.h"
-#include "kernels/kernel.h"
-
-#ifndef LATHE_DEPTHWISE_SHARED
-#define LATHE_DEPTHWISE_SHARED
-namespace lathe {
-struct DepthwiseArgs {
-  const void* x;  // f32 or bf16, as are residual and y
-  const float *w, *bias;  // w: [C / lanes][kH, kW, lanes]
-  const void* residual;
-  void* y;
-  int64_t n, h, wd, c, oh, ow, kh, kw;
-  int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
-  ActivationSpec activation;
-  bool residual_first;
-  char* scratch;  // a vector for each output of a row, for each thread
-};
-}  // namespace lathe
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace lathe {
@@ -125,6 +108,9 @@ void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums
     for (; ox < a.ow; ++ox) Tile<T, kFull, true, 1, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
   }
   for (; ox < a.ow; ++ox) Single<T, kFull>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+  if constexpr (sizeof(T) == 2) {
+    if (a.native_half) return FinishRow<NativeHalf, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
+  }
   FinishRow<T, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
 }
 
@@ -174,6 +160,31 @@ HWY_EXPORT(Depthwise);
 HWY_EXPORT(DepthwiseHalf);
 HWY_EXPORT(DepthwiseLanes);
 
+void run_depthwise(const DepthwiseArgs& args, bool half) {
+  if (half) HWY_DYNAMIC_DISPATCH(DepthwiseHalf)(args);
+  else HWY_DYNAMIC_DISPATCH(Depthwise)(args);
+}
+
+size_t depthwise_scratch(int64_t out_width) {
+  return static_cast<size_t>(out_width) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
+}
+
+Shape depthwise_panels(int64_t channels, int64_t taps) {
+  const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(DepthwiseLanes)());
+  return {(channels + lanes - 1) / lanes, taps, lanes};
+}
+
+Tensor pack_depthwise(const Tensor& w) {
+  const int64_t channels = w.shape()[0], taps = w.shape()[2] * w.shape()[3];
+  Tensor t(DType::kF32, depthwise_panels(channels, taps));
+  const int64_t lanes = t.shape()[2];
+  std::memset(t.raw(), 0, t.bytes());
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t k = 0; k < taps; ++k)
+      t.data<float>()[(c / lanes * taps + k) * lanes + c % lanes] = w.data<float>()[c * taps + k];
+  return t;
+}
+
 namespace {
 
 class DepthwiseConv : public Kernel {
@@ -181,22 +192,12 @@ class DepthwiseConv : public Kernel {
   explicit DepthwiseConv(const KernelRequest& r) {
     const Shape &x = r.in_shape(), &w = r.in_shape(1), &y = r.out_shape();
     const Node& n = r.node;
-    const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(DepthwiseLanes)());
-    int64_t taps = w[2] * w[3];
-    Shape packed{(w[0] + lanes - 1) / lanes, taps, lanes};
-    weights_ = r.packed_input(1, DType::kF32, packed, kLayout, [&](const Tensor& plain) {
-      Tensor t(DType::kF32, packed);
-      std::memset(t.raw(), 0, t.bytes());
-      for (int64_t c = 0; c < w[0]; ++c)
-        for (int64_t k = 0; k < taps; ++k)
-          t.data<float>()[(c / lanes * taps + k) * lanes + c % lanes] = plain.data<float>()[c * taps + k];
-      return t;
-    });
+    weights_ = r.packed_input(1, DType::kF32, depthwise_panels(w[0], w[2] * w[3]), kLayout, pack_depthwise);
     if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {w[0]}, 0, [](const Tensor& t) { return t; });
     const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
     args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
              x[0], x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1],
-             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0, nullptr};
+             dilations[0], dilations[1], activation_of(n), n.get_int("residual_first") != 0, has_bf16_instructions(), nullptr};
     residual_ = r.has_input(3);
   }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
@@ -204,11 +205,10 @@ class DepthwiseConv : public Kernel {
     args_.x = in[0]->raw();
     args_.residual = residual_ ? in[3]->raw() : nullptr;
     args_.y = out[0]->raw();
-    if (in[0]->dtype() == DType::kBF16) HWY_DYNAMIC_DISPATCH(DepthwiseHalf)(args_);
-    else HWY_DYNAMIC_DISPATCH(Depthwise)(args_);
+    run_depthwise(args_, in[0]->dtype() == DType::kBF16);
   }
   size_t scratch_bytes() const override {
-    return static_cast<size_t>(args_.ow * omp_get_max_threads()) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
+    return depthwise_scratch(args_.ow) * static_cast<size_t>(omp_get_max_threads());
   }
   int in_place_input() const override { return residual_ ? 3 : -1; }
   std::vector<PackedInput> packed_inputs() const override { return {{}, {weights_, kLayout}, {bias_}}; }

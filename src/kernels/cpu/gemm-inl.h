@@ -2,53 +2,6 @@
 // GEMM: a row of A is a pixel under one tap of the window), of products with constant weights and of
 // Winograd's stages. B is packed once into panels of two vectors; a micro-kernel keeps kTileRows × 2 vectors
 // of sums in registers. Included once per Highway target.
-#ifndef LATHE_GEMM_SHARED
-#define LATHE_GEMM_SHARED
-#include <algorithm>
-#include <array>
-#include <cstdint>
-#include <utility>
-
-#include "kernels/kernel.h"
-
-namespace lathe {
-
-constexpr int64_t kGemmBlockTiles = 32;  // tiles whose row pointers are held at once
-constexpr int64_t kMostTileRows = 12;    // over all instruction sets
-constexpr int64_t kPanelVectors = 2;
-
-// Which pixel each row of A is, tap by tap. A plain matrix is a picture one pixel wide with a 1×1 window.
-struct GemmRows {
-  int64_t images = 1, height = 1, width = 1, pixel = 0;  // of A; `pixel`: elements from a pixel to the next
-  int64_t out_height = 1, out_width = 1;                  // rows of the product, row-major
-  int64_t stride_h = 1, stride_w = 1, pad_top = 0, pad_left = 0, dilation_h = 1, dilation_w = 1;
-  int64_t taps_h = 1, taps_w = 1;
-  int64_t count() const { return images * out_height * out_width; }
-  int64_t taps() const { return taps_h * taps_w; }
-};
-
-struct GemmArgs {
-  GemmRows rows;
-  int64_t depth = 0;    // elements of A per row and tap
-  int64_t columns = 0;  // N
-  const void* packed = nullptr;
-  const void* scale = nullptr;  // [images, depth], multiplies A; one tap only. f32, or bf16 with A
-  const void* zeros = nullptr;  // at least `depth` zero elements, for taps outside the picture
-  const float* bias = nullptr;
-  ActivationSpec activation;
-  bool residual_first = false;
-  bool bf16 = false;       // A and B
-  bool bf16_out = false;   // Y and the residual
-  const void* a = nullptr;
-  const void* residual = nullptr;
-  void* y = nullptr;
-  char* scratch = nullptr;
-  size_t scratch_per_thread = 0;
-};
-
-}  // namespace lathe
-#endif
-
 #if defined(LATHE_GEMM_INL) == defined(HWY_TARGET_TOGGLE)
 #ifdef LATHE_GEMM_INL
 #undef LATHE_GEMM_INL
@@ -56,6 +9,11 @@ struct GemmArgs {
 #define LATHE_GEMM_INL
 #endif
 
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/lanes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -69,6 +27,8 @@ constexpr int kTileRows = 12;
 #else
 constexpr int kTileRows = 6;
 #endif
+
+constexpr int64_t kPrefetchFloats = 1024;  // a page ahead
 
 // Sums of `taps` products of kRows rows of A, depth elements each, with a packed panel of kVectors vectors; to
 // c [kRows][kVectors · lanes]. With few rows a sum is split into several, since one product waits four
@@ -95,6 +55,10 @@ void MicroTile(int64_t taps, const void* const* a, int64_t depth, const void* pa
       HWY_UNROLL(4)
       for (int s = 0; s < kChains; ++s) {
         const V b0 = hn::Load(d, b), b1 = kVectors == 2 ? hn::Load(d, b + lanes) : b0;
+        // With so few rows the panel comes from memory as fast as it is used; the processor's own prefetching stops
+        // at every page.
+        if constexpr (kRows <= 2)
+          for (int v = 0; v < kVectors; ++v) __builtin_prefetch(b + kPrefetchFloats + v * lanes);
         b += kVectors * lanes;
         HWY_UNROLL(12)
         for (int r = 0; r < kRows; ++r) {
@@ -218,15 +182,21 @@ void FillRows(const GemmArgs& g, int64_t row, int rows, const void** pointers) {
     return;
   }
   int64_t ox = row % w.out_width, oy = row / w.out_width % w.out_height, image = row / w.out_width / w.out_height;
+  const int64_t line = w.width * w.pixel, step_h = w.dilation_h * line, step_w = w.dilation_w * w.pixel;
+  const int64_t reach_h = (w.taps_h - 1) * w.dilation_h, reach_w = (w.taps_w - 1) * w.dilation_w;
   for (int r = 0; r < rows; ++r) {
-    int64_t t = 0;
-    for (int64_t ky = 0; ky < w.taps_h; ++ky) {
-      int64_t iy = oy * w.stride_h - w.pad_top + ky * w.dilation_h;
-      for (int64_t kx = 0; kx < w.taps_w; ++kx, ++t) {
-        int64_t ix = ox * w.stride_w - w.pad_left + kx * w.dilation_w;
-        bool inside = iy >= 0 && iy < w.height && ix >= 0 && ix < w.width;
-        pointers[t * rows + r] = inside ? a + ((image * w.height + iy) * w.width + ix) * w.pixel : g.zeros;
-      }
+    const int64_t iy = oy * w.stride_h - w.pad_top, ix = ox * w.stride_w - w.pad_left;
+    const T* corner = a + (image * w.height + iy) * line + ix * w.pixel;
+    const void** to = pointers + r;
+    if (iy >= 0 && ix >= 0 && iy + reach_h < w.height && ix + reach_w < w.width) {
+      for (int64_t ky = 0; ky < w.taps_h; ++ky)
+        for (int64_t kx = 0; kx < w.taps_w; ++kx, to += rows) *to = corner + ky * step_h + kx * step_w;
+    } else {
+      for (int64_t ky = 0; ky < w.taps_h; ++ky)
+        for (int64_t kx = 0; kx < w.taps_w; ++kx, to += rows) {
+          const int64_t y = iy + ky * w.dilation_h, x = ix + kx * w.dilation_w;
+          *to = y >= 0 && y < w.height && x >= 0 && x < w.width ? corner + ky * step_h + kx * step_w : g.zeros;
+        }
     }
     if (++ox == w.out_width) {
       ox = 0;

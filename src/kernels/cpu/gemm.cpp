@@ -52,27 +52,36 @@ namespace lathe {
 HWY_EXPORT(Gemm);
 HWY_EXPORT(PanelWidth);
 
-namespace {
+void run_gemm(const GemmArgs& args) { HWY_DYNAMIC_DISPATCH(Gemm)(args); }
 
-bool has_bf16_products() {
-#if HWY_ARCH_X86
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
-#else
-  return false;
-#endif
+size_t gemm_scratch(int64_t taps) {
+  return (static_cast<size_t>(kGemmBlockTiles * kMostTileRows * taps) * sizeof(void*) + 63) / 64 * 64;
 }
+
+Shape gemm_panels(int64_t depth, int64_t columns) {
+  auto width = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(PanelWidth)());
+  return {(columns + width - 1) / width, depth, width};
+}
+
+namespace {
 
 // [N / width][K][width], or for bf16 [N / width][K / 2][width][2]; columns beyond N are zero, and the last panel has
 // half the width when that is enough.
 // `at(k, n)` is the index of the element in `w`, −1 for zero.
+//
+// With `rows` a row k of w is n_count elements in order, and is copied.
 template <class At>
-Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at) {
+Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at, bool rows = false) {
   int64_t panels = shape[0], k_count = shape[1], width = shape[2];
   Tensor packed(w.dtype(), shape);
-  std::memset(packed.raw(), 0, packed.bytes());
   auto fill = [&](auto* to, const auto* from, int64_t together) {
     for (int64_t p = 0; p < panels; ++p) {
       int64_t wide = n_count - p * width <= width / 2 ? width / 2 : width;
+      const int64_t count = std::min(wide, n_count - p * width);
+      if (rows && together == 1 && count == wide) {
+        for (int64_t k = 0; k < k_count; ++k, to += wide) std::memcpy(to, from + k * n_count + p * width, static_cast<size_t>(wide) * sizeof(*to));
+        continue;
+      }
       for (int64_t k = 0; k < k_count; k += together)
         for (int64_t i = 0; i < wide; ++i)
           for (int64_t j = 0; j < together; ++j) {
@@ -80,33 +89,41 @@ Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at
             *to++ = index >= 0 ? from[index] : std::remove_cvref_t<decltype(*to)>{};
           }
     }
+    const auto* end = packed.data<char>() + packed.bytes();  // beyond a narrow last panel
+    std::memset(to, 0, static_cast<size_t>(end - reinterpret_cast<char*>(to)));
   };
   if (w.dtype() == DType::kF32) fill(packed.data<float>(), w.data<float>(), 1);
   else fill(packed.data<uint16_t>(), w.data<uint16_t>(), 2);
   return packed;
 }
 
-Shape panels_of(int64_t k_count, int64_t n_count) {
-  auto width = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(PanelWidth)());
-  return {(n_count + width - 1) / width, k_count, width};
+}  // namespace
+
+Tensor pack_pointwise(const Tensor& w) {
+  const int64_t n_count = w.shape()[0], k_count = w.shape()[1];
+  return pack_panels(w, gemm_panels(k_count, n_count), n_count, [&](int64_t k, int64_t n) { return n * k_count + k; });
 }
+
+namespace {
 
 class Product : public Kernel {
  public:
-  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
-    args_.a = in[0]->raw();
-    args_.residual = residual_ ? in[3]->raw() : nullptr;
-    args_.scale = scaled_ ? in[4]->raw() : nullptr;
-    args_.y = out[0]->raw();
-    args_.scratch = static_cast<char*>(scratch);
-    HWY_DYNAMIC_DISPATCH(Gemm)(args_);
-  }
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override { run_product(in[0]->raw(), in, out, scratch); }
   size_t scratch_bytes() const override { return args_.scratch_per_thread * static_cast<size_t>(omp_get_max_threads()); }
   int in_place_input() const override { return residual_ ? 3 : -1; }
   std::vector<PackedInput> packed_inputs() const override { return {{}, {packed_, kLayout}, {bias_}}; }
 
  protected:
   static constexpr uint64_t kLayout = 2;
+
+  void run_product(const void* a, const Tensor* const* in, Tensor* const* out, void* scratch) {
+    args_.a = a;
+    args_.residual = residual_ ? in[3]->raw() : nullptr;
+    args_.scale = scaled_ ? in[4]->raw() : nullptr;
+    args_.y = out[0]->raw();
+    args_.scratch = static_cast<char*>(scratch);
+    run_gemm(args_);
+  }
 
   void prepare(const KernelRequest& r) {
     args_.activation = activation_of(r.node);
@@ -120,8 +137,7 @@ class Product : public Kernel {
     std::memset(zeros_.raw(), 0, zeros_.bytes());
     args_.zeros = zeros_.raw();
     args_.packed = packed_.raw();
-    auto pointers = static_cast<size_t>(kGemmBlockTiles * kMostTileRows * args_.rows.taps()) * sizeof(void*);
-    args_.scratch_per_thread = (pointers + 63) / 64 * 64;
+    args_.scratch_per_thread = gemm_scratch(args_.rows.taps());
     scaled_ = r.has_input(4);
     if (scaled_) args_.scratch_per_thread += static_cast<size_t>(packed_.shape()[1] * packed_.shape()[2]) * size_of(packed_.dtype());
   }
@@ -129,6 +145,74 @@ class Product : public Kernel {
   GemmArgs args_;
   Tensor packed_, bias_, zeros_;
   bool residual_ = false, scaled_ = false;
+};
+
+// With few channels the taps of a row of the window are one run of memory, once the picture stands in a frame of
+// zeros: a 3×3 window over 3 channels is then 3 taps of 9 elements, not 9 of 3.
+bool frames(const KernelRequest& r) {
+  return r.in_shape()[3] <= 8 && r.in_shape(1)[3] > 1 && r.node.get_ints("dilations")[1] == 1 && !r.has_input(4);
+}
+
+class FramedConv : public Product {
+ public:
+  explicit FramedConv(const KernelRequest& r) : x_(r.in_shape()), width_(size_of(r.input(0).dtype)) {
+    const Shape &w = r.in_shape(1), &y = r.out_shape();
+    const auto &strides = r.node.get_ints("strides"), &pads = r.node.get_ints("pads"), &dilations = r.node.get_ints("dilations");
+    const int64_t channels = x_[3], taps = w[2] * w[3];
+    // Products of bf16 take elements in pairs.
+    pixel_ = width_ == 2 && channels * w[3] % 2 ? channels + 1 : channels;
+    pad_top_ = pads[0];
+    pad_left_ = pads[1];
+    height_ = (y[1] - 1) * strides[0] + (w[2] - 1) * dilations[0] + 1;
+    row_ = (y[2] - 1) * strides[1] + w[3];
+    args_.rows = {x_[0], height_, row_, pixel_, y[1], y[2], strides[0], strides[1], 0, 0, dilations[0], 1, w[2], 1};
+    args_.depth = w[3] * pixel_;
+    args_.columns = w[0];
+    Shape panels = gemm_panels(w[2] * args_.depth, w[0]);
+    packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout + 100, [&](const Tensor& t) {
+      return pack_panels(t, panels, w[0], [&](int64_t k, int64_t n) {
+        int64_t c = k % pixel_, tap = k / pixel_;
+        return c < channels ? (n * channels + c) * taps + tap : -1;
+      });
+    });
+    prepare(r);
+  }
+  std::vector<PackedInput> packed_inputs() const override { return {{}, {packed_, kLayout + 100}, {bias_}}; }
+  size_t scratch_bytes() const override { return frame_bytes() + Product::scratch_bytes(); }
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    const char* x = in[0]->data<char>();
+    char* frame = static_cast<char*>(scratch);
+    const int64_t line = row_ * pixel_ * static_cast<int64_t>(width_);
+    parallel_for(x_[0] * height_, kParallelGrain / (line + 1) + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) fill_row(x, frame + r * line, r / height_, r % height_ - pad_top_, line);
+    });
+    run_product(frame, in, out, frame + frame_bytes());
+  }
+
+ private:
+  size_t frame_bytes() const { return (static_cast<size_t>(x_[0] * height_ * row_ * pixel_) * width_ + 63) / 64 * 64; }
+  void fill_row(const char* x, char* to, int64_t image, int64_t iy, int64_t line) const {
+    if (iy < 0 || iy >= x_[1]) {
+      std::memset(to, 0, static_cast<size_t>(line));
+      return;
+    }
+    const auto bytes = static_cast<int64_t>(width_), from = x_[3] * bytes, step = pixel_ * bytes;
+    const int64_t first = std::min(pad_left_, row_), count = std::clamp<int64_t>(row_ - first, 0, x_[2]);
+    const char* source = x + (image * x_[1] + iy) * x_[2] * from;
+    std::memset(to, 0, static_cast<size_t>(first * step));
+    char* at = to + first * step;
+    if (from == step) {
+      std::memcpy(at, source, static_cast<size_t>(count * step));
+    } else {
+      std::memset(at, 0, static_cast<size_t>(count * step));
+      for (int64_t i = 0; i < count; ++i) std::memcpy(at + i * step, source + i * from, static_cast<size_t>(from));
+    }
+    std::memset(at + count * step, 0, static_cast<size_t>(line - (first + count) * step));
+  }
+
+  Shape x_;
+  size_t width_;  // bytes of an element
+  int64_t pixel_ = 0, pad_top_ = 0, pad_left_ = 0, height_ = 0, row_ = 0;  // of the frame
 };
 
 class GemmConv : public Product {
@@ -140,7 +224,7 @@ class GemmConv : public Product {
     args_.depth = x[3];
     args_.columns = w[0];
     int64_t channels = x[3], taps = w[2] * w[3];
-    Shape panels = panels_of(taps * channels, w[0]);
+    Shape panels = gemm_panels(taps * channels, w[0]);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
       return pack_panels(t, panels, w[0], [&](int64_t k, int64_t n) { return (n * channels + k % channels) * taps + k / channels; });
     });
@@ -156,9 +240,9 @@ class GemmMatMul : public Product {
     args_.rows.height = args_.rows.out_height = rows;
     args_.rows.pixel = args_.depth = w[0];
     args_.columns = w[1];
-    Shape panels = panels_of(w[0], w[1]);
+    Shape panels = gemm_panels(w[0], w[1]);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
-      return pack_panels(t, panels, w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; });
+      return pack_panels(t, panels, w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; }, true);
     });
     prepare(r);
   }
@@ -171,46 +255,47 @@ bool types_fit(const KernelRequest& r, int64_t depth) {
   if (r.has_input(2) && (!r.input(2).is_constant() || r.input(2).dtype != DType::kF32)) return false;
   if (r.has_input(3) && r.input(3).dtype != out) return false;
   if (in == DType::kF32) return out == DType::kF32;
-  return in == DType::kBF16 && (out == DType::kBF16 || out == DType::kF32) && depth % 2 == 0 && has_bf16_products();
+  return in == DType::kBF16 && (out == DType::kBF16 || out == DType::kF32) && depth % 2 == 0 && has_bf16_instructions();
 }
 
 bool conv_supported(const KernelRequest& r) {
   if (r.has_input(4) && (r.input(4).dtype != r.input(0).dtype || r.in_shape(1)[2] * r.in_shape(1)[3] != 1)) return false;
-  return r.node.get_int("group") == 1 && types_fit(r, r.in_shape()[3]) && r.in_shape(1)[2] * r.in_shape(1)[3] <= 64;
+  return r.node.get_int("group") == 1 && types_fit(r, frames(r) ? 2 : r.in_shape()[3]) && r.in_shape(1)[2] * r.in_shape(1)[3] <= 64;
 }
-
 
 // Where measurements put our product before oneDNN's: its own code for activations with exponentials takes
 // longer than ours, and its set-up longer than a product of a few rows.
 bool preferred(const KernelRequest& r) {
   using K = ActivationKind;
   if (r.has_input(4)) return true;
+  const Shape& y = r.out_shape();
+  if (element_count(y) / y.back() <= kMostTileRows) return true;
+  if (r.node.op->name == "Conv" && frames(r) && r.input(0).dtype == DType::kBF16) return false;
   switch (activation_of(r.node).kind) {
-    case K::kNone: case K::kRelu: case K::kClip: case K::kLeakyRelu: break;
+    case K::kNone: case K::kRelu: case K::kClip: case K::kLeakyRelu: case K::kHardSwish: case K::kHardSigmoid: return false;
     default: return true;
   }
-  const Shape& y = r.out_shape();
-  return element_count(y) / y.back() <= kMostTileRows;
 }
 
-template <class Product>
-std::unique_ptr<Kernel> make_product(const KernelRequest& r) {
-  return std::make_unique<Product>(r);
+std::unique_ptr<Kernel> make_conv(const KernelRequest& r) {
+  if (frames(r)) return std::make_unique<FramedConv>(r);
+  return std::make_unique<GemmConv>(r);
 }
+std::unique_ptr<Kernel> make_matmul(const KernelRequest& r) { return std::make_unique<GemmMatMul>(r); }
 
 bool matmul_supported(const KernelRequest& r) { return types_fit(r, r.in_shape(1)[0]); }
 
 }  // namespace
 
 void register_gemm(KernelRegistry& r) {
-  r.add("Conv", "ai.lathe", {"conv.gemm", [](const KernelRequest& q) { return conv_supported(q) && preferred(q); }, make_product<GemmConv>});
-  r.add("MatMul", "ai.lathe", {"matmul.gemm", [](const KernelRequest& q) { return matmul_supported(q) && preferred(q); }, make_product<GemmMatMul>});
+  r.add("Conv", "ai.lathe", {"conv.gemm", [](const KernelRequest& q) { return conv_supported(q) && preferred(q); }, make_conv});
+  r.add("MatMul", "ai.lathe", {"matmul.gemm", [](const KernelRequest& q) { return matmul_supported(q) && preferred(q); }, make_matmul});
 }
 
 // Behind oneDNN's in the order of preference, for `tune` and where oneDNN cannot.
 void register_gemm_fallback(KernelRegistry& r) {
-  r.add("Conv", "ai.lathe", {"conv.gemm", [](const KernelRequest& q) { return conv_supported(q) && !preferred(q); }, make_product<GemmConv>});
-  r.add("MatMul", "ai.lathe", {"matmul.gemm", [](const KernelRequest& q) { return matmul_supported(q) && !preferred(q); }, make_product<GemmMatMul>});
+  r.add("Conv", "ai.lathe", {"conv.gemm", [](const KernelRequest& q) { return conv_supported(q) && !preferred(q); }, make_conv});
+  r.add("MatMul", "ai.lathe", {"matmul.gemm", [](const KernelRequest& q) { return matmul_supported(q) && !preferred(q); }, make_matmul});
 }
 
 }  // namespace lathe

@@ -34,7 +34,7 @@ struct WinogradArgs {
   const void *x, *residual;    // f32, or bf16 widened on the way in and rounded on the way out
   void* y;
   ActivationSpec activation;
-  bool residual_first;
+  bool residual_first, native_half;
   char* scratch;
   size_t scratch_per_thread;
 };
@@ -214,7 +214,10 @@ void WinogradOf(const WinogradArgs& w) {
 }
 
 void Winograd(const WinogradArgs& w) { WinogradOf<float>(w); }
-void WinogradHalf(const WinogradArgs& w) { WinogradOf<uint16_t>(w); }
+void WinogradHalf(const WinogradArgs& w) {
+  if (w.native_half) WinogradOf<NativeHalf>(w);
+  else WinogradOf<uint16_t>(w);
+}
 size_t WinogradLanes() { return hn::Lanes(D()); }
 
 }  // namespace HWY_NAMESPACE
@@ -248,16 +251,18 @@ FilterTransform filter_transform() {
 }
 
 // G·g·Gᵀ of one 3×3 filter, in double.
-void transform_filter(const FilterTransform& transform, const float* g, double (*u)[6]) {
-  double half[6][3] = {};
+// G·g·Gᵀ of kTogether filters side by side: g [9][kTogether] → u [36][kTogether], in double.
+constexpr int64_t kTogether = 16;
+void transform_filters(const FilterTransform& transform, const double (*g)[kTogether], double (*u)[kTogether]) {
+  double half[6][3][kTogether] = {};
   for (int i = 0; i < 6; ++i)
     for (int c = 0; c < 3; ++c)
-      for (int k = 0; k < 3; ++k) half[i][c] += transform.rows[i][k] * g[k * 3 + c];
+      for (int k = 0; k < 3; ++k)
+        for (int64_t f = 0; f < kTogether; ++f) half[i][c][f] += transform.rows[i][k] * g[k * 3 + c][f];
   for (int i = 0; i < 6; ++i)
-    for (int j = 0; j < 6; ++j) {
-      u[i][j] = 0;
-      for (int k = 0; k < 3; ++k) u[i][j] += half[i][k] * transform.rows[j][k];
-    }
+    for (int j = 0; j < 6; ++j)
+      for (int64_t f = 0; f < kTogether; ++f)
+        u[i * 6 + j][f] = half[i][0][f] * transform.rows[j][0] + half[i][1][f] * transform.rows[j][1] + half[i][2][f] * transform.rows[j][2];
 }
 
 class WinogradConv : public Kernel {
@@ -268,7 +273,7 @@ class WinogradConv : public Kernel {
     const auto lanes = static_cast<int64_t>(HWY_DYNAMIC_DISPATCH(WinogradLanes)());
     int64_t channels = x[3], width = kPanelVectors * lanes, out = y[3], panels = (out + width - 1) / width;
     args_ = {x[0], x[1], x[2], channels, y[1], y[2], out, pads[0], pads[1], (y[1] + 3) / 4, (y[2] + 3) / 4, 0, nullptr, nullptr, nullptr, nullptr, nullptr,
-             activation_of(r.node), r.node.get_int("residual_first") != 0, nullptr, 0};
+             activation_of(r.node), r.node.get_int("residual_first") != 0, has_bf16_instructions(), nullptr, 0};
     int64_t depth = (channels + lanes - 1) / lanes * lanes;
     // Transformed inputs of a block take half of a 1 MiB second-level cache; never less than a full set of rows,
     // never more than four, and no thread idle.
@@ -305,13 +310,19 @@ class WinogradConv : public Kernel {
     Tensor result(DType::kF32, {panels, kPositions, channels, width});
     std::memset(result.raw(), 0, result.bytes());
     float* to = result.data<float>();
-    double u[6][6];
     const FilterTransform transform = filter_transform();
-    for (int64_t n = 0; n < out; ++n)
+    double g[9][kTogether], u[kPositions][kTogether];
+    const int64_t together = std::min(kTogether, width);  // both are powers of two
+    for (int64_t n = 0; n < out; n += together)
       for (int64_t c = 0; c < channels; ++c) {
-        transform_filter(transform, w.data<float>() + (n * channels + c) * 9, u);
-        for (int64_t p = 0; p < kPositions; ++p)
-          to[((n / width * kPositions + p) * channels + c) * width + n % width] = static_cast<float>(u[p / 6][p % 6]);
+        const int64_t count = std::min(together, out - n);
+        for (int64_t t = 0; t < 9; ++t)
+          for (int64_t f = 0; f < kTogether; ++f) g[t][f] = f < count ? w.data<float>()[((n + f) * channels + c) * 9 + t] : 0;
+        transform_filters(transform, g, u);
+        for (int64_t p = 0; p < kPositions; ++p) {
+          float* at = to + ((n / width * kPositions + p) * channels + c) * width + n % width;
+          for (int64_t f = 0; f < count; ++f) at[f] = static_cast<float>(u[p][f]);
+        }
       }
     return result;
   }

@@ -12,7 +12,7 @@ const Ints kToLast{0, 2, 3, 1}, kToFirst{0, 3, 1, 2};
 
 Tensor evaluate(std::string_view op, std::vector<Tensor> inputs, Attributes attributes = {}) {
   Node n;
-  n.op = &find_op(op);
+  n.op = op.starts_with("ai.lathe::") ? &find_op(op.substr(10), "ai.lathe") : &find_op(op);
   n.attributes = std::move(attributes);
   for (size_t i = 0; i < inputs.size(); ++i) n.inputs.push_back({static_cast<int32_t>(i)});
   n.outputs = {{0}};
@@ -57,6 +57,22 @@ void conv(Context& c) {
   finish(c, transpose(y, kToLast));
 }
 
+void expand_depthwise(Context& c) {
+  const Node& n = c.node();
+  auto conv = [&](const Tensor& x, size_t weights, Attributes attributes) {
+    std::vector<Tensor> inputs{x, widened(c.input(weights))};
+    if (c.has_input(weights + 1)) inputs.push_back(c.input(weights + 1));
+    attributes["residual_first"] = int64_t{0};
+    return evaluate("ai.lathe::Conv", std::move(inputs), std::move(attributes));
+  };
+  const Ints ones{1, 1};
+  Tensor expanded = conv(widened(c.input(0)), 1, {{"strides", ones}, {"pads", Ints{0, 0, 0, 0}}, {"dilations", ones}, {"group", int64_t{1}},
+                                                  {"activation", n.get_string("expand_activation")}, {"alpha", n.get_float("expand_alpha")}, {"beta", n.get_float("expand_beta")}});
+  Tensor y = conv(expanded, 3, {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", ones}, {"group", c.input(3).shape()[0]},
+                                {"activation", n.get_string("activation")}, {"alpha", n.get_float("alpha")}, {"beta", n.get_float("beta")}});
+  c.set_output(0, c.input(0).dtype() == y.dtype() ? y : cast(y, c.input(0).dtype()));
+}
+
 void matmul(Context& c) {
   Tensor y = evaluate("MatMul", {widened(c.input(0)), widened(c.input(1))});
   if (c.has_input(2)) y = evaluate("Add", {y, c.input(2)});
@@ -96,6 +112,7 @@ void channel_shuffle(Context& c) {
 
 void register_fused(Registry& r) {
   r.add("Conv", conv, "ai.lathe");
+  r.add("ExpandDepthwise", expand_depthwise, "ai.lathe");
   r.add("MatMul", matmul, "ai.lathe");
   r.add("Pool", pool, "ai.lathe");
   r.add("Affine", affine, "ai.lathe");

@@ -1,0 +1,56 @@
+// Products in bf16: the weights of convolutions and matrix products are stored in 16 bits, and the planner runs these
+// products and what moves their results in bf16, with sums in f32 (transform/precision.cpp). In the file the
+// weights are bf16 initializers behind a Cast to f32, which every runtime of opset 13 and later understands.
+#include <set>
+
+#include "graph/op.h"
+#include "optimize/technique.h"
+#include "transform/passes.h"
+
+namespace lathe::techniques {
+namespace {
+
+// The weights that transform/precision.cpp would round: 2-D convolutions but the depthwise, matrix products.
+std::set<ValueId> rounded_weights(const Graph& g) {
+  std::set<ValueId> weights;
+  for (NodeId id : g.order()) {
+    const Node& n = g[id];
+    if (!n.op->domain.empty() || n.inputs.size() < 2 || !n.inputs[1]) continue;
+    const std::string& op = n.op->name;
+    const Value& w = g[n.inputs[1]];
+    if (!w.is_constant() || w.dtype != DType::kF32) continue;
+    size_t rank = w.constant.shape().size();
+    bool depthwise = op == "Conv" && rank == 4 && w.constant.dim(1) == 1 && n.get_int("group") > 1;
+    if ((op == "Conv" && rank == 4 && !depthwise) || ((op == "MatMul" || op == "Gemm") && rank == 2)) weights.insert(n.inputs[1]);
+  }
+  return weights;
+}
+
+}  // namespace
+
+Technique bf16() {
+  Technique t;
+  t.key = "bf16";
+  t.summary = "weights and products in bfloat16, sums in f32";
+  t.source = "Kalamkar et al. 2019, A study of BFLOAT16 for deep learning training";
+  t.stage = Technique::Stage::kPrecision;
+  t.conflicts = {"unfused"};
+  t.obstacle = [](const Candidate& c, const TechniqueContext&) -> std::string {
+    Graph cleaned = c.graph;
+    clean_up(cleaned);
+    return rounded_weights(cleaned).empty() ? "no 2-D convolution or matrix product with constant f32 weights" : "";
+  };
+  t.apply = [](Candidate& c, const Settings&) {
+    clean_up(c.graph);  // batch norms must be in the weights before these are rounded
+    for (ValueId w : rounded_weights(c.graph)) {
+      ValueId half = c.graph.add_constant(cast(c.graph[w].constant, DType::kBF16), c.graph[w].name + "_bf16");
+      ValueId wide = c.graph.add("Cast", {half}, {{"to", static_cast<int64_t>(DType::kF32)}});
+      c.graph.replace_uses(w, wide);
+    }
+    c.graph.compact();
+    c.options.bf16 = c.options.fuse = true;
+  };
+  return t;
+}
+
+}  // namespace lathe::techniques

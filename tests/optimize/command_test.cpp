@@ -1,0 +1,170 @@
+// `lathe optimize` through the real binary: what it writes, what it refuses, and its exit codes.
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+
+#include <nlohmann/json.hpp>
+
+#include "fixture.h"
+#include "formats/npy.h"
+#include "optimize/report.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::HasSubstr;
+
+struct Outcome {
+  int code;
+  std::string out, error;
+};
+
+class CommandTest : public OptimizeTest {
+ protected:
+  // Standard output and error by way of files, so that neither is lost.
+  Outcome lathe(const std::string& arguments) {
+    std::string command = fmt::format("XDG_CACHE_HOME='{}' '{}' {} >'{}' 2>'{}'", testing::TempDir() + "/lathe-command-cache", LATHE_BINARY, arguments, path("stdout"), path("stderr"));
+    int status = std::system(command.c_str());
+    auto text = [](const std::string& file) {
+      std::vector<uint8_t> bytes = read_file(file, 1 << 26);
+      return std::string(bytes.begin(), bytes.end());
+    };
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, text(path("stdout")), text(path("stderr"))};
+  }
+  void make_model(const std::string& name = "m.onnx") {
+    export_onnx(classifier(), path(name));
+    make_pictures("p", 4, false);
+  }
+  std::string optimize(const std::string& more) { return fmt::format("optimize '{}' --data '{}' --seconds 0.05 {}", path("m.onnx"), path("p"), more); }
+  json read_json(const std::string& file) {
+    std::vector<uint8_t> bytes = read_file(path(file), 1 << 26);
+    return json::parse(bytes.begin(), bytes.end());
+  }
+};
+
+TEST_F(CommandTest, WritesModelAndReports) {
+  make_model();
+  Outcome r = lathe(optimize("--budget 'drop<=50%' -o '" + path("out") + "'"));
+  ASSERT_EQ(r.code, 0) << r.error;
+  EXPECT_THAT(r.out, HasSubstr("bf16"));
+  EXPECT_THAT(r.error, HasSubstr("seed 1"));
+  EXPECT_THAT(r.error, HasSubstr("measuring bf16"));
+  EXPECT_TRUE(fs::exists(path("out/report.html")));
+  json report = read_json("out/report.json");
+  EXPECT_FALSE(report["best"].is_null());
+  for (const char* key : {"speedup", "drop", "size_ratio", "latency_ms", "techniques"}) EXPECT_TRUE(report["best"].contains(key)) << key;
+  EXPECT_EQ(report["trials"][0]["name"], "original");
+  EXPECT_THAT(report["command"].get<std::string>(), HasSubstr("--budget 'drop<=50%'"));
+  Outcome run = lathe(fmt::format("run '{}' '{}' --json", path("out/model.onnx"), path("p/red0.png")));
+  EXPECT_EQ(run.code, 0) << run.error;
+  EXPECT_EQ(json::parse(run.out)["classes"][0][0]["index"], 0);
+}
+
+TEST_F(CommandTest, Bf16ModelsComeBackAsBf16) {
+  make_model();
+  // The only candidate under this size.
+  Outcome all = lathe(optimize("--techniques bf16 -o '" + path("a") + "' --budget 'error<=50%'"));
+  ASSERT_EQ(all.code, 0) << all.error;
+  int64_t size = read_json("a/report.json")["trials"][1]["size_bytes"].get<int64_t>();
+  Outcome r = lathe(optimize(fmt::format("--techniques bf16 --budget 'size<={}B' -o '{}'", size, path("b"))));
+  ASSERT_EQ(r.code, 0) << r.error;
+  EXPECT_EQ(read_json("b/report.json")["best"]["name"], "bf16");
+  Outcome as_is = lathe("bench --runs 1 --seconds 0 --json '" + path("b/model.onnx") + "'");
+  EXPECT_EQ(json::parse(as_is.out)["precision"], "bf16");
+  Outcome wide = lathe("bench --runs 1 --seconds 0 --json --precision fp32 '" + path("b/model.onnx") + "'");
+  EXPECT_EQ(json::parse(wide.out)["precision"], "fp32");
+}
+
+TEST_F(CommandTest, ExitThreeLeavesTheReportAlone) {
+  make_model();
+  Outcome r = lathe(optimize("--json --budget 'latency<=1ns' -o '" + path("out") + "'"));
+  EXPECT_EQ(r.code, 3);
+  EXPECT_THAT(r.error, HasSubstr("No candidate meets the budget. The nearest is"));
+  EXPECT_TRUE(fs::exists(path("out/report.json")));
+  EXPECT_TRUE(fs::exists(path("out/report.html")));
+  EXPECT_FALSE(fs::exists(path("out/model.onnx")));
+  json report = json::parse(r.out);
+  EXPECT_TRUE(report["best"].is_null());
+  EXPECT_TRUE(report["nearest"].is_string());
+}
+
+TEST_F(CommandTest, RefusesBeforeMeasuring) {
+  make_model();
+  auto expect = [&](const std::string& arguments, int code, const std::string& text) {
+    Outcome r = lathe(arguments);
+    EXPECT_EQ(r.code, code) << arguments << r.error;
+    EXPECT_THAT(r.error, HasSubstr(text)) << arguments;
+    EXPECT_THAT(r.error, testing::Not(HasSubstr("measuring"))) << arguments;
+  };
+  std::string out = " -o '" + path("out") + "'";
+  expect(optimize("--budget 'speed<=1' " + out), 2, "position 1");
+  expect(optimize("--time-limit soon" + out), 2, "--time-limit soon");
+  expect(optimize("--techniques warp" + out), 2, "no technique 'warp'");
+  expect(optimize("-o '" + path("no/such/out") + "'"), 1, "does not exist");
+  expect("optimize '" + path("m.onnx") + "' --data '" + path("none") + "'" + out, 1, "no such file");
+  expect("optimize '" + path("none.onnx") + "' --data '" + path("p") + "'" + out, 1, "cannot open model");
+  expect("optimize '" + path("m.onnx") + "'" + out, 2, "--data");
+  fs::create_directories(path("out"));
+  write_file(path("out/precious.txt"), "keep me");
+  expect(optimize(out), 2, "it exists");
+  expect(optimize("--force" + out), 2, "other things than a result");
+  EXPECT_TRUE(fs::exists(path("out/precious.txt")));
+}
+
+TEST_F(CommandTest, ForceReplacesAnEarlierResultAndLeavesNothingBeside) {
+  make_model();
+  std::string arguments = optimize("--techniques clean -o '" + path("out") + "/'");
+  ASSERT_EQ(lathe(arguments).code, 0);
+  EXPECT_EQ(lathe(arguments).code, 2);
+  write_file(path("out/model.onnx"), "old");
+  EXPECT_EQ(lathe(arguments + " --force").code, 0);
+  EXPECT_GT(fs::file_size(path("out/model.onnx")), 100u);
+  for (const auto& entry : fs::directory_iterator(folder_)) EXPECT_EQ(entry.path().filename().string().find("out."), std::string::npos) << entry.path();
+}
+
+TEST_F(CommandTest, TheHtmlReportEscapesWhatItQuotes) {
+  std::string name = "<script>alert('&')<b>.onnx";
+  export_onnx(classifier(), path("x.onnx"));
+  fs::rename(path("x.onnx"), path(name));
+  make_pictures("p", 2, false);
+  std::string quoted = "\"" + path(name) + "\"";
+  Outcome r = lathe("optimize " + quoted + " --data '" + path("p") + "' --seconds 0.05 --techniques bf16 -o '" + path("out") + "'");
+  ASSERT_TRUE(r.code == 0 || r.code == 3) << r.error;
+  std::vector<uint8_t> bytes = read_file(path("out/report.html"), 1 << 26);
+  std::string html(bytes.begin(), bytes.end());
+  EXPECT_EQ(html.find("<script"), std::string::npos);
+  EXPECT_THAT(html, HasSubstr("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;b&gt;"));
+  EXPECT_EQ(html.find("http://"), html.find("http://www.w3.org/2000/svg")) << "nothing is loaded from elsewhere";
+  EXPECT_THAT(html, HasSubstr("<svg"));
+}
+
+TEST_F(CommandTest, HelpHasExamples) {
+  Outcome r = lathe("optimize --help");
+  EXPECT_EQ(r.code, 0);
+  EXPECT_THAT(r.out, HasSubstr("Examples:"));
+}
+
+// Real classifiers on a few real pictures.
+TEST_F(CommandTest, SharedClassifiers) {
+  fs::path models = fs::path(LATHE_ASSETS) / "models", pictures = fs::path(LATHE_ASSETS) / "images/imagenet";
+  if (!fs::exists(models) || !fs::exists(pictures)) GTEST_SKIP() << "no shared assets";
+  for (const auto& [name, options] : std::vector<std::pair<std::string, std::string>>{
+           {"mobilenet_v1_025_224", "--mean 0.5 --std 0.5"}, {"mobilenet_v2_100_224", "--mean 0.5 --std 0.5"}, {"squeezenet1_1", ""}}) {
+    Outcome r = lathe(fmt::format("optimize '{}' --data '{}' --samples 24 --seconds 0.2 --budget 'drop<=20%' --json {} -o '{}'",
+                                  (models / (name + ".onnx")).string(), pictures.string(), options, path(name)));
+    ASSERT_EQ(r.code, 0) << name << r.error;
+    json report = json::parse(r.out);
+    EXPECT_EQ(report["data"]["samples"], 24);
+    EXPECT_EQ(report["data"]["label_offset"], name == "mobilenet_v2_100_224" ? 1 : 0);
+    EXPECT_GT(report["baseline"]["accuracy"]["value"].get<double>(), 0.4) << name;
+    for (const json& t : report["trials"]) {
+      if (t["name"] != "bf16") continue;
+      EXPECT_GT(t["agreement"]["value"].get<double>(), 0.8) << name;
+      EXPECT_LT(t["size_bytes"].get<double>(), 0.6 * report["baseline"]["size_bytes"].get<double>()) << name;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lathe
