@@ -1,9 +1,13 @@
 #include <malloc.h>
+#include <signal.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "commands.h"
 #include "core/error.h"
+#include "core/file.h"
 
 namespace {
 
@@ -17,6 +21,28 @@ std::string quoted(std::string_view argument) {
   return text + "'";
 }
 
+// Interrupted commands leave no temporary files, and end by the signal as their caller expects.
+void remove_files_on_signals() {
+  struct sigaction action = {};
+  action.sa_handler = [](int number) {
+    lathe::remove_uncommitted_files();
+    ::raise(number);  // by now with its default action
+  };
+  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_NODEFER;
+  for (int number : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+    struct sigaction before = {};
+    // What the caller has us ignore (nohup, a shell's background jobs) stays ignored.
+    if (::sigaction(number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) ::sigaction(number, &action, nullptr);
+  }
+}
+
+// A full disk shows only when what was printed is flushed; exit 0 would say that all of it is there.
+int flushed(int exit_code) {
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return exit_code;
+  std::fprintf(stderr, "lathe: error: standard output cannot be written: %s\n", std::strerror(errno));
+  return exit_code == 0 ? 1 : exit_code;
+}
+
 }  // namespace
 
 const std::string& lathe::cli::command_line() { return typed; }
@@ -28,6 +54,7 @@ int main(int argc, char** argv) {
   ::mallopt(M_MMAP_THRESHOLD, 3 << 20);  // of larger ones the heap would keep too many
   ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
+  remove_files_on_signals();
   for (int i = 0; i < argc; ++i) typed += (i ? " " : "") + (i ? quoted(argv[i]) : std::string("lathe"));
   CLI::App app{"lathe turns a trained neural network until it fits its device."};
   app.require_subcommand(1);
@@ -50,7 +77,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     int code = app.exit(e);
-    return code == 0 ? 0 : 2;
+    return code == 0 ? flushed(0) : 2;
   } catch (const lathe::Error& e) {
     std::fprintf(stderr, "lathe: error: %s\n", e.what());
     return e.kind() == lathe::ErrorKind::kUsage ? 2 : e.kind() == lathe::ErrorKind::kBudget ? 3 : 1;
@@ -61,5 +88,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "lathe: error: %s\n", e.what());
     return 1;
   }
-  return exit_code;
+  return flushed(exit_code);
 }

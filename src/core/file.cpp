@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +27,24 @@ class Descriptor {
  private:
   int fd_;
 };
+
+// Temporary files that a signal handler should remove. The command writes one or two at a time; a file that finds
+// no room is still written, only not removed on a signal.
+std::array<std::atomic<const char*>, 16> uncommitted;
+
+void remember(const std::string& path) {
+  for (auto& slot : uncommitted) {
+    const char* empty = nullptr;
+    if (slot.compare_exchange_strong(empty, path.c_str())) return;
+  }
+}
+
+void forget_path(const std::string& path) {
+  for (auto& slot : uncommitted) {
+    const char* held = path.c_str();
+    if (slot.compare_exchange_strong(held, nullptr)) return;
+  }
+}
 
 int64_t regular_size(int fd, const std::string& path) {
   struct stat status;
@@ -76,24 +96,38 @@ void MappedFile::forget(const void* data, size_t size) const {
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // only advice: failing costs nothing
 }
 
-AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), temporary_(path_ + ".XXXXXX") {
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  struct stat status;
+  bool exists = ::stat(path_.c_str(), &status) == 0;
+  if (exists && S_ISDIR(status.st_mode)) fail(ErrorKind::kInput, "{}: is a folder, expected the name of a file to write", path_);
+  if (exists && !S_ISREG(status.st_mode)) {
+    file_ = std::fopen(path_.c_str(), "wbe");
+    if (!file_) fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+    return;
+  }
+  temporary_ = path_ + ".XXXXXX";
   int fd = ::mkostemp(temporary_.data(), O_CLOEXEC);
   if (fd < 0) fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+  remember(temporary_);
   // mkostemp makes a private file; give it the mode that an ordinary new file would have.
   mode_t mask = ::umask(0);
   ::umask(mask);
   ::fchmod(fd, 0666 & ~mask);
   file_ = ::fdopen(fd, "wb");
   if (!file_) {
+    int reason = errno;
     ::close(fd);
     ::unlink(temporary_.c_str());
-    fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+    forget_path(temporary_);
+    fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(reason));
   }
 }
 
 AtomicFile::~AtomicFile() {
   if (file_) std::fclose(file_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (temporary_.empty()) return;
+  ::unlink(temporary_.c_str());
+  forget_path(temporary_);
 }
 
 void AtomicFile::write(const void* data, size_t size) {
@@ -104,11 +138,18 @@ void AtomicFile::write(const void* data, size_t size) {
 
 void AtomicFile::commit() {
   require(file_ != nullptr, "{}: committed twice", path_);
-  bool good = std::fflush(file_) == 0 && ::fsync(::fileno(file_)) == 0;
-  good = std::fclose(file_) == 0 && good;
+  bool good = std::fflush(file_) == 0 && (temporary_.empty() || ::fsync(::fileno(file_)) == 0);
+  int reason = errno;
+  if (std::fclose(file_) != 0 && good) {
+    reason = errno;
+    good = false;
+  }
   file_ = nullptr;
-  if (!good || std::rename(temporary_.c_str(), path_.c_str()) != 0)
+  if (!good) fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(reason));
+  if (temporary_.empty()) return;
+  if (std::rename(temporary_.c_str(), path_.c_str()) != 0)
     fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(errno));
+  forget_path(temporary_);
   temporary_.clear();
 }
 
@@ -124,6 +165,11 @@ void write_file(const std::string& path, std::string_view contents) {
   AtomicFile file(path);
   file.write(contents);
   file.commit();
+}
+
+void remove_uncommitted_files() noexcept {
+  for (auto& slot : uncommitted)
+    if (const char* path = slot.exchange(nullptr)) ::unlink(path);
 }
 
 }  // namespace lathe

@@ -48,7 +48,8 @@ class MappedFile {
 };
 
 // Writes to a temporary file in the folder of `path`; commit() flushes it to the disk and renames it, so
-// that a crash leaves either the old file or the new one.
+// that a crash leaves either the old file or the new one. Where `path` is a device or a pipe it is written to
+// directly: renaming would put a file in its place.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -71,5 +72,9 @@ std::string user_cache_folder();
 
 // AtomicFile for contents that are at hand.
 void write_file(const std::string& path, std::string_view contents);
+
+// Removes the temporary files of all AtomicFiles that are not committed. For handlers of signals that end the
+// process, which run no destructors: does only what a signal handler may.
+void remove_uncommitted_files() noexcept;
 
 }  // namespace lathe

@@ -456,6 +456,18 @@ std::vector<Case> cases() {
     add_node(g, "Identity", {"i"}, {"o"});
     g->add_output()->set_name("o");
   });
+  add("Loop that never ends", [](Builder& b) {
+    b.scalar("n", kMax).input("x", {2}).output();
+    auto* g = b.node("Loop", {"n", "", "x"}).graph("body");
+    for (const char* name : {"i", "go", "a"}) g->add_input()->set_name(name);
+    set_type(g->mutable_input(0), kI64, {});
+    set_type(g->mutable_input(1), onnx::TensorProto::BOOL, {});
+    set_type(g->mutable_input(2), kF32, {2});
+    add_node(g, "Identity", {"go"}, {"on"});
+    add_node(g, "Identity", {"a"}, {"b"});
+    g->add_output()->set_name("on");
+    g->add_output()->set_name("b");
+  });
   add("Scan over more than there is", [](Builder& b) {
     b.input("x", {2}).output();
     auto n = b.node("Scan", {"x"}).set("num_scan_inputs", 9);

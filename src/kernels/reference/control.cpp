@@ -35,6 +35,13 @@ Body body_of(const Context& c, std::string_view attribute) {
   return {*graph, {first, first + static_cast<int64_t>(graph->captured.size())}};
 }
 
+// Exporters give while loops the largest integer as trip count, so an endless loop looks like any other until it
+// runs. Loops over the tokens, boxes or frames of an input end after thousands; ten million trips of a body of one
+// node take seconds.
+constexpr int64_t kMostTrips = 10'000'000;
+// What the trips of a loop may leave for its stacked outputs, before a host without that memory ends the process.
+constexpr int64_t kMostStackedBytes = int64_t{1} << 34;
+
 bool is_true(const Tensor& condition) {
   check_model(condition.size() == 1 && condition.dtype() == DType::kBool, "a condition must be one bool, found {}{}",
               name_of(condition.dtype()), to_string(condition.shape()));
@@ -117,13 +124,22 @@ void run_loop(Context& c) {
     state.push_back(c.input(2 + i));
   }
   std::vector<std::vector<Tensor>> stacked(count - 1 - carried);
+  int64_t stacked_bytes = 0;
   for (int64_t trip = 0; go_on && trip < trips; ++trip) {
+    if (trip == kMostTrips)
+      fail(ErrorKind::kUnsupported, "Loop has not ended after {} iterations, the most that lathe runs: its condition may never become false", trip);
     std::vector<Tensor> inputs = {i64_scalar(trip), bool_scalar(go_on)};
     inputs.insert(inputs.end(), state.begin(), state.end());
     std::vector<Tensor> outputs = body.run(std::move(inputs));
     go_on = is_true(outputs[0]);
     for (size_t i = 0; i < carried; ++i) state[i] = outputs[1 + i];
-    for (size_t i = 0; i < stacked.size(); ++i) stacked[i].push_back(outputs[1 + carried + i]);
+    for (size_t i = 0; i < stacked.size(); ++i) {
+      stacked[i].push_back(outputs[1 + carried + i]);
+      // A tensor takes about this much besides its elements.
+      stacked_bytes += static_cast<int64_t>(outputs[1 + carried + i].bytes() + 256);
+    }
+    if (stacked_bytes > kMostStackedBytes)
+      fail(ErrorKind::kUnsupported, "the outputs of Loop take more than {} bytes after {} iterations, the most that lathe keeps", kMostStackedBytes, trip + 1);
   }
   for (size_t i = 0; i < carried; ++i) c.set_output(i, state[i]);
   for (size_t i = 0; i < stacked.size(); ++i)
