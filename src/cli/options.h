@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 
+#include "kernels/isa.h"
 #include "runtime/model.h"
 #include "tasks/input.h"
 
@@ -20,6 +21,7 @@ struct ModelOptions {
   int64_t batch = 1;
   int threads = 1;
   std::string precision;  // "": as the model says
+  std::string isa;
 
   void add_to(CLI::App& command) {
     command.add_option("MODEL", model, "An ONNX file, or a .lathe file (lathe pack)")->required()->type_name("FILE");
@@ -27,6 +29,7 @@ struct ModelOptions {
         ->type_name("NAME=SHAPE")->allow_extra_args(false);  // one each time: a MODEL may follow
     command.add_option("--batch", batch, "Batch size")->check(CLI::Range(int64_t{1}, int64_t{65536}))->capture_default_str();
     command.add_option("--threads", threads, "Threads")->check(CLI::Range(1, 1024))->capture_default_str();
+    command.add_option("--isa", isa, "No better instruction set than this, as on a smaller machine: avx3, avx2, sse4 ($LATHE_ISA, else the best)");
   }
 
   void add_precision(CLI::App& command) {
@@ -75,6 +78,8 @@ struct ModelOptions {
   // the inputs of the first run decide.
   CompiledModel open(PlanOptions plan = {}, bool now = true) const {
     omp_set_num_threads(threads);
+    if (isa.empty()) force_isa_from_environment();
+    else force_isa(isa);
     plan.input_shapes = given_shapes();
     CompiledModel::Options options{.plan = std::move(plan), .threads = threads, .default_shapes = now};
     if (now || batch > 1) options.batch = batch;

@@ -75,9 +75,12 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   return result;
 }
 
+static bool bf16_instructions_allowed = true;
+void allow_bf16_instructions(bool allowed) { bf16_instructions_allowed = allowed; }
+
 bool has_bf16_instructions() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
+  return bf16_instructions_allowed && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
 #else
   return false;
 #endif

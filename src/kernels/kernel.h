@@ -101,6 +101,7 @@ void register_move(KernelRegistry&);
 void register_attention(KernelRegistry&);
 
 bool has_bf16_instructions();  // products of bf16 pairs and rounding to bf16 (AVX512_BF16)
+void allow_bf16_instructions(bool allowed);  // for force_isa (kernels/isa.h)
 
 // An activation as the fused operators name it (graph/ops/fused.cpp).
 enum class ActivationKind { kNone, kRelu, kClip, kLeakyRelu, kHardSwish, kHardSigmoid, kSigmoid, kTanh, kSwish, kGelu, kGeluTanh, kMish, kElu };
