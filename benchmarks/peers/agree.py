@@ -19,7 +19,7 @@ import os
 import sys
 
 import numpy
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from runtimes import Lathe, OnnxRuntime, RuntimeFailure
 
@@ -28,7 +28,7 @@ HALF = {"mean": 0.5, "std": 0.5}
 CIFAR_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 # What each known model is fed with. set: imagenet (labelled), scenes, cifar (labelled); resize: shorter side, crop:
-# side; stretch: (width, height); offset: what class 0 of the labels is in the output; shapes: of random inputs, one
+# side; stretch: (width, height); text: a drawn page, in several sizes; offset: what class 0 of the labels is in the output; shapes: of random inputs, one
 # a step; feedback: output -> input of the next step; fixed: inputs with their own values.
 RECIPES = {
     "squeezenet1_1": {"set": "imagenet", "resize": 256, "crop": 224, **IMAGENET},
@@ -45,7 +45,7 @@ RECIPES = {
     "deeplabv3_mnv2_050_513": {"set": "scenes", "stretch": (513, 513), **HALF},
     "face_rfb_320": {"set": "scenes", "stretch": (320, 240), "scale": 1, "mean": 127, "std": 128},
     "fastestdet_352": {"set": "scenes", "stretch": (352, 352), "bgr": True},
-    "ch_PP-OCRv4_det_infer": {"shapes": [{"x": (1, 3, 64, 96)}, {"x": (1, 3, 320, 320)}, {"x": (2, 3, 96, 160)}, {"x": (1, 3, 480, 640)}]},
+    "ch_PP-OCRv4_det_infer": {"set": "text", **IMAGENET},
     "ch_PP-OCRv4_rec_infer": {"shapes": [{"x": (1, 3, 48, 48)}, {"x": (1, 3, 48, 320)}, {"x": (3, 3, 48, 200)}]},
     "ch_ppocr_mobile_v2.0_cls_infer": {"shapes": [{"x": (1, 3, 48, 192)}, {"x": (4, 3, 48, 192)}]},
     "silero_vad_v5": {"shapes": [{"input": (1, 512), "state": (2, 1, 128)}] * 8, "feedback": {"stateN": "state"}, "fixed": {"sr": 16000}},
@@ -59,9 +59,9 @@ RECIPES = {
 }
 
 
-def prepare(path, recipe):
+def prepare(image, recipe):
     """A picture as the model wants it: [1, 3, H, W] of float32."""
-    image = Image.open(path).convert("RGB")
+    image = (Image.open(image) if isinstance(image, str) else image).convert("RGB")
     if "resize" in recipe:
         factor = recipe["resize"] / min(image.size)
         image = image.resize([max(recipe["resize"], int(side * factor)) for side in image.size], Image.BILINEAR)
@@ -94,6 +94,15 @@ def pictures(options, recipe):
     return found[:options.limit]
 
 
+def text_pages():
+    """A page of text in several sizes: what a text detector answers with more than zeros."""
+    for width, height in ((96, 64), (320, 320), (640, 480), (736, 1280)):
+        page = Image.new("RGB", (160, 16 * max(1, round(160 * height / width / 16))), "white")
+        for line in range(page.height // 16):
+            ImageDraw.Draw(page).text((4, 16 * line + 2), f"Line {line} of a page", fill="black")
+        yield page.resize((width, height), Image.BILINEAR)
+
+
 def random_array(generator, kind, shape, amplitude):
     if kind.startswith("float"):
         return (generator.standard_normal(shape) * amplitude).astype(kind)
@@ -122,6 +131,10 @@ def steps_of(options, recipe, declared):
     """The inputs of each run, with the class that is right where that is known."""
     if "set" not in recipe:
         yield from random_steps(options, recipe, declared)
+        return
+    if recipe["set"] == "text":
+        for page in text_pages():
+            yield {declared[0]["name"]: prepare(page, recipe)}, None
         return
     for path, label in pictures(options, recipe):
         yield {declared[0]["name"]: prepare(path, recipe)}, label

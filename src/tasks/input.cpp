@@ -37,7 +37,7 @@ Preprocess preprocess_for(const std::string& model_path, const Value& input, con
   triple(o.mean, p.mean);
   triple(o.std, p.std);
   if (o.scale) p.scale = *o.scale;
-  if (o.colors == "BGR") p.colors = Preprocess::Colors::kBGR;
+  if (!o.colors.empty()) p.colors = o.colors == "BGR" ? Preprocess::Colors::kBGR : Preprocess::Colors::kRGB;
   return p;
 }
 

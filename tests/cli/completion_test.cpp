@@ -97,7 +97,7 @@ TEST(ZshCompletion, GivesArgumentsItsSpecifications) {
   EXPECT_EQ(r.err, "");
   std::vector<std::string> given = lines(r.out);
   EXPECT_THAT(given, Contains(HasSubstr("bench:Measure latency")));
-  EXPECT_THAT(given, Contains("--precision[fp32 or bf16]:TEXT:(fp32 bf16)"));
+  EXPECT_THAT(given, Contains("--precision[fp32 or bf16 (as the model says, else fp32)]:TEXT:(fp32 bf16)"));
   EXPECT_THAT(given, Contains("1:MODEL:_files -g \"*.(onnx|lathe)\""));
 }
 
