@@ -85,6 +85,8 @@ def pictures(options, recipe):
         found = [(path, number) for row in zip(*each) for number, path in enumerate(row)]
     else:
         folder = os.path.join(options.images, "imagenet")
+        if not os.path.exists(os.path.join(folder, "labels.tsv")):
+            raise RuntimeFailure(f"no '{folder}/labels.tsv': give --images, or --random for random inputs")
         with open(os.path.join(folder, "labels.tsv"), encoding="utf-8") as file:
             rows = [line.split("\t") for line in file.read().splitlines()[1:]]
         labelled = recipe.get("labelled", True)
@@ -206,7 +208,7 @@ def agreement(options, model, name):
     peer, lathe, result = OnnxRuntime(model, options.threads, not options.unoptimized), None, Agreement()
     try:
         lathe = Lathe(options.library, model, options.threads, options.precision == "bf16")
-        recipe, state, state_peer = RECIPES.get(name, {}), {}, {}
+        recipe, state, state_peer = {} if options.random else RECIPES.get(name, {}), {}, {}
         for feeds, label in steps_of(options, recipe, peer.inputs):
             # Each runtime gets its own state back, so that differences may grow as they would in use.
             found, expected = lathe.run({**feeds, **state}), peer.run({**feeds, **state_peer})
@@ -237,6 +239,7 @@ def main():
     parser.add_argument("--shape", action="append", default=[], metavar="INPUT=1x3x64x64", help="of a random input")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--random", action="store_true", help="random inputs for models of known names too")
     parser.add_argument("--unoptimized", action="store_true",
                         help="ONNX Runtime runs the graph node by node, without its integer kernels and fusions")
     parser.add_argument("--json", metavar="FILE", help="also write the measurements here")
