@@ -93,7 +93,7 @@ struct TuneOptions {
 
   void add_to(CLI::App& command) {
     auto* flag = command.add_flag("--tune", tune, "Time every kernel that fits and keep the fastest");
-    command.add_option("--cache", cache, "Where the times are kept ($LATHE_CACHE, else kernels.db in the user's cache folder)")->needs(flag);
+    command.add_option("--cache", cache, "Where the times are kept ($LATHE_CACHE, else kernels.db in the user's cache folder)")->type_name("FILE")->needs(flag);
   }
   void apply(PlanOptions& options) const {
     options.tune |= tune;

@@ -29,8 +29,10 @@ Preprocess preprocess_for(const std::string& model_path, const Value& input, con
   std::string beside = o.file.empty() ? Preprocess::path_beside(model_path) : o.file;
   if (!o.file.empty() || std::filesystem::exists(beside)) p = Preprocess::read(beside);
   if (last) p.layout = Preprocess::Layout::kNHWC;
+  if (o.layout == "NCHW") p.layout = Preprocess::Layout::kNCHW;
   if (o.resize) { p.resize_shorter = o.resize; p.resize_width = p.resize_height = 0; }
   auto triple = [](const std::vector<float>& v, std::array<float, 3>& to) {
+    if (v.size() == 2) fail(ErrorKind::kUsage, "mean and standard deviation take one value or three, found two");
     if (v.size() == 1) to.fill(v[0]);
     if (v.size() == 3) std::copy(v.begin(), v.end(), to.begin());
   };

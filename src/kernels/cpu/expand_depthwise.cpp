@@ -11,7 +11,7 @@
 namespace lathe {
 namespace {
 
-constexpr int64_t kStripBytes = 384 << 10;  // of the expanded picture: leaves the rest of a 1 MiB cache to weights, input and output
+constexpr int64_t kStripBytes = 256 << 10;  // of the expanded picture: leaves the rest of a 1 MiB cache to weights, input and output
 
 // Inputs X, W1, B1, W2, B2 (graph/ops/fused.cpp).
 class ExpandDepthwise : public Kernel {
