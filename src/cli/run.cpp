@@ -15,6 +15,7 @@
 #include "tasks/classify.h"
 #include "tasks/detect.h"
 #include "tasks/draw.h"
+#include "tasks/head.h"
 #include "tasks/preprocess.h"
 #include "tasks/segment.h"
 #include "tasks/text.h"
@@ -65,25 +66,6 @@ nlohmann::json summary(const std::vector<Value>& declared, const std::vector<Ten
     list.push_back(j);
   }
   return list;
-}
-
-// What the outputs mean, when their form is known.
-enum class Head { kNone, kClasses, kBoxes, kMap, kText };
-
-Head head_of(const std::vector<Tensor>& outputs) {
-  if (outputs.empty()) return Head::kNone;
-  const Shape& s = outputs[0].shape();
-  int64_t rest = s.empty() ? 0 : element_count(s) / std::max<int64_t>(s[0], 1);
-  bool vector = s.size() >= 2 && rest == s[1] && rest > 1;
-  if (outputs.size() == 1 && vector && is_float(outputs[0].dtype())) return Head::kClasses;
-  if (outputs.size() == 1 && is_text_map(outputs[0])) return Head::kText;
-  try {
-    detector_form(outputs);
-    return Head::kBoxes;
-  } catch (const Error&) {
-  }
-  bool map = (s.size() == 3 && outputs[0].dtype() == DType::kI64) || (s.size() == 4 && s[1] > 1 && s[2] > 1 && s[3] > 1);
-  return outputs.size() == 1 && map ? Head::kMap : Head::kNone;
 }
 
 // The inputs of a run, by name, and what is known of the picture among them.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 namespace lathe {
 namespace {
@@ -110,21 +111,36 @@ nlohmann::json to_json(const Detection& d) {
           {"label", d.label}};
 }
 
-DetectorForm detector_form(const std::vector<Tensor>& outputs) {
+namespace {
+
+std::optional<DetectorForm> form_of(const std::vector<Tensor>& outputs) {
+  // A map of classes has such a shape too, but holds integers.
+  for (const Tensor& t : outputs)
+    if (!is_float(t.dtype())) return std::nullopt;
   if (outputs.size() == 2 && is_row_form(outputs[0].shape(), 1) && is_row_form(outputs[1].shape(), 1) &&
       outputs[0].shape()[1] == outputs[1].shape()[1] &&
       (outputs[0].shape()[2] == 4 || outputs[1].shape()[2] == 4))
     return DetectorForm::kScoresBoxes;
-  if (outputs.size() != 1) wrong_shapes(outputs);
+  if (outputs.size() != 1) return std::nullopt;
   const Shape& s = outputs[0].shape();
   if (s.size() == 4 && s[0] == 1 && s[1] > 5 && s[2] > 0 && s[3] > 0) return DetectorForm::kFastestDet;
-  if (s.size() != 3) wrong_shapes(outputs);
+  if (s.size() != 3) return std::nullopt;
   // [1, 84, 8400] against [1, 25200, 85]: there are always more boxes than fields. Without a batch, a
   // FastestDet grid is three sizes of more than 1.
   if (s[0] > 5 && s[1] > 0 && s[2] > 0) return DetectorForm::kFastestDet;
   if (is_row_form(s, 6) && s[1] >= s[2]) return DetectorForm::kYoloRows;
   if (is_row_form(s, 1) && s[1] >= 5) return DetectorForm::kYoloColumns;
-  wrong_shapes(outputs);
+  return std::nullopt;
+}
+
+}  // namespace
+
+bool is_detector(const std::vector<Tensor>& outputs) { return form_of(outputs).has_value(); }
+
+DetectorForm detector_form(const std::vector<Tensor>& outputs) {
+  auto form = form_of(outputs);
+  if (!form) wrong_shapes(outputs);
+  return *form;
 }
 
 std::vector<Detection> detect(const std::vector<Tensor>& outputs, DetectorForm form,

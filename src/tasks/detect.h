@@ -36,8 +36,9 @@ struct DetectOptions {
   std::vector<std::string> labels;
 };
 
-// Tells the form by number and shapes of the outputs. Throws kUnsupported when it is none of them.
+// Tells the form by number, types (floats) and shapes of the outputs. Throws kUnsupported when it is none of them.
 DetectorForm detector_form(const std::vector<Tensor>& outputs);
+bool is_detector(const std::vector<Tensor>& outputs);
 
 // Decodes, keeps boxes above the minimum score, suppresses overlaps a class at a time; best first.
 std::vector<Detection> detect(const std::vector<Tensor>& outputs, DetectorForm form,
