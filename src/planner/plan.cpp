@@ -37,14 +37,17 @@ void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, Ke
     if (chosen >= 0) step.kernel_name = entries[chosen]->name;
     return;
   }
-  try {
-    step.kernel = entries[0]->make({g, n});
-  } catch (const Error&) {
-    throw;
-  } catch (const std::exception&) {  // a library refuses what `supports` let through
+  for (const KernelEntry* entry : entries) {
+    try {
+      step.kernel = entry->make({g, n});
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception&) {  // a library refuses what `supports` let through: the next one
+      continue;
+    }
+    step.kernel_name = entry->name;
     return;
   }
-  step.kernel_name = entries[0]->name;
 }
 
 // Offsets that a file gives: inside what the buffers need at most, and apart where they live together.

@@ -25,6 +25,7 @@ class HalfPass {
       bool fused = n.op->domain == "ai.lathe";
       if (fused && (op == "Conv" || op == "MatMul")) product(id);
       else if (fused && op == "ExpandDepthwise") expansion(id);
+      else if ((fused && (op == "Pool" || op == "Affine")) || (op == "ReduceMean" && n.op->domain.empty())) half_kernel(id);
       else if ((fused && op == "ChannelShuffle") || (n.op->domain.empty() && kMoves.contains(op))) move(id);
     }
     for (auto& [wide, half] : twin_) {
@@ -88,6 +89,22 @@ class HalfPass {
     std::vector<ValueId> inputs = n.inputs;
     for (size_t i : {0, 1}) inputs[i] = half(inputs[i]);
     replace(id, inputs);
+  }
+
+  // What reads a picture that is made in bf16 stays there, where a kernel computes on it in f32 inside.
+  void half_kernel(NodeId id) {
+    const Node& n = g_[id];
+    if (!twin_.contains(n.inputs[0].index) || g_[n.inputs[0]].is_constant() || n.outputs.size() != 1 || !g_[n.outputs[0]].shape) return;
+    std::vector<ValueId> inputs = n.inputs;
+    inputs[0] = half(inputs[0]);
+    Node trial = n;
+    trial.inputs = inputs;
+    ValueId old = n.outputs[0];
+    const DType before = g_[old].dtype;
+    g_[old].dtype = DType::kBF16;  // as the result would be
+    const bool fits = !kernels_for({g_, trial}).empty();
+    g_[old].dtype = before;
+    if (fits) replace(id, inputs);
   }
 
   void move(NodeId id) {

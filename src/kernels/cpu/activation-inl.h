@@ -9,6 +9,7 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include "kernels/cpu/masked-inl.h"
 #include "kernels/kernel.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -82,7 +83,7 @@ HWY_INLINE V FastErf(D d, V x) {
 // max(x, low) and min(x, high) that keep a NaN in x: x86 gives the second operand then.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V MaxKeepNaN(D, V low, V x) {
-#if HWY_ARCH_X86
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
   return hn::Max(low, x);
 #else
   return hn::IfThenElse(hn::IsNaN(x), x, hn::Max(low, x));
@@ -90,7 +91,7 @@ HWY_INLINE V MaxKeepNaN(D, V low, V x) {
 }
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V MinKeepNaN(D, V high, V x) {
-#if HWY_ARCH_X86
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_EMU128 && HWY_TARGET != HWY_SCALAR
   return hn::Min(high, x);
 #else
   return hn::IfThenElse(hn::IsNaN(x), x, hn::Min(high, x));

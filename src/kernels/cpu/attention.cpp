@@ -70,10 +70,10 @@ HWY_INLINE void Product(const float* a, int64_t a_row, const float* b, int64_t b
     V acc[kRows];
     for (int r = 0; r < kRows; ++r) acc[r] = hn::Zero(d);
     for (int64_t i = 0; i < depth; ++i) {
-      V w = hn::MaskedLoad(m, d, b + i * b_row + j);
+      V w = LoadMasked(m, d, b + i * b_row + j);
       for (int r = 0; r < kRows; ++r) acc[r] = hn::MulAdd(hn::Set(d, a[r * a_row + i]), w, acc[r]);
     }
-    for (int r = 0; r < kRows; ++r) hn::BlendedStore(acc[r], m, d, c + r * c_row + j);
+    for (int r = 0; r < kRows; ++r) StoreMasked(acc[r], m, d, c + r * c_row + j);
   }
 }
 
@@ -85,9 +85,9 @@ HWY_INLINE float ExpRow(float* s, const float* mask, int64_t n, float scale) {
   V top = hn::Set(d, -INFINITY);
   for (int64_t i = 0; i < n; i += lanes) {
     auto m = hn::FirstN(d, static_cast<size_t>(std::min(lanes, n - i)));
-    V v = hn::Mul(hn::MaskedLoad(m, d, s + i), factor);
-    if (mask) v = hn::Add(v, hn::MaskedLoad(m, d, mask + i));
-    hn::BlendedStore(v, m, d, s + i);
+    V v = hn::Mul(LoadMasked(m, d, s + i), factor);
+    if (mask) v = hn::Add(v, LoadMasked(m, d, mask + i));
+    StoreMasked(v, m, d, s + i);
     top = hn::IfThenElse(m, hn::Max(top, v), top);
   }
   float greatest = hn::GetLane(hn::MaxOfLanes(d, top));
@@ -96,11 +96,11 @@ HWY_INLINE float ExpRow(float* s, const float* mask, int64_t n, float scale) {
   V sum = hn::Zero(d);
   for (int64_t i = 0; i < n; i += lanes) {
     auto m = hn::FirstN(d, static_cast<size_t>(std::min(lanes, n - i)));
-    V v = hn::Sub(hn::MaskedLoad(m, d, s + i), shift);
+    V v = hn::Sub(LoadMasked(m, d, s + i), shift);
     V e = hn::IfThenZeroElse(hn::Lt(v, hn::Set(d, -87.3f)), FastExp(d, v));
     e = hn::IfThenElseZero(m, hn::IfThenElse(hn::IsNaN(v), v, e));
     sum = hn::Add(sum, e);
-    hn::BlendedStore(e, m, d, s + i);
+    StoreMasked(e, m, d, s + i);
   }
   return 1.0f / hn::GetLane(hn::SumOfLanes(d, sum));
 }
@@ -119,7 +119,7 @@ HWY_INLINE void Queries(const HeadArgs& a, int64_t q0, const float* packed, floa
     for (int64_t i = 0; i < a.value_width; i += lanes) {
       auto m = hn::FirstN(d, static_cast<size_t>(std::min(lanes, a.value_width - i)));
       float* p = y + r * a.value_width + i;
-      hn::BlendedStore(hn::Mul(hn::MaskedLoad(m, d, p), hn::Set(d, scale[r])), m, d, p);
+      StoreMasked(hn::Mul(LoadMasked(m, d, p), hn::Set(d, scale[r])), m, d, p);
     }
 }
 

@@ -42,7 +42,7 @@ HWY_INLINE void ForEach(const float* x, float* y, int64_t count, F f) {
   for (; i + lanes <= count; i += lanes) hn::StoreU(f(d, hn::LoadU(d, x + i)), d, y + i);
   if (i < count) {
     auto m = hn::FirstN(d, static_cast<size_t>(count - i));
-    hn::BlendedStore(f(d, hn::MaskedLoad(m, d, x + i)), m, d, y + i);
+    StoreMasked(f(d, LoadMasked(m, d, x + i)), m, d, y + i);
   }
 }
 
@@ -87,13 +87,13 @@ HWY_INLINE void Row(const BinaryRow& r, F f) {
     for (; i + lanes <= r.width; i += lanes) hn::StoreU(apply(hn::LoadU(d, p + i)), d, r.y + i);
     if (i < r.width) {
       auto m = hn::FirstN(d, static_cast<size_t>(r.width - i));
-      hn::BlendedStore(apply(hn::MaskedLoad(m, d, p + i)), m, d, r.y + i);
+      StoreMasked(apply(LoadMasked(m, d, p + i)), m, d, r.y + i);
     }
   } else {
     for (; i + lanes <= r.width; i += lanes) hn::StoreU(f(hn::LoadU(d, r.a + i), hn::LoadU(d, r.b + i)), d, r.y + i);
     if (i < r.width) {
       auto m = hn::FirstN(d, static_cast<size_t>(r.width - i));
-      hn::BlendedStore(f(hn::MaskedLoad(m, d, r.a + i), hn::MaskedLoad(m, d, r.b + i)), m, d, r.y + i);
+      StoreMasked(f(LoadMasked(m, d, r.a + i), LoadMasked(m, d, r.b + i)), m, d, r.y + i);
     }
   }
 }

@@ -217,7 +217,7 @@ HWY_INLINE void FinishTile(const GemmArgs& g, const float* c, int64_t row, int r
       int64_t n = column + v * lanes, left = g.columns - n;
       if (left <= 0) break;
       const hn::Mask<D> m = FirstLanes(d, left);
-      const V bias = !g.bias ? hn::Zero(d) : left >= lanes ? hn::LoadU(d, g.bias + n) : hn::MaskedLoad(m, d, g.bias + n);
+      const V bias = !g.bias ? hn::Zero(d) : left >= lanes ? hn::LoadU(d, g.bias + n) : LoadMasked(m, d, g.bias + n);
       for (int r = 0; r < rows; ++r) {
         V acc = hn::Add(hn::Load(d, c + (vectors * r + v) * lanes), bias);
         int64_t at = (row + r) * g.columns + n;

@@ -28,12 +28,12 @@ HWY_INLINE void KeepInRegister([[maybe_unused]] V& x) {
 template <bool kFull>
 HWY_INLINE V LoadChannels(D d, const float* p, hn::Mask<D> m) {
   if constexpr (kFull) return hn::LoadU(d, p);
-  return hn::MaskedLoad(m, d, p);
+  return LoadMasked(m, d, p);
 }
 template <bool kFull>
 HWY_INLINE void StoreChannels(D d, V v, float* p, hn::Mask<D> m) {
   if constexpr (kFull) hn::StoreU(v, d, p);
-  else hn::BlendedStore(v, m, d, p);
+  else StoreMasked(v, m, d, p);
 }
 
 // bf16 elements widen to f32 by a shift; back, they round to nearest even and NaN stays NaN.
@@ -43,7 +43,7 @@ HWY_INLINE V LoadChannels(D d, const uint16_t* p, hn::Mask<D> m) {
   const hn::RebindToUnsigned<D> d32;
   hn::Vec<decltype(d16)> bits;
   if constexpr (kFull) bits = hn::LoadU(d16, p);
-  else bits = hn::MaskedLoad(hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
+  else bits = LoadMasked(hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(d32, bits)));
 }
 // The bits in the lower half of each lane.
@@ -61,7 +61,7 @@ HWY_INLINE void StoreChannels(D d, V v, uint16_t* p, hn::Mask<D> m) {
   const hn::RebindToSigned<D> di;
   auto half = hn::DemoteTo(d16, hn::BitCast(di, RoundToHalf(d, v)));
   if constexpr (kFull) hn::StoreU(half, d16, p);
-  else hn::BlendedStore(half, hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
+  else StoreMasked(half, hn::FirstN(d16, hn::CountTrue(d, m)), d16, p);
 }
 
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86

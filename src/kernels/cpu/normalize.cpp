@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "core/parallel.h"
-#include "kernels/cpu/activation-inl.h"
+#include "kernels/cpu/lanes-inl.h"
 #include "kernels/kernel.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -27,7 +27,7 @@ HWY_INLINE void OverRow(const float* x, int64_t n, float fill, F f) {
   for (; i + lanes <= n; i += lanes) f(hn::LoadU(d, x + i), hn::FirstN(d, hn::Lanes(d)), i);
   if (i < n) {
     auto m = hn::FirstN(d, static_cast<size_t>(n - i));
-    f(hn::IfThenElse(m, hn::MaskedLoad(m, d, x + i), hn::Set(d, fill)), m, i);
+    f(hn::IfThenElse(m, LoadMasked(m, d, x + i), hn::Set(d, fill)), m, i);
   }
 }
 
@@ -43,10 +43,10 @@ void SoftmaxRow(const float* x, float* y, int64_t n) {
     e = hn::IfThenZeroElse(hn::Lt(hn::Sub(v, greatest), hn::Set(d, -87.3f)), e);
     e = hn::IfThenElseZero(m, hn::IfThenElse(hn::IsNaN(v), v, e));
     sum = hn::Add(sum, e);
-    hn::BlendedStore(e, m, d, y + i);
+    StoreMasked(e, m, d, y + i);
   });
   const V scale = hn::Div(hn::Set(d, 1.0f), hn::SumOfLanes(d, sum));
-  OverRow(y, n, 0, [&](V v, hn::Mask<D> m, int64_t i) { hn::BlendedStore(hn::Mul(v, scale), m, d, y + i); });
+  OverRow(y, n, 0, [&](V v, hn::Mask<D> m, int64_t i) { StoreMasked(hn::Mul(v, scale), m, d, y + i); });
 }
 
 void LayerNormRow(const float* x, const float* scale, const float* bias, float* y, int64_t n, float epsilon) {
@@ -63,23 +63,37 @@ void LayerNormRow(const float* x, const float* scale, const float* bias, float* 
   const V factor = hn::Set(d, 1.0f / std::sqrt(variance + epsilon));
   OverRow(x, n, 0, [&](V v, hn::Mask<D> m, int64_t i) {
     V r = hn::Mul(hn::Sub(v, mean), factor);
-    r = hn::Mul(r, hn::MaskedLoad(m, d, scale + i));
-    if (bias) r = hn::Add(r, hn::MaskedLoad(m, d, bias + i));
-    hn::BlendedStore(r, m, d, y + i);
+    r = hn::Mul(r, LoadMasked(m, d, scale + i));
+    if (bias) r = hn::Add(r, LoadMasked(m, d, bias + i));
+    StoreMasked(r, m, d, y + i);
   });
 }
 
 // y = activation(x·scale + shift) for rows of n channels.
-void AffineRows(const float* x, const float* scale, const float* shift, float* y, int64_t rows, int64_t n, ActivationSpec spec) {
+template <class T>
+void AffineOf(const void* from, const float* scale, const float* shift, void* to, int64_t rows, int64_t n, ActivationSpec spec) {
   const D d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const V alpha = hn::Set(d, spec.alpha), beta = hn::Set(d, spec.beta);
   WithActivation(spec.kind, [&]<ActivationKind kKind>() {
-    for (int64_t r = 0; r < rows; ++r)
-      OverRow(x + r * n, n, 0, [&](V v, hn::Mask<D> m, int64_t i) {
-        V t = hn::MulAdd(v, hn::MaskedLoad(m, d, scale + i), hn::MaskedLoad(m, d, shift + i));
-        hn::BlendedStore(Activate<kKind>(d, t, alpha, beta), m, d, y + r * n + i);
-      });
+    const T* x = static_cast<const T*>(from);
+    T* y = static_cast<T*>(to);
+    auto part = [&]<bool kFull>(int64_t i, hn::Mask<D> m) {
+      V t = hn::MulAdd(LoadChannels<kFull>(d, x + i, m), LoadChannels<kFull>(d, scale + i, m), LoadChannels<kFull>(d, shift + i, m));
+      StoreChannels<kFull>(d, Activate<kKind>(d, t, alpha, beta), y + i, m);
+    };
+    for (int64_t r = 0; r < rows; ++r, x += n, y += n) {
+      int64_t i = 0;
+      for (; i + lanes <= n; i += lanes) part.template operator()<true>(i, FirstLanes(d, lanes));
+      if (i < n) part.template operator()<false>(i, FirstLanes(d, n - i));
+    }
   });
+}
+void AffineRows(const void* x, const float* scale, const float* shift, void* y, int64_t rows, int64_t n, ActivationSpec spec) {
+  AffineOf<float>(x, scale, shift, y, rows, n, spec);
+}
+void AffineRowsHalf(const void* x, const float* scale, const float* shift, void* y, int64_t rows, int64_t n, ActivationSpec spec) {
+  AffineOf<uint16_t>(x, scale, shift, y, rows, n, spec);
 }
 
 }  // namespace HWY_NAMESPACE
@@ -91,6 +105,7 @@ namespace lathe {
 HWY_EXPORT(SoftmaxRow);
 HWY_EXPORT(LayerNormRow);
 HWY_EXPORT(AffineRows);
+HWY_EXPORT(AffineRowsHalf);
 
 namespace {
 
@@ -131,10 +146,14 @@ class Affine : public Kernel {
   explicit Affine(const KernelRequest& r) : spec_(activation_of(r.node)) {}
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
     int64_t width = in[0]->shape().back(), rows = in[0]->size() / width;
-    const float *x = in[0]->data<float>(), *scale = in[1]->data<float>(), *shift = in[2]->data<float>();
-    float* y = out[0]->data<float>();
+    const float *scale = in[1]->data<float>(), *shift = in[2]->data<float>();
+    const bool half = in[0]->dtype() == DType::kBF16;
+    const int64_t bytes = width * static_cast<int64_t>(size_of(in[0]->dtype()));
+    const char* x = in[0]->data<char>();
+    char* y = out[0]->data<char>();
     parallel_for(rows, kParallelGrain / (width + 1) + 1, [&](int64_t begin, int64_t end) {
-      HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * width, scale, shift, y + begin * width, end - begin, width, spec_);
+      if (half) HWY_DYNAMIC_DISPATCH(AffineRowsHalf)(x + begin * bytes, scale, shift, y + begin * bytes, end - begin, width, spec_);
+      else HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * bytes, scale, shift, y + begin * bytes, end - begin, width, spec_);
     });
   }
   int in_place_input() const override { return 0; }
@@ -155,7 +174,11 @@ void register_normalize(KernelRegistry& r) {
   r.add("Softmax", "", {"f32.softmax", last_axis, [](const KernelRequest&) -> std::unique_ptr<Kernel> {
           return std::make_unique<Softmax>();
         }});
-  r.add("Affine", "ai.lathe", {"f32.affine", [](const KernelRequest& q) { return q.all_f32(); },
+  r.add("Affine", "ai.lathe", {"affine", [](const KernelRequest& q) {
+                                 DType type = q.input(0).dtype;
+                                 return (type == DType::kF32 || type == DType::kBF16) && q.output().dtype == type && q.input(1).dtype == DType::kF32 &&
+                                        q.input(2).dtype == DType::kF32;
+                               },
                                [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Affine>(q); }});
   r.add("LayerNormalization", "", {"f32.layer_norm", [](const KernelRequest& q) {
           return last_axis(q) && q.node.outputs.size() == 1 && q.node.inputs.size() == 3 && q.has_input(2) &&

@@ -309,7 +309,7 @@ void register_elementwise(Registry& r) {
   LATHE_UNARY_WITH("LeakyRelu", x < 0 ? n.get_float("alpha") * x : x);
   LATHE_UNARY_WITH("ThresholdedRelu", x > n.get_float("alpha") ? x : 0);
   LATHE_UNARY_WITH("Swish", x * sigmoid(n.get_float("alpha") * x));
-  LATHE_UNARY_WITH("HardSigmoid", std::max(0.0, std::min(1.0, n.get_float("alpha") * x + n.get_float("beta"))));
+  LATHE_UNARY_WITH("HardSigmoid", std::isnan(x) ? x : std::max(0.0, std::min(1.0, n.get_float("alpha") * x + n.get_float("beta"))));
   LATHE_UNARY_WITH("Selu", n.get_float("gamma") * (x > 0 ? x : n.get_float("alpha") * std::expm1(x)));
   LATHE_UNARY_WITH("Shrink", x < -n.get_float("lambd") ? x + n.get_float("bias")
                              : x > n.get_float("lambd") ? x - n.get_float("bias") : 0);
