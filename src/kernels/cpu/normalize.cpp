@@ -93,7 +93,8 @@ void AffineRows(const void* x, const float* scale, const float* shift, void* y, 
   AffineOf<float>(x, scale, shift, y, rows, n, spec);
 }
 void AffineRowsHalf(const void* x, const float* scale, const float* shift, void* y, int64_t rows, int64_t n, ActivationSpec spec) {
-  AffineOf<uint16_t>(x, scale, shift, y, rows, n, spec);
+  if (has_bf16_instructions()) AffineOf<NativeHalf>(x, scale, shift, y, rows, n, spec);
+  else AffineOf<uint16_t>(x, scale, shift, y, rows, n, spec);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -15,7 +15,7 @@
 #define LATHE_POOL_SHARED
 namespace lathe {
 struct PoolArgs {
-  bool maximum, include_pad;
+  bool maximum, include_pad, native_half;
   int64_t height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
   const void* x;
   void* y;
@@ -77,6 +77,7 @@ void PoolFloat(const PoolArgs& p, int64_t begin, int64_t end) {
   p.maximum ? PoolRows<float, true>(p, begin, end) : PoolRows<float, false>(p, begin, end);
 }
 void PoolHalf(const PoolArgs& p, int64_t begin, int64_t end) {
+  if (p.native_half) return p.maximum ? PoolRows<NativeHalf, true>(p, begin, end) : PoolRows<NativeHalf, false>(p, begin, end);
   p.maximum ? PoolRows<uint16_t, true>(p, begin, end) : PoolRows<uint16_t, false>(p, begin, end);
 }
 
@@ -112,14 +113,14 @@ class Pool : public Kernel {
 std::unique_ptr<Kernel> make_pool(const KernelRequest& r) {
   const Shape &x = r.in_shape(), &y = r.out_shape();
   const auto &kernel = r.node.get_ints("kernel_shape"), &strides = r.node.get_ints("strides"), &pads = r.node.get_ints("pads");
-  return std::make_unique<Pool>(PoolArgs{r.node.get_string("kind") == "Max", r.node.get_int("count_include_pad") != 0, x[1], x[2], x[3], y[1], y[2],
+  return std::make_unique<Pool>(PoolArgs{r.node.get_string("kind") == "Max", r.node.get_int("count_include_pad") != 0, has_bf16_instructions(), x[1], x[2], x[3], y[1], y[2],
                                          kernel[0], kernel[1], strides[0], strides[1], pads[0], pads[1], nullptr, nullptr});
 }
 
 // Mean over axes 1 … k of [N, …, C]: the middle axes are one run of pixels, under one window.
 std::unique_ptr<Kernel> make_mean(const KernelRequest& r) {
   const int64_t channels = r.in_shape().back(), pixels = element_count(r.in_shape()) / (r.in_shape()[0] * channels);
-  return std::make_unique<Pool>(PoolArgs{false, false, 1, pixels, channels, 1, 1, 1, pixels, 1, 1, 0, 0, nullptr, nullptr});
+  return std::make_unique<Pool>(PoolArgs{false, false, has_bf16_instructions(), 1, pixels, channels, 1, 1, 1, pixels, 1, 1, 0, 0, nullptr, nullptr});
 }
 
 bool one_type(const KernelRequest& r) {
