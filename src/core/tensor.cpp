@@ -94,7 +94,7 @@ Tensor::Tensor(DType type, Shape shape) : type_(type), shape_(std::move(shape)) 
   // Large pages, where the system grants them: fewer faults while weights are packed, fewer misses of the address
   // cache while they are read. Only whole ones, so that no memory is taken beyond the tensor.
   constexpr size_t kLargePage = size_t{2} << 20;
-  const bool large = bytes >= 2 * kLargePage;
+  const bool large = bytes >= kLargePage;
   void* memory = std::aligned_alloc(large ? kLargePage : 64, bytes);
   if (!memory)
     fail(ErrorKind::kInput, "no memory is left for a tensor of shape {} and type {}", to_string(shape_), name_of(type));
