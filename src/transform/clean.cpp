@@ -104,6 +104,13 @@ void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes) 
   fold_constants(graph);
 }
 
+void open_batch(Graph& graph, int64_t batch) {
+  for (ValueId v : graph.inputs) {
+    auto& shape = graph[v].shape;
+    if (shape && !shape->empty() && (*shape)[0] == batch) (*shape)[0] = kUnknownDim;
+  }
+}
+
 void fold_constants(Graph& g, int64_t largest_growth) {
   for (NodeId id : g.order()) {
     infer_node(g, id);

@@ -16,6 +16,9 @@ namespace lathe {
 // Throws kInput when a given shape contradicts the model's.
 void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes);
 
+// A leading size of `batch` in the inputs becomes open, so that another batch can be asked for.
+void open_batch(Graph& graph, int64_t batch = 1);
+
 // Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
 // values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
 // unless they only change the type of a constant.
