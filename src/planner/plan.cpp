@@ -243,12 +243,18 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   Plan plan;
   plan.graph = std::move(graph);
   Graph& g = plan.graph;
-  specialize(g, options.input_shapes);
+  const bool integer = options.fuse && options.integer;
+  specialize(g, options.input_shapes, integer);
   check_inputs(g);
-  clean_up(g);
+  if (integer) expand_quantized(g);
+  clean_up(g, integer);
   if (options.fuse) {
     recognize(g);
     assign_layout(g);
+    if (integer) {
+      to_integer(g);
+      clean_up(g);
+    }
     fuse(g);
     if (options.bf16) to_bf16(g);
     clean_up(g);

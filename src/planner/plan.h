@@ -15,6 +15,7 @@ namespace lathe {
 struct PlanOptions {
   std::map<std::string, Shape> input_shapes;  // by input name; needed where the model leaves sizes open
   bool fuse = true;       // recognition, fusion and channels-last layout
+  bool integer = true;    // quantized networks in integer arithmetic (needs fuse)
   bool bf16 = false;      // products with constant weights in bf16 (needs fuse)
   bool reference = false; // reference kernels only: the oracle
   bool tune = false;      // time every kernel that supports a node and keep the fastest
