@@ -105,6 +105,13 @@ void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes, 
   fold_constants(graph, int64_t{1} << 20, keep_quantized);
 }
 
+void open_batch(Graph& graph, int64_t batch) {
+  for (ValueId v : graph.inputs) {
+    auto& shape = graph[v].shape;
+    if (shape && !shape->empty() && (*shape)[0] == batch) (*shape)[0] = kUnknownDim;
+  }
+}
+
 void fold_constants(Graph& g, int64_t largest_growth, bool keep_quantized) {
   std::vector<std::vector<NodeId>> consumers;
   if (keep_quantized) consumers = g.consumers();

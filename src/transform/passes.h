@@ -17,6 +17,9 @@ namespace lathe {
 // For `keep_quantized`, here and below, see fold_constants().
 void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes, bool keep_quantized = false);
 
+// A leading size of `batch` in the inputs becomes open, so that another batch can be asked for.
+void open_batch(Graph& graph, int64_t batch = 1);
+
 // Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
 // values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
 // unless they only change the type of a constant. With `keep_quantized`, DequantizeLinear of a product's weights
