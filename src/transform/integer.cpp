@@ -251,8 +251,31 @@ class IntegerPass {
     for (const char* name : {"strides", "pads", "dilations"}) a[name] = n.get_ints(name);
     a["group"] = n.get_int("group");
     a["x_zero_point"] = int64_t{x->scale.zero};
-    auto inputs = product_inputs(t, *x, *w, 0, has_input(n, 2) ? n.inputs[2] : ValueId{});
+    const ValueId bias = has_input(n, 2) ? n.inputs[2] : ValueId{};
+    a["pads"] = absorb_pads(*x, n.get_ints("pads"));  // may add a node: `n` is not there any more
+    auto inputs = product_inputs(t, *x, *w, 0, bias);
     if (inputs) become(t, "IntegerConv", *inputs, std::move(a));
+  }
+
+  // Zeros put around a picture before a convolution are its own padding: its pads with them, and x without.
+  Ints absorb_pads(Codes& x, Ints pads) {
+    if (std::any_of(pads.begin(), pads.end(), [](int64_t p) { return p < 0; })) return pads;
+    const Node* n = sole(x.value);
+    const Node* turn = is(n, "Transpose") && n->get_ints("perm") == Ints{0, 2, 3, 1} ? n : nullptr;
+    const Node* pad = turn ? sole(turn->inputs[0]) : n;
+    if (!is(pad, "Pad") || pad->get_string("mode") != "constant" || !g_[pad->inputs[1]].is_constant() || has_input(*pad, 3)) return pads;
+    const Ints given = g_[pad->inputs[1]].constant.to_i64();
+    const int64_t code = has_input(*pad, 2) && g_[pad->inputs[2]].is_constant() ? g_[pad->inputs[2]].constant.get_int(0) : x.scale.zero + 1;
+    const size_t height = turn ? 2 : 1, others[] = {0, turn ? size_t{1} : size_t{3}};
+    if (given.size() != 8 || code != x.scale.zero || std::any_of(given.begin(), given.end(), [](int64_t p) { return p < 0; })) return pads;
+    for (size_t axis : others)
+      if (given[axis] != 0 || given[axis + 4] != 0) return pads;
+    for (size_t i = 0; i < 2; ++i) {
+      pads[i] += given[height + i];
+      pads[i + 2] += given[height + i + 4];
+    }
+    x.value = turn ? g_.add("Transpose", {pad->inputs[0]}, {{"perm", Ints{0, 2, 3, 1}}}) : pad->inputs[0];
+    return pads;
   }
 
   // MatMul, Gemm, or the sum of either and a constant row.

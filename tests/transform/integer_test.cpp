@@ -234,7 +234,19 @@ TEST(IntegerIslands, MovesOfCodes) {
   auto count = check(b.g, 0.3f);
   EXPECT_EQ(count["IntegerConv"], 1);
   EXPECT_EQ(count["IntegerMatMul"], 1);
+  EXPECT_EQ(count["Pad"], 0);  // the convolution's own
   EXPECT_EQ(count["QuantizeLinear"] + count["DequantizeLinear"], 2);
+}
+
+TEST(IntegerIslands, PadsThatAreNotZeroOrNotOfThePictureStay) {
+  for (bool channel : {false, true}) {
+    Builder b;
+    ValueId x = b.both(b.input({1, 4, 6, 6}), kIn);
+    ValueId pads = b.g.add_constant(Tensor::of_i64({0, channel ? 1 : 0, 1, 1, 0, 0, 1, 2}));
+    ValueId padded = b.g.add("Pad", {x, pads, b.scalar(channel ? 0.0f : 1.0f)});
+    b.g.outputs = {b.both(b.g.add("Conv", {padded, b.weights({4, channel ? 5 : 4, 3, 3}, true)}), {0.3f, 100})};
+    EXPECT_EQ(check(b.g, 0.3f)["Pad"], 1);
+  }
 }
 
 // What others read stays: a real-valued output before the rounding, codes as an output of the network.

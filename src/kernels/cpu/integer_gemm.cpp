@@ -2,6 +2,7 @@
 // where a 1×1 window allows it, else copied window by window into a block that stays in cache. Weights lie in panels
 // of one vector of columns, the groups of one depth (kernels/cpu/integer-inl.h) side by side. The zero point of X is
 // taken off once per column: −zero·Σw stands with the packed weights, and taps outside the picture read the zero point.
+// A zero point of W goes into weights of i16; weights of i8 leave it to the sum of each row of A.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/integer_gemm.cpp"
 #include <hwy/foreach_target.h>
@@ -24,6 +25,8 @@ struct IntegerGemm {
   bool quads = false, flip = false;  // flip: codes are i8, moved to u8 as they are read
   const int32_t* weights = nullptr;  // [panels, words, lanes]
   const int32_t* bias = nullptr;     // whole panels
+  const int32_t* zeros = nullptr;    // with i8 weights that have zero points: what times a row's sum is taken off
+  const int32_t* row_sums = nullptr;  // of these rows of A
   const float* scale = nullptr;
   Requantize out;
 };
@@ -44,12 +47,13 @@ constexpr int kMostVectors = 2;  // 16 registers: 5 rows of 2
 template <int kVectors>
 constexpr int kFullRows = kMostVectors == 4 ? (kVectors == 4 ? 6 : 8) : (kVectors == 2 ? 5 : 8);
 
-HWY_INLINE void StoreSums(const IntegerGemm& g, VI sum, int64_t column, char* y) {
+HWY_INLINE void StoreSums(const IntegerGemm& g, VI sum, int64_t row, int64_t column, char* y) {
   const DI di;
   const DF df;
   const auto lanes = static_cast<int64_t>(hn::Lanes(di));
   const int64_t count = std::min(lanes, g.columns - column);
   sum = hn::Add(sum, hn::LoadU(di, g.bias + column));
+  if (g.zeros) sum = hn::Sub(sum, hn::Mul(hn::Set(di, g.row_sums[row]), hn::LoadU(di, g.zeros + column)));
   if (g.out.type == DType::kI32) {
     auto* to = reinterpret_cast<int32_t*>(y) + column;
     return count == lanes ? hn::StoreU(sum, di, to) : StoreMasked(sum, hn::FirstN(di, static_cast<size_t>(count)), di, to);
@@ -68,7 +72,7 @@ HWY_INLINE void StoreSums(const IntegerGemm& g, VI sum, int64_t column, char* y)
 
 // `valid` rows of A, `stride` bytes apart, by kVectors panels; rows beyond them repeat the last.
 template <bool kQuads, bool kFlip, int kRows, int kVectors>
-HWY_INLINE void Tile(const IntegerGemm& g, const char* a, int64_t stride, int64_t valid, int64_t panel, char* y, int64_t y_stride) {
+HWY_INLINE void Tile(const IntegerGemm& g, const char* a, int64_t stride, int64_t row, int64_t valid, int64_t panel, char* y, int64_t y_stride) {
   const DI di;
   const auto lanes = static_cast<int64_t>(hn::Lanes(di));
   const int32_t* w = g.weights + panel * g.words * lanes;
@@ -100,22 +104,22 @@ HWY_INLINE void Tile(const IntegerGemm& g, const char* a, int64_t stride, int64_
   for (int r = 0; r < kRows; ++r) {
     if (r >= valid) break;
     HWY_UNROLL(4)
-    for (int v = 0; v < kVectors; ++v) StoreSums(g, acc[r][v], (panel + v) * lanes, y + r * y_stride);
+    for (int v = 0; v < kVectors; ++v) StoreSums(g, acc[r][v], row + r, (panel + v) * lanes, y + r * y_stride);
   }
 }
 
 template <bool kQuads, bool kFlip, int kVectors>
 void TileRows(const IntegerGemm& g, const char* a, int64_t stride, int64_t rows, int64_t panel, char* y, int64_t y_stride) {
   constexpr int kFull = kFullRows<kVectors>;
-  while (rows > 0) {
-    const int64_t take = std::min<int64_t>(rows, kFull);
-    if (take > 4) Tile<kQuads, kFlip, kFull, kVectors>(g, a, stride, take, panel, y, y_stride);
-    else if (take > 2) Tile<kQuads, kFlip, 4, kVectors>(g, a, stride, take, panel, y, y_stride);
-    else if (take > 1) Tile<kQuads, kFlip, 2, kVectors>(g, a, stride, take, panel, y, y_stride);
-    else Tile<kQuads, kFlip, 1, kVectors>(g, a, stride, take, panel, y, y_stride);
+  for (int64_t row = 0; row < rows;) {
+    const int64_t take = std::min<int64_t>(rows - row, kFull);
+    if (take > 4) Tile<kQuads, kFlip, kFull, kVectors>(g, a, stride, row, take, panel, y, y_stride);
+    else if (take > 2) Tile<kQuads, kFlip, 4, kVectors>(g, a, stride, row, take, panel, y, y_stride);
+    else if (take > 1) Tile<kQuads, kFlip, 2, kVectors>(g, a, stride, row, take, panel, y, y_stride);
+    else Tile<kQuads, kFlip, 1, kVectors>(g, a, stride, row, take, panel, y, y_stride);
     a += take * stride;
     y += take * y_stride;
-    rows -= take;
+    row += take;
   }
 }
 
@@ -142,6 +146,27 @@ void IntegerPanels(const IntegerGemm& g, const char* a, int64_t stride, int64_t 
   Panels<false, false>(g, a, stride, rows, begin, end, y, y_stride);
 }
 
+// Sums of the codes of each row of A, for weights of i8 with zero points.
+void IntegerRowSums([[maybe_unused]] const IntegerGemm& g, [[maybe_unused]] const char* a, [[maybe_unused]] int64_t stride,
+                    [[maybe_unused]] int64_t rows, [[maybe_unused]] int32_t* sums) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  const D8 d8;
+  const DI di;
+  const auto vector = static_cast<int64_t>(hn::Lanes(d8)), bytes = g.words * 4;
+  const V8 flip = hn::Set(d8, static_cast<uint8_t>(g.flip ? 0x80 : 0));
+  for (int64_t r = 0; r < rows; ++r) {
+    const auto* row = reinterpret_cast<const uint8_t*>(a) + r * stride;
+    VI total = hn::Zero(di);
+    int64_t k = 0;
+    for (; k + vector <= bytes; k += vector)
+      total = Dot<true>(total, hn::BitCast(di, hn::Xor(hn::LoadU(d8, row + k), flip)), hn::Set(di, 0x01010101));
+    int32_t sum = hn::GetLane(hn::SumOfLanes(di, total));
+    for (; k < bytes; ++k) sum += row[k] ^ (g.flip ? 0x80 : 0);
+    sums[r] = sum;
+  }
+#endif
+}
+
 int64_t IntegerLanes() { return static_cast<int64_t>(hn::Lanes(DI())); }
 
 }  // namespace HWY_NAMESPACE
@@ -151,6 +176,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lathe {
 HWY_EXPORT(IntegerPanels);
+HWY_EXPORT(IntegerRowSums);
 HWY_EXPORT(IntegerLanes);
 
 namespace {
@@ -159,13 +185,18 @@ namespace {
 constexpr int64_t kBlockBytes = 24 << 10;
 constexpr int64_t kLeastBlockRows = 24;  // tiles of 8 and 6 rows come out even
 
+// Short runs of codes are copied so many at a time, whatever their number: a call of memcpy takes longer.
+constexpr int64_t kCopyBytes = 32;
+
 int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // One product of codes, or one for each group of a convolution.
 class IntegerProduct : public Kernel {
  public:
   std::vector<PackedInput> packed_inputs() const override { return {{}, {packed_, layout()}}; }
-  size_t scratch_bytes() const override { return copies_ ? static_cast<size_t>(omp_get_max_threads() * block_bytes()) : 0; }
+  size_t scratch_bytes() const override {
+    return copies_ || gemm_.zeros ? static_cast<size_t>(omp_get_max_threads() * (block_bytes() + sums_bytes())) : 0;
+  }
 
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
     const char* x = in[0]->data<char>();
@@ -174,21 +205,25 @@ class IntegerProduct : public Kernel {
     const int64_t panels = this->panels(), cost = gemm_.words * panels * lanes_ / 16 + 1;
     // A row or two, as in a classifier, is shared out by columns.
     if (rows_ <= kLeastBlockRows && groups_ == 1) {
+      IntegerGemm g = gemm_;
       const char* a = copies_ ? copy(x, 0, rows_, 0, static_cast<char*>(scratch)) : x;
+      sum_rows(g, a, rows_, static_cast<char*>(scratch));
       return parallel_for(panels, kParallelGrain / (cost * rows_ / panels + 1) + 1, [&](int64_t begin, int64_t end) {
-        HWY_DYNAMIC_DISPATCH(IntegerPanels)(gemm_, a, row_bytes(), rows_, begin, end, y, y_stride);
+        HWY_DYNAMIC_DISPATCH(IntegerPanels)(g, a, row_bytes(), rows_, begin, end, y, y_stride);
       });
     }
     const int64_t blocks = (rows_ + block_ - 1) / block_;
     parallel_for(blocks * groups_, kParallelGrain / (cost * block_) + 1, [&](int64_t begin, int64_t end) {
-      char* own = copies_ ? static_cast<char*>(scratch) + omp_get_thread_num() * block_bytes() : nullptr;
+      char* own = static_cast<char*>(scratch) + omp_get_thread_num() * (block_bytes() + sums_bytes());
       for (; begin < end; ++begin) {
         const int64_t group = begin % groups_, row = begin / groups_ * block_, count = std::min(block_, rows_ - row);
         IntegerGemm g = gemm_;
         g.weights += group * panels * gemm_.words * lanes_;
         g.bias += group * panels * lanes_;
         g.scale += group * panels * lanes_;
+        if (g.zeros) g.zeros += group * panels * lanes_;
         const char* a = copies_ ? copy(x, row, row + count, group, own) : x + row * row_bytes();
+        sum_rows(g, a, count, own);
         HWY_DYNAMIC_DISPATCH(IntegerPanels)(g, a, row_bytes(), count, 0, panels, y + row * y_stride + group * columns_ * y_width, y_stride);
       }
     });
@@ -203,43 +238,26 @@ class IntegerProduct : public Kernel {
     lanes_ = HWY_DYNAMIC_DISPATCH(IntegerLanes)();
     signed_ = r.input(0).dtype == DType::kI8;
     zero_ = static_cast<int>(r.node.get_int("x_zero_point"));
-    gemm_.quads = has_vnni_instructions() && !r.has_input(4) && r.input(1).dtype == DType::kI8;
+    gemm_.quads = has_vnni_instructions();
     gemm_.flip = gemm_.quads && signed_;
     gemm_.columns = columns;
     gemm_.words = (depth + group_size() - 1) / group_size();
     gemm_.out = Requantize::of(r.node);
-    // [groups, panels, words, lanes], then what the zero point takes off each column: [groups, panels, lanes].
-    const int64_t all = groups * panels() * lanes_;
-    packed_ = r.packed_input(1, DType::kI32, {all * (gemm_.words + 1)}, layout(), [&](const Tensor& w) {
-      Tensor packed(DType::kI32, {all * (gemm_.words + 1)});
-      std::memset(packed.raw(), 0, packed.bytes());
-      const Tensor* zeros = r.has_input(4) ? &r.input(4).constant : nullptr;
-      const int zero = zero_ + (gemm_.flip ? 128 : 0);
-      for (int64_t c = 0; c < columns * groups; ++c) {
-        const int64_t place = c / columns * panels() * lanes_ + c % columns, weight_zero = zeros ? zeros->get_int(zeros->size() == 1 ? 0 : c) : 0;
-        auto* group = packed.data<char>() + (place / lanes_ * gemm_.words * lanes_ + place % lanes_) * 4;
-        int64_t sum = 0;
-        for (int64_t k = 0; k < depth; ++k) {
-          const int64_t value = factor(w, c, k) - weight_zero;
-          char* at = group + k / group_size() * lanes_ * 4;
-          if (gemm_.quads) reinterpret_cast<int8_t*>(at)[k % 4] = static_cast<int8_t>(value);
-          else reinterpret_cast<int16_t*>(at)[k % 2] = static_cast<int16_t>(value);
-          sum += value;
-        }
-        packed.data<int32_t>()[all * gemm_.words + place] = static_cast<int32_t>(-zero * sum);
-      }
-      return packed;
-    });
+    const bool sums = gemm_.quads && (r.has_input(4) || r.input(1).dtype == DType::kU8);
+    // [groups, panels, words, lanes], then for each column what the zero point takes off, and what times the sum of A's
+    // row: [groups, panels, lanes] each.
+    const int64_t all = groups * panels() * lanes_, words = all * (gemm_.words + (sums ? 2 : 1));
+    packed_ = r.packed_input(1, DType::kI32, {words}, layout(), [&](const Tensor& w) { return pack(r, w, Shape{words}, groups, depth, sums, factor); });
     gemm_.weights = packed_.data<int32_t>();
     bias_ = Tensor(DType::kI32, {all});
     scale_ = Tensor(DType::kF32, {all});
     std::memcpy(bias_.raw(), gemm_.weights + all * gemm_.words, bias_.bytes());
     std::memset(scale_.raw(), 0, scale_.bytes());
     for (int64_t c = 0; c < columns * groups; ++c) {
-      const int64_t place = c / columns * panels() * lanes_ + c % columns;
-      if (r.has_input(3)) bias_.data<uint32_t>()[place] += r.input(3).constant.data<uint32_t>()[c];
-      scale_.data<float>()[place] = r.input(2).constant.data<float>()[c];
+      if (r.has_input(3)) bias_.data<uint32_t>()[place(c)] += r.input(3).constant.data<uint32_t>()[c];
+      scale_.data<float>()[place(c)] = r.input(2).constant.data<float>()[c];
     }
+    if (sums) gemm_.zeros = gemm_.weights + all * (gemm_.words + 1);
     gemm_.bias = bias_.data<int32_t>();
     gemm_.scale = scale_.data<float>();
     // A block for each thread where there are rows enough.
@@ -247,11 +265,47 @@ class IntegerProduct : public Kernel {
     block_ = std::max(kBlockBytes / row_bytes(), kLeastBlockRows) / kLeastBlockRows * kLeastBlockRows;
     block_ = std::max(std::min(block_, rounded((rows_ + threads - 1) / threads, kLeastBlockRows)), kLeastBlockRows);
   }
+  // Where a column stands, of all groups' panels one after the other.
+  int64_t place(int64_t c) const { return c / columns_ * panels() * lanes_ + c % columns_; }
+
+  Tensor pack(const KernelRequest& r, const Tensor& w, const Shape& shape, int64_t groups, int64_t depth, bool sums,
+              const std::function<int64_t(const Tensor&, int64_t, int64_t)>& factor) const {
+    Tensor packed(DType::kI32, shape);
+    std::memset(packed.raw(), 0, packed.bytes());
+    const Tensor* zeros = r.has_input(4) ? &r.input(4).constant : nullptr;
+    const int zero = zero_ + (gemm_.flip ? 128 : 0), shift = sums && w.dtype() == DType::kU8 ? 128 : 0;  // u8 weights move to i8
+    const int64_t all = groups * panels() * lanes_;
+    for (int64_t c = 0; c < columns_ * groups; ++c) {
+      const int64_t weight_zero = (zeros ? zeros->get_int(zeros->size() == 1 ? 0 : c) : 0) - shift;
+      char* group = packed.data<char>() + (place(c) / lanes_ * gemm_.words * lanes_ + place(c) % lanes_) * 4;
+      int64_t sum = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        const int64_t code = factor(w, c, k) - shift, value = code - weight_zero;
+        char* at = group + k / group_size() * lanes_ * 4;
+        if (gemm_.quads) reinterpret_cast<int8_t*>(at)[k % 4] = static_cast<int8_t>(code);
+        else reinterpret_cast<int16_t*>(at)[k % 2] = static_cast<int16_t>(value);
+        sum += value;
+      }
+      packed.data<int32_t>()[all * gemm_.words + place(c)] = static_cast<int32_t>(-zero * sum);
+      if (sums) packed.data<int32_t>()[all * (gemm_.words + 1) + place(c)] = static_cast<int32_t>(weight_zero);
+    }
+    return packed;
+  }
+
+  // Sums of `rows` rows of A, behind the block that is copied to `own`.
+  void sum_rows(IntegerGemm& g, const char* a, int64_t rows, char* own) const {
+    if (!g.zeros) return;
+    auto* sums = reinterpret_cast<int32_t*>(own + block_bytes());
+    HWY_DYNAMIC_DISPATCH(IntegerRowSums)(g, a, row_bytes(), rows, sums);
+    g.row_sums = sums;
+  }
+
   int64_t group_size() const { return gemm_.quads ? 4 : 2; }
   int64_t row_bytes() const { return gemm_.words * 4; }
   int64_t panels() const { return (columns_ + lanes_ - 1) / lanes_; }
-  int64_t block_bytes() const { return rounded(std::max(block_, kLeastBlockRows) * row_bytes(), 64); }
-  uint64_t layout() const { return 1 | static_cast<uint64_t>(gemm_.quads) << 8 | static_cast<uint64_t>(lanes_) << 16; }
+  int64_t block_bytes() const { return copies_ ? rounded(block_ * row_bytes() + kCopyBytes, 64) : 0; }
+  int64_t sums_bytes() const { return gemm_.zeros ? rounded(block_ * 4, 64) : 0; }
+  uint64_t layout() const { return 2 | static_cast<uint64_t>(gemm_.quads) << 8 | static_cast<uint64_t>(lanes_) << 16; }
 
   // Rows [from, to) of A for one group, in `to_rows`.
   virtual const char* copy(const char* x, int64_t from, int64_t to, int64_t group, char* to_rows) const = 0;
@@ -268,6 +322,10 @@ class IntegerProduct : public Kernel {
     else
       for (int64_t i = 0; i < count; ++i) wide[i] = reinterpret_cast<const uint8_t*>(codes)[i];
     return to + 2 * count;
+  }
+  // What is left of a row's last group meets no weight, but is in the row's sum: nothing, as u8.
+  void fill_row(char* at, const char* end) const {
+    while (at < end) *at++ = static_cast<char>(gemm_.flip ? 0x80 : 0);
   }
   char* put_zeros(char* to, int64_t count) const {
     if (gemm_.quads) {
@@ -298,7 +356,7 @@ class IntegerMatMul : public IntegerProduct {
   const char* copy(const char* x, int64_t from, int64_t to, int64_t, char* rows) const override {
     for (int64_t r = from; r < to; ++r) {
       char* end = put(rows + (r - from) * row_bytes(), x + r * depth_, depth_);
-      std::memset(end, 0, static_cast<size_t>(rows + (r - from + 1) * row_bytes() - end));
+      fill_row(end, rows + (r - from + 1) * row_bytes());
     }
     return rows;
   }
@@ -321,7 +379,9 @@ class IntegerConv : public IntegerProduct {
 
  private:
   const char* copy(const char* x, int64_t from, int64_t to, int64_t group, char* rows) const override {
-    const int64_t channels = w_[1], line = x_[2] * x_[3];
+    const int64_t channels = w_[1], line = x_[2] * x_[3], run = w_[3] * channels;
+    const char* x_end = x + element_count(x_);
+    const bool side_by_side = groups_ == 1 && dilations_[1] == 1, brief = side_by_side && gemm_.quads && run <= kCopyBytes;
     int64_t ox = from % y_[2], oy = from / y_[2] % y_[1], image = from / (y_[2] * y_[1]);
     for (int64_t r = from; r < to; ++r) {
       char* at = rows + (r - from) * row_bytes();
@@ -334,7 +394,12 @@ class IntegerConv : public IntegerProduct {
           continue;
         }
         const char* source = x + (image * x_[1] + iy) * line + group * channels;
-        if (groups_ == 1 && dilations_[1] == 1) {  // the window's columns lie side by side
+        if (brief && left >= 0 && left + w_[3] <= x_[2] && source + left * channels + kCopyBytes <= x_end) {
+          std::memcpy(at, source + left * channels, kCopyBytes);
+          at += run;
+          continue;
+        }
+        if (side_by_side) {
           const int64_t begin = std::clamp<int64_t>(-left, 0, w_[3]), stop = std::clamp<int64_t>(x_[2] - left, begin, w_[3]);
           at = put_zeros(at, begin * channels);
           at = put(at, source + (left + begin) * channels, (stop - begin) * channels);
@@ -346,7 +411,7 @@ class IntegerConv : public IntegerProduct {
           at = ix < 0 || ix >= x_[2] ? put_zeros(at, channels) : put(at, source + ix * x_[3], channels);
         }
       }
-      std::memset(at, 0, static_cast<size_t>(end - at));
+      fill_row(at, end);
       if (++ox == y_[2]) {
         ox = 0;
         if (++oy == y_[1]) oy = 0, ++image;
