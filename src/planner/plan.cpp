@@ -257,18 +257,24 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   Plan plan;
   plan.graph = std::move(graph);
   Graph& g = plan.graph;
+  const bool integer = options.fuse && options.integer;
   std::optional<Slices> slices;
   if (options.slice && !options.reference) slices = choose_slices(g, options.input_shapes);
   if (slices) {
     plan.slices = slices->count;
     open_batch(g, slices->input_shapes.begin()->second[0] * slices->count);
   }
-  specialize(g, slices ? slices->input_shapes : options.input_shapes);
+  specialize(g, slices ? slices->input_shapes : options.input_shapes, integer);
   check_inputs(g);
-  clean_up(g);
+  if (integer) expand_quantized(g);
+  clean_up(g, integer);
   if (options.fuse) {
     recognize(g);
     assign_layout(g);
+    if (integer) {
+      to_integer(g);
+      clean_up(g);
+    }
     fuse(g);
     if (options.bf16) to_bf16(g);
     clean_up(g);

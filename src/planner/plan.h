@@ -16,6 +16,7 @@ namespace lathe {
 struct PlanOptions {
   std::map<std::string, Shape> input_shapes;  // by input name; needed where the model leaves sizes open
   bool fuse = true;       // recognition, fusion and channels-last layout
+  bool integer = true;    // quantized networks in integer arithmetic (needs fuse)
   bool bf16 = false;      // products with constant weights in bf16 (needs fuse)
   bool reference = false; // reference kernels only: the oracle
   bool slice = true;      // a batch may go through in several runs (planner/slices.h)

@@ -48,7 +48,7 @@ std::string ModelFile::misfit(const PlanOptions& options, int64_t batch, const s
   const PackedOrigin& origin = packed_->origin();
   if (batch != 1 && batch != origin.batch) return fmt::format("it was planned for batch {}", origin.batch);
   if (options.bf16 && !origin.options.bf16) return "it was planned in fp32";
-  if (options.reference != origin.options.reference || options.fuse != origin.options.fuse || (options.tune && !origin.options.tune))
+  if (options.reference != origin.options.reference || options.fuse != origin.options.fuse || options.integer != origin.options.integer || (options.tune && !origin.options.tune))
     return "it was planned with other options";
   const Graph& g = graph();
   for (ValueId v : g.inputs)

@@ -23,5 +23,6 @@ void declare_loss(OpRegistry&);         // NegativeLogLikelihoodLoss, SoftmaxCro
 void declare_text(OpRegistry&);         // TfIdfVectorizer
 void declare_ml(OpRegistry&);           // ai.onnx.ml: trees, linear models, encoders
 void declare_fused(OpRegistry&);        // ai.lathe: what fusion makes
+void declare_integer(OpRegistry&);      // ai.lathe: arithmetic on quantized tensors
 
 }  // namespace lathe::ops

@@ -24,5 +24,6 @@ void register_text(Registry&);
 void register_ml(Registry&);
 void register_tree(Registry&);
 void register_fused(Registry&);
+void register_integer(Registry&);
 
 }  // namespace lathe::reference
