@@ -1,7 +1,7 @@
 #include <malloc.h>
-#include <signal.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 

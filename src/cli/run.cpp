@@ -45,7 +45,7 @@ void write_outputs(const std::string& folder, const std::vector<Value>& declared
     std::string name = declared[i].name;
     for (char& c : name)
       if (c == '/' || c == '\\' || c == '\0') c = '_';
-    if (name == "." || name == "..") name = "_" + name;
+    if (name == "." || name == "..") name.insert(0, 1, '_');
     write_npy((fs::path(folder) / (name + ".npy")).string(), outputs[i]);
   }
 }

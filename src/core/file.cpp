@@ -91,9 +91,11 @@ MappedFile::~MappedFile() {
 }
 
 void MappedFile::forget(const void* data, size_t size) const {
-  auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page, end = (reinterpret_cast<uintptr_t>(data) + size) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // only advice: failing costs nothing
+  auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  size_t lead = (page - reinterpret_cast<uintptr_t>(data) % page) % page;  // of a page that others share
+  if (lead >= size) return;
+  auto* begin = static_cast<uint8_t*>(const_cast<void*>(data)) + lead;
+  ::madvise(begin, (size - lead) / page * page, MADV_DONTNEED);  // only advice: failing costs nothing
 }
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {

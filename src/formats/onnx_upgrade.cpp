@@ -168,7 +168,7 @@ void upgrade_group_norm(Upgrade& u) {
     check_model(x && s && x->size() >= 2 && s->size() == 1 && (*x)[1] > 0 && (*s)[0] > 0 && (*x)[1] % (*s)[0] == 0,
                 "GroupNormalization of opset 18 needs known shapes");
     int64_t groups = (*s)[0], each = (*x)[1] / groups;
-    auto ints = [&](Ints v) { return u.graph.add_constant(Tensor::of_i64(v)); };
+    auto ints = [&](const Ints& v) { return u.graph.add_constant(Tensor::of_i64(v)); };
     ValueId column = u.emit(u.before, "Reshape", {u.node.inputs[i], ints({groups, 1})});
     ValueId wide = u.emit(u.before, "Expand", {column, ints({groups, each})});
     u.node.inputs[i] = u.emit(u.before, "Reshape", {wide, ints({-1})});

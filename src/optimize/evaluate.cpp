@@ -11,6 +11,7 @@ constexpr int64_t kKeptBytes = int64_t{1} << 29;  // of the original's answers
 
 std::vector<Tensor> copy_of(const std::vector<Tensor>& borrowed) {
   std::vector<Tensor> own;
+  own.reserve(borrowed.size());
   for (const Tensor& t : borrowed) own.push_back(t.clone());
   return own;
 }

@@ -409,7 +409,7 @@ class Search {
     result_.samples_found = data_.found();
     result_.label_offset = evaluation_->label_offset();
     result_.seconds = elapsed();
-    if (result_.out_of_time) result_.notices.push_back("the time limit was reached: not everything was tried");
+    if (result_.out_of_time) result_.notices.emplace_back("the time limit was reached: not everything was tried");
   }
 
   const OptimizeRequest& request_;

@@ -143,7 +143,7 @@ void PackedFile::check() const {
   if (end != bytes_.size()) fail(ErrorKind::kInput, "{}: is corrupt: {} bytes follow its last section", name_, bytes_.size() - end);
 }
 
-void write_packed(const Plan& plan, PackedOrigin origin, std::string_view source, const std::string& path) {
+void write_packed(const Plan& plan, const PackedOrigin& origin, std::string_view source, const std::string& path) {
   ByteWriter about, plan_bytes;
   about.text(kVersion);
   about.text(packing_identity());

@@ -49,7 +49,7 @@ class PackedFile {
   void check() const;
 
  private:
-  friend void write_packed(const Plan&, PackedOrigin, std::string_view, const std::string&);
+  friend void write_packed(const Plan&, const PackedOrigin&, std::string_view, const std::string&);
   enum Section : uint32_t { kOrigin = 1, kPlan = 2, kWeights = 3, kSource = 4 };
   struct Extent {
     uint64_t offset = 0, size = 0, checksum = 0;
@@ -67,6 +67,6 @@ class PackedFile {
 };
 
 // Writes the plan whole or not at all; the plan's kernels may go on running. `source` may be empty.
-void write_packed(const Plan& plan, PackedOrigin origin, std::string_view source, const std::string& path);
+void write_packed(const Plan& plan, const PackedOrigin& origin, std::string_view source, const std::string& path);
 
 }  // namespace lathe

@@ -59,6 +59,7 @@ void check_offsets(const std::vector<Buffer>& buffers) {
     if (b.offset < 0 || b.offset % 64 != 0 || b.offset > limit - b.bytes)
       fail(ErrorKind::kInput, "a buffer of {} bytes lies at {}, outside an arena of at most {}", b.bytes, b.offset, limit);
   std::vector<const Buffer*> by_offset;
+  by_offset.reserve(buffers.size());
   for (const Buffer& b : buffers) by_offset.push_back(&b);
   std::sort(by_offset.begin(), by_offset.end(), [](auto* a, auto* b) { return a->offset < b->offset; });
   for (size_t i = 0; i < by_offset.size(); ++i)
@@ -322,8 +323,8 @@ PlanRecord record_of(const Plan& plan) {
   record.slices = plan.slices;
   for (const Step& step : plan.steps)
     record.steps.push_back({step.kernel_name, step.kernel ? step.kernel->packed_inputs() : std::vector<PackedInput>()});
-  for (size_t i = 0; i < plan.placements.size(); ++i)
-    if (plan.placements[i].offset >= 0) record.offsets.push_back(plan.placements[i].offset);
+  for (const Placement& placement : plan.placements)
+    if (placement.offset >= 0) record.offsets.push_back(placement.offset);
   return record;
 }
 

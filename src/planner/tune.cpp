@@ -128,6 +128,7 @@ int KernelTuner::choose(const KernelRequest& request, const std::vector<const Ke
     auto seconds = times_.find(key, kernels.size());
     if (!seconds) {
       std::vector<Kernel*> pointers;
+      pointers.reserve(kernels.size());
       for (auto& k : kernels) pointers.push_back(k.get());
       seconds = time_kernels(request, pointers, sweep_);
       times_.add(key, *seconds);

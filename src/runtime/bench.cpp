@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <ctime>
 
@@ -12,7 +13,7 @@ namespace lathe {
 
 double Latency::quantile(double q) const {
   if (sorted_ms.empty()) return 0;
-  auto index = static_cast<size_t>(q * static_cast<double>(sorted_ms.size() - 1) + 0.5);
+  auto index = static_cast<size_t>(std::lround(q * static_cast<double>(sorted_ms.size() - 1)));
   return sorted_ms[std::min(index, sorted_ms.size() - 1)];
 }
 

@@ -82,8 +82,9 @@ void decode_fastest_det(const Tensor& output, Collector& collector) {
     auto at = [&](int64_t channel) { return v[channel * cells + cell]; };
     int64_t best = best_of(&v[5 * cells + cell], channels - 5, cells);
     float score = std::pow(at(0), 0.6f) * std::pow(at(5 + best), 0.4f);
+    int64_t row = cell / width;
     float x = (static_cast<float>(cell % width) + std::tanh(at(1))) / static_cast<float>(width);
-    float y = (static_cast<float>(cell / width) + std::tanh(at(2))) / static_cast<float>(height);
+    float y = (static_cast<float>(row) + std::tanh(at(2))) / static_cast<float>(height);
     collector.add_center(x, y, sigmoid(at(3)), sigmoid(at(4)), score, best);
   }
 }

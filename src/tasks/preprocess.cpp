@@ -26,8 +26,8 @@ Filter triangle_filter(int in, int out) {
   double step = static_cast<double>(in) / out, support = std::max(step, 1.0);
   for (int i = 0; i < out; ++i) {
     double center = (i + 0.5) * step;
-    int from = std::max(static_cast<int>(center - support + 0.5), 0);
-    int to = std::min(static_cast<int>(center + support + 0.5), in);
+    int from = std::max(static_cast<int>(std::lround(center - support)), 0);
+    int to = std::min(static_cast<int>(std::lround(center + support)), in);
     std::vector<double> raw;
     double sum = 0;
     for (int x = from; x < to; ++x) {

@@ -69,8 +69,8 @@ bool gelu_erf(Graph& g, const Matcher& m, NodeId id) {
     std::vector<std::pair<ValueId, ValueId>> splits;  // (x, the 1 + erf term)
     if (m.is_scalar(b, 0.5))
       if (const Node* inner = m.made_by(a, "Mul")) splits = {{inner->inputs[0], inner->inputs[1]}, {inner->inputs[1], inner->inputs[0]}};
-    if (ValueId sum = m.besides_scalar(m.made_by(b, "Mul"), 0.5)) splits.push_back({a, sum});
-    if (ValueId x = m.besides_scalar(m.made_by(a, "Mul"), 0.5)) splits.push_back({x, b});
+    if (ValueId sum = m.besides_scalar(m.made_by(b, "Mul"), 0.5)) splits.emplace_back(a, sum);
+    if (ValueId x = m.besides_scalar(m.made_by(a, "Mul"), 0.5)) splits.emplace_back(x, b);
     for (auto [x, term] : splits) {
       ValueId erf_value = m.besides_scalar(m.made_by(term, "Add"), 1);
       const Node* erf = m.made_by(erf_value, "Erf");
@@ -93,10 +93,10 @@ bool gelu_tanh(Graph& g, const Matcher& m, NodeId id) {
   for (int side : {0, 1}) {
     ValueId a = mul.inputs[side], b = mul.inputs[1 - side];
     std::vector<std::pair<ValueId, ValueId>> splits;
-    if (ValueId x = m.besides_scalar(m.made_by(a, "Mul"), 0.5)) splits.push_back({x, b});
+    if (ValueId x = m.besides_scalar(m.made_by(a, "Mul"), 0.5)) splits.emplace_back(x, b);
     if (m.is_scalar(b, 0.5))
       if (const Node* inner = m.made_by(a, "Mul")) splits.insert(splits.end(), {{inner->inputs[0], inner->inputs[1]}, {inner->inputs[1], inner->inputs[0]}});
-    if (ValueId sum = m.besides_scalar(m.made_by(b, "Mul"), 0.5)) splits.push_back({a, sum});
+    if (ValueId sum = m.besides_scalar(m.made_by(b, "Mul"), 0.5)) splits.emplace_back(a, sum);
     for (auto [x, term] : splits) {
       const Node* tanh = m.made_by(m.besides_scalar(m.made_by(term, "Add"), 1), "Tanh");
       if (!tanh) continue;

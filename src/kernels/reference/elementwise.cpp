@@ -107,6 +107,7 @@ void apply(const Arithmetic& f, const Node& node, Tensor& out, const Tensor& a, 
     [](uint64_t a, uint64_t b, const Node&) -> uint64_t { return expression; } \
   }
 // Signed overflow wraps, as hardware and numpy do.
+// NOLINTBEGIN(bugprone-macro-parentheses): `op` is an operator.
 #define LATHE_WRAPPING(op)                                                                         \
   Arithmetic {                                                                                     \
     [](double a, double b, const Node&) { return a op b; },                                        \
@@ -115,6 +116,7 @@ void apply(const Arithmetic& f, const Node& node, Tensor& out, const Tensor& a, 
     },                                                                                             \
     [](uint64_t a, uint64_t b, const Node&) { return a op b; }                                     \
   }
+// NOLINTEND(bugprone-macro-parentheses)
 
 int64_t divide(int64_t a, int64_t b, const Node&) {
   if (b == 0) fail(ErrorKind::kInput, "integer division by zero");

@@ -96,7 +96,7 @@ using State = std::vector<double>;
 
 // Runs step(cell, x, h, c) over every sequence in every direction; h and c are updated in place.
 template <class Step>
-void run(Context& c, int64_t gates, int64_t states, std::vector<std::string> default_activations, Step step) {
+void run(Context& c, int64_t gates, int64_t states, const std::vector<std::string>& default_activations, Step step) {
   const Node& node = c.node();
   std::vector<Tensor*> outputs;  // allocated first: this also checks all shapes
   for (size_t i = 0; i < 1 + static_cast<size_t>(states); ++i)
