@@ -248,6 +248,8 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   clean_up(g);
   if (options.fuse) {
     recognize(g);
+    place_heads(g);
+    hoist_reshapes(g);
     assign_layout(g);
     fuse(g);
     if (options.bf16) to_bf16(g);

@@ -223,7 +223,9 @@ bool attention(Graph& g, const Matcher& m, NodeId id) {
     int s = m.made_by(add->inputs[0], "MatMul") || m.made_by(add->inputs[0], "Mul") || m.made_by(add->inputs[0], "Div") ? 0 : 1;
     scores = add->inputs[s];
     mask = add->inputs[1 - s];
-    if (!g[mask].shape || g[mask].shape->size() > rank) return false;
+    // A mask of the standard's Attention hides the keys that it does not reach: one that is spread over them is none.
+    const auto &m_shape = g[mask].shape, &all = g[softmax->inputs[0]].shape;
+    if (!m_shape || m_shape->empty() || m_shape->size() > rank || !all || m_shape->back() != all->back()) return false;
   }
   double scale = 1;
   auto peel = [&](ValueId x) {  // a scalar factor

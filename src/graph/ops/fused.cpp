@@ -1,4 +1,7 @@
 // Operators of the domain ai.lathe, which fusion makes. Images are channels-last: [N, H, W, C].
+#include <algorithm>
+
+#include "graph/ops/attention.h"
 #include "graph/ops/families.h"
 #include "graph/ops/window.h"
 
@@ -134,6 +137,52 @@ void infer_shuffle(InferContext& c) {
   infer::same_as_first(c);
 }
 
+// Files may hold any numbers: what a view reaches is checked without a product that overflows.
+void check_view(const char* what, const HeadView& view, const Shape& sizes, const std::optional<Shape>& shape) {
+  int64_t last = view.offset;
+  const int64_t steps[3] = {view.batch, view.head, view.row};
+  check_model(last >= 0 && last <= kMaxTensorBytes, "{} begins at {}", what, last);
+  for (int i = 0; i < 3; ++i) {
+    check_model(steps[i] >= 0 && steps[i] <= kMaxTensorBytes / sizes[i], "{} has the step {} over {} elements", what, steps[i], sizes[i]);
+    last += (sizes[i] - 1) * steps[i];
+  }
+  last += sizes[3] - 1;
+  if (shape && is_static(*shape)) check_model(last < element_count(*shape), "{} ends at element {} of {}", what, last, to_string(*shape));
+}
+
+void infer_fused_attention(InferContext& c) {
+  const Node& n = c.node();
+  const AttentionSizes s = fused_attention_sizes(n);
+  int64_t elements = 1;
+  for (int64_t size : {s.batch, s.query_heads, s.queries, s.keys, std::max(s.head_size, s.value_size)}) {
+    check_model(size >= 1 && size <= (int64_t{1} << 62) / elements, "attention over sizes that hold {}", size);
+    elements *= size;
+  }
+  check_model(s.kv_heads >= 1 && s.head_size >= 1 && s.value_size >= 1 && s.query_heads % s.kv_heads == 0,
+              "{} query heads of {} cannot share {} key heads of {}", s.query_heads, s.head_size, s.kv_heads, s.value_size);
+  const HeadView y = head_view(n, "y_view");
+  check_view("q_view", head_view(n, "q_view"), {s.batch, s.query_heads, s.queries, s.head_size}, c.shape(0));
+  check_view("k_view", head_view(n, "k_view"), {s.batch, s.kv_heads, s.keys, s.head_size}, c.shape(1));
+  check_view("v_view", head_view(n, "v_view"), {s.batch, s.kv_heads, s.keys, s.value_size}, c.shape(2));
+  // Every element of the output is written once: the steps are those of its axes in some order.
+  std::array<std::pair<int64_t, int64_t>, 3> axes{{{y.batch, s.batch}, {y.head, s.query_heads}, {y.row, s.queries}}};
+  std::sort(axes.begin(), axes.end());
+  int64_t step = s.value_size;
+  for (auto [given, size] : axes) {
+    if (size == 1) continue;
+    check_model(given == step, "y_view has the step {}, expected {}", given, step);
+    step *= size;
+  }
+  const Shape& shape = n.get_ints("y_shape");
+  check_model(y.offset == 0 && is_static(shape) && element_count(shape) == step, "y_shape {} does not hold {} elements", to_string(shape), step);
+  c.set_output(0, c.dtype(0), shape);
+}
+
+int64_t fused_attention_macs(const Graph&, const Node& n) {
+  const AttentionSizes s = fused_attention_sizes(n);
+  return element_count({s.batch, s.query_heads, s.queries, s.keys, s.head_size + s.value_size});
+}
+
 int64_t conv_macs(const Graph& g, const Node& n) {
   const Shape& w = *g[n.inputs[1]].shape;
   return element_count(*g[n.outputs[0]].shape) * w[1] * w[2] * w[3];
@@ -167,6 +216,15 @@ void declare_fused(OpRegistry& r) {
   // convolution before could take.
   r.add({.name = "Affine", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 3,
          .attributes = with_epilogue({}), .infer = infer_affine});
+  // Attention of the standard on heads that stand inside Q, K and V (HeadView in attention.h) and are written where
+  // the next operator wants them: no head is moved by itself. attn_mask broadcasts to [batch, heads, queries, keys].
+  r.add({.name = "Attention", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 4,
+         .attributes = {{"batch", int64_t{1}, true}, {"q_num_heads", int64_t{1}, true}, {"kv_num_heads", int64_t{1}, true},
+                        {"queries", int64_t{1}, true}, {"keys", int64_t{1}, true}, {"head_size", int64_t{1}, true}, {"value_size", int64_t{1}, true},
+                        {"q_view", Ints{}, true}, {"k_view", Ints{}, true}, {"v_view", Ints{}, true}, {"y_view", Ints{}, true}, {"y_shape", Ints{}, true},
+                        {"is_causal", int64_t{0}}, {"left_window_size", int64_t{-1}}, {"right_window_size", int64_t{-1}},
+                        {"scale", 0.0f}, {"softcap", 0.0f}},
+         .infer = infer_fused_attention, .macs = fused_attention_macs});
   // Channels c = g·k + i of `axis` move to i·group + g (ShuffleNet, Zhang et al. 2018, section 3.1).
   r.add({.name = "ChannelShuffle", .domain = "ai.lathe", .attributes = {{"axis", int64_t{1}}, {"group", int64_t{1}, true}},
          .infer = infer_shuffle});
