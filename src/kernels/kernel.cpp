@@ -57,7 +57,7 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   static const bool once = [] {
     KernelRegistry r;
     for (auto add : {register_depthwise, register_expand_depthwise, register_attention, register_winograd, register_gemm, register_onednn, register_gemm_fallback, register_elementwise,
-                     register_normalize, register_pool, register_move})
+                     register_normalize, register_pool, register_move, register_table_copy, register_resize, register_reduce, register_conv_transpose})
       add(r);
     return true;
   }();

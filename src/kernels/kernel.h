@@ -98,6 +98,10 @@ void register_elementwise(KernelRegistry&);
 void register_normalize(KernelRegistry&);
 void register_pool(KernelRegistry&);
 void register_move(KernelRegistry&);
+void register_table_copy(KernelRegistry&);
+void register_resize(KernelRegistry&);
+void register_reduce(KernelRegistry&);
+void register_conv_transpose(KernelRegistry&);
 void register_attention(KernelRegistry&);
 
 bool has_bf16_instructions();  // products of bf16 pairs and rounding to bf16 (AVX512_BF16)

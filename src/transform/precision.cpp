@@ -43,7 +43,7 @@ class HalfPass {
       const bool fused = n.op->domain == kLatheDomain, standard = n.op->domain.empty();
       if (fused && (op == "Conv" || op == "MatMul")) product(id);
       else if (fused && op == "ExpandDepthwise") expansion(id);
-      else if ((fused && (op == "Pool" || op == "Affine")) || (standard && op == "ReduceMean")) half_kernel(id, 1);
+      else if ((fused && (op == "Pool" || op == "Affine" || op == "ConvTranspose")) || (standard && op == "ReduceMean")) half_kernel(id, 1);
       else if (op == "Attention") half_kernel(id, 3);
       // What follows the last product (boxes, probabilities) keeps its precision: nothing would be won by less.
       else if (standard && kElementwise.contains(op) && before_product_[n.outputs[0].index]) half_kernel(id, kPairs.contains(op) ? n.inputs.size() : 1);

@@ -80,6 +80,35 @@ void infer_conv(InferContext& c) {
   c.set_output(0, c.dtype(0), y);
 }
 
+void infer_conv_transpose(InferContext& c) {
+  c.expect_rank(0, 4, 4);
+  c.expect_rank(1, 4, 4);
+  const Node& n = c.node();
+  const Ints &pads = n.get_ints("pads"), &strides = n.get_ints("strides"), &dilations = n.get_ints("dilations"), &extra = n.get_ints("output_padding");
+  check_window("pads", pads, 4, 0);
+  check_window("strides", strides, 2, 1);
+  check_window("dilations", dilations, 2, 1);
+  check_window("output_padding", extra, 2, 0);
+  if (!c.shape(0) || !c.shape(1)) return c.set_output(0, c.dtype(0));
+  const Shape &x = *c.shape(0), &w = *c.shape(1);
+  check_window("the window", {w[2], w[3]}, 2, 1);
+  check_model(x[3] < 0 || x[3] == w[0], "input {} does not have the channels of weight {}", to_string(x), to_string(w));
+  if (c.has_input(2) && c.shape(2)) check_model(*c.shape(2) == Shape{w[1]}, "bias has shape {} for {} channels", to_string(*c.shape(2)), w[1]);
+  Shape y{x[0], kUnknownDim, kUnknownDim, w[1]};
+  for (int i = 0; i < 2; ++i) {
+    if (x[i + 1] < 0) continue;
+    check_model(x[i + 1] >= 1 && x[i + 1] <= (int64_t{1} << 61) / kMaxWindowNumber, "an axis of size {} cannot be enlarged", x[i + 1]);
+    y[i + 1] = (x[i + 1] - 1) * strides[i] + (w[i + 2] - 1) * dilations[i] + 1 + extra[i] - pads[i] - pads[i + 2];
+    check_model(y[i + 1] >= 1, "pads leave nothing of axis {}", i + 1);
+  }
+  c.set_output(0, c.dtype(0), y);
+}
+
+int64_t conv_transpose_macs(const Graph& g, const Node& n) {
+  const Shape& w = *g[n.inputs[1]].shape;
+  return element_count(*g[n.inputs[0]].shape) * w[1] * w[2] * w[3];
+}
+
 void infer_expand_depthwise(InferContext& c) {
   c.expect_rank(1, 4, 4);
   c.expect_rank(3, 4, 4);
@@ -196,6 +225,10 @@ void declare_fused(OpRegistry& r) {
   r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5,
          .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}}),
          .infer = infer_conv, .macs = conv_macs});
+  // X [N, H, W, C], W [C, O, kH, kW], B [O] → [N, oH, oW, O]: the standard's of one group.
+  r.add({.name = "ConvTranspose", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 3,
+         .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"output_padding", Ints{}, true}}),
+         .infer = infer_conv_transpose, .macs = conv_transpose_macs});
   // X [N, H, W, C], W1 [E, C, 1, 1], B1 [E], W2 [E, 1, kH, kW], B2 [E] → [N, oH, oW, E]: a 1×1 convolution with its own
   // activation (expand_activation, expand_alpha, expand_beta), then a depthwise one, which the window is of.
   r.add({.name = "ExpandDepthwise", .domain = "ai.lathe", .minimum_inputs = 4, .maximum_inputs = 5,
