@@ -140,7 +140,7 @@ std::vector<StepProfile> Runner::profile() const {
     const Node& n = session.plan().graph[step.node];
     const StepTime& t = session.step_times()[s];
     steps.push_back({n.name, n.op->name, step.kernel_name, t.runs ? 1e3 * t.seconds / static_cast<double>(t.runs) : 0,
-                     count_macs(session.plan().graph, n)});
+                     count_macs(session.plan(), n)});
   }
   return steps;
 }

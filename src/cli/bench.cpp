@@ -33,7 +33,7 @@ void write_trace(const std::string& path, const Session& session) {
     const StepTime& t = session.step_times()[s];
     double us = t.runs ? t.seconds / static_cast<double>(t.runs) * 1e6 : 0;
     events.push_back({{"name", n.name}, {"cat", n.op->name}, {"ph", "X"}, {"ts", at}, {"dur", us}, {"pid", 1}, {"tid", 1},
-                      {"args", {{"kernel", step.kernel_name}, {"macs", count_macs(session.plan().graph, n)}}}});
+                      {"args", {{"kernel", step.kernel_name}, {"macs", count_macs(session.plan(), n)}}}});
     at += us;
   }
   write_file(path, nlohmann::json{{"traceEvents", events}}.dump());
@@ -63,7 +63,7 @@ std::vector<Layer> layers_of(const Session& session, double limit) {
     const Node& n = plan.graph[plan.steps[s].node];
     const StepTime& t = session.step_times()[s];
     double each = t.runs ? t.seconds / static_cast<double>(t.runs) : 0;
-    int64_t macs = count_macs(plan.graph, n);
+    int64_t macs = count_macs(plan, n);
     double rate = macs > 0 && each > 0 ? 2e-9 * static_cast<double>(macs) / each : 0;
     layers.push_back({n.name, n.op->name, plan.steps[s].kernel_name, each * 1e3, 100 * t.seconds / std::max(total, 1e-12), macs,
                       rate, limit > 0 ? 100 * rate / limit : 0});
@@ -100,7 +100,7 @@ void bench(const Options& o) {
   o.tune.apply(plan_options);
   CompiledModel model = o.model.open(plan_options);
   Session& session = model.session();
-  std::vector<Tensor> inputs = random_inputs(session.plan().graph, o.seed);
+  std::vector<Tensor> inputs = random_inputs(session.plan(), o.seed);
   session.run(inputs);
   // What was asked for, or what a .lathe file was packed with.
   std::string precision = model.plan_options().bf16 ? "bf16" : "fp32";
@@ -125,7 +125,7 @@ void bench(const Options& o) {
                         {"latency_ms", {{"min", latency.quantile(0)}, {"median", median}, {"p95", latency.quantile(0.95)}, {"p99", latency.quantile(0.99)}}},
                         {"runs", latency.sorted_ms.size()}, {"throughput_per_s", throughput}, {"start_ms", start_ms}, {"start_cpu_ms", start_cpu_ms}, {"run_cpu_ms", latency.least_cpu_ms},
                         {"arena_bytes", session.plan().arena_bytes}, {"rss_bytes", resident_bytes()},
-                        {"peak_rss_bytes", peak_resident_bytes()}, {"macs", count_macs(session.plan().graph)}};
+                        {"peak_rss_bytes", peak_resident_bytes()}, {"macs", count_macs(session.plan())}};
     if (o.layers) j["layers"] = to_json(layers_of(session, limit));
     if (limit > 0) j["limit_gflops"] = limit;
     fmt::print("{}\n", j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
@@ -133,7 +133,7 @@ void bench(const Options& o) {
   }
   fmt::print("{}: {} runs, batch {}, {} thread{}\n", o.model.model, latency.sorted_ms.size(), batch, o.model.threads, o.model.threads > 1 ? "s" : "");
   fmt::print("  latency    min {:.3f}  median {:.3f}  p95 {:.3f}  p99 {:.3f} ms\n", latency.quantile(0), median, latency.quantile(0.95), latency.quantile(0.99));
-  fmt::print("  throughput {:.1f} per second, {:.1f} GFLOP/s\n", throughput, 2e-6 * static_cast<double>(count_macs(session.plan().graph)) / median);
+  fmt::print("  throughput {:.1f} per second, {:.1f} GFLOP/s\n", throughput, 2e-6 * static_cast<double>(count_macs(session.plan())) / median);
   fmt::print("  start      {:.1f} ms to the first answer\n", start_ms);
   fmt::print("  memory     arena {:.2f} MiB, resident {:.1f} MiB\n", static_cast<double>(session.plan().arena_bytes) / 1048576, static_cast<double>(resident_bytes()) / 1048576);
   if (o.layers) print_layers(layers_of(session, limit), limit, precision, o.model.threads);

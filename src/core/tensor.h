@@ -76,6 +76,12 @@ class Tensor {
     owner_ = other.owner_;
   }
 
+  // Borrows other memory for the elements, which must outlive the tensor. Allocates nothing.
+  void point_at(void* data) {
+    data_ = data;
+    owner_.reset();
+  }
+
   // Element access whatever the type, for code where clarity matters more than speed.
   double get(int64_t index) const;
   int64_t get_int(int64_t index) const;

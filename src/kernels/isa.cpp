@@ -48,6 +48,7 @@ void force_isa(std::string_view name) {
   hwy::GetChosenTarget().Update(hwy::SupportedTargets());
   const bool wide = name.empty() || name.starts_with("avx3");
   allow_bf16_instructions(wide);
+  allow_vnni_instructions(wide);
   // Refused by oneDNN once it has made a kernel; then its own choice stands.
   if (!wide) dnnl::set_max_cpu_isa(name == "avx2" ? dnnl::cpu_isa::avx2 : dnnl::cpu_isa::sse41);
 }

@@ -57,7 +57,8 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   static const bool once = [] {
     KernelRegistry r;
     for (auto add : {register_depthwise, register_expand_depthwise, register_attention, register_winograd, register_gemm, register_onednn, register_gemm_fallback, register_elementwise,
-                     register_normalize, register_pool, register_move, register_table_copy, register_resize, register_reduce, register_conv_transpose})
+                     register_normalize, register_pool, register_move, register_table_copy, register_resize, register_reduce, register_conv_transpose,
+                     register_integer_depthwise, register_integer_gemm, register_integer_elementwise})
       add(r);
     return true;
   }();
@@ -81,6 +82,17 @@ void allow_bf16_instructions(bool allowed) { bf16_instructions_allowed = allowed
 bool has_bf16_instructions() {
 #if defined(__x86_64__)
   return bf16_instructions_allowed && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+static bool vnni_instructions_allowed = true;
+void allow_vnni_instructions(bool allowed) { vnni_instructions_allowed = allowed; }
+
+bool has_vnni_instructions() {
+#if defined(__x86_64__)
+  return vnni_instructions_allowed && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl");
 #else
   return false;
 #endif

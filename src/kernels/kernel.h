@@ -103,9 +103,14 @@ void register_resize(KernelRegistry&);
 void register_reduce(KernelRegistry&);
 void register_conv_transpose(KernelRegistry&);
 void register_attention(KernelRegistry&);
+void register_integer_gemm(KernelRegistry&);
+void register_integer_depthwise(KernelRegistry&);
+void register_integer_elementwise(KernelRegistry&);
 
 bool has_bf16_instructions();  // products of bf16 pairs and rounding to bf16 (AVX512_BF16)
 void allow_bf16_instructions(bool allowed);  // for force_isa (kernels/isa.h)
+bool has_vnni_instructions();  // sums of four products of u8 and i8 (AVX512_VNNI)
+void allow_vnni_instructions(bool allowed);  // likewise, and to test what machines without them run
 
 // An activation as the fused operators name it (graph/ops/fused.cpp).
 enum class ActivationKind { kNone, kRelu, kClip, kLeakyRelu, kHardSwish, kHardSigmoid, kSigmoid, kTanh, kSwish, kGelu, kGeluTanh, kMish, kElu };

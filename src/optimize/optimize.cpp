@@ -102,7 +102,7 @@ class Search {
 
   // That the plan which everything is compared with gives what the plain loops give.
   void check_reference() {
-    int64_t macs = count_macs(original_->plan().graph);
+    int64_t macs = count_macs(original_->plan());
     if (macs > kReferenceMacs) {
       result_.reference_note = fmt::format("not checked: {:.1f} GMAC take too long in the reference kernels", static_cast<double>(macs) * 1e-9);
       return;

@@ -57,7 +57,7 @@ std::vector<Tensor> answers(Graph graph, PlanOptions options, const std::map<std
   options.tune = false;  // without its file of times it may choose kernels that round otherwise
   Session session(make_plan(std::move(graph), options));
   std::vector<Tensor> own;
-  for (const Tensor& t : session.run(random_inputs(session.plan().graph, 1))) own.push_back(t.clone());
+  for (const Tensor& t : session.run(random_inputs(session.plan(), 1))) own.push_back(t.clone());
   return own;
 }
 

@@ -231,6 +231,7 @@ void write_graph(const Graph& graph, ByteWriter& out, WeightWriter& weights) { G
 Graph read_graph(ByteReader& in, const WeightReader& weights) { return GraphReader(in, weights).graph(0); }
 
 void write_record(const PlanRecord& record, ByteWriter& out, WeightWriter& weights) {
+  out.number(record.slices);
   out.count(record.steps.size());
   for (const PlanRecord::Choice& step : record.steps) {
     out.text(step.kernel_name);
@@ -245,6 +246,7 @@ void write_record(const PlanRecord& record, ByteWriter& out, WeightWriter& weigh
 
 PlanRecord read_record(ByteReader& in, const WeightReader& weights) {
   PlanRecord record;
+  record.slices = in.number<int64_t>();
   record.steps.resize(in.count(8));
   for (PlanRecord::Choice& step : record.steps) {
     step.kernel_name = in.text();

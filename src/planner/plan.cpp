@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "graph/op.h"
+#include "planner/slices.h"
 #include "planner/tune.h"
 #include "transform/passes.h"
 
@@ -204,6 +205,19 @@ void check_shapes(Graph& g) {
   }
 }
 
+// What a file says: inputs and outputs of `slices` slices are tensors of a size that there can be.
+void check_slices(const Graph& g, int64_t slices) {
+  if (slices == 1) return;
+  if (slices < 1) fail(ErrorKind::kInput, "the batch is in {} slices", slices);
+  for (const auto* list : {&g.inputs, &g.outputs})
+    for (ValueId v : *list) {
+      const auto& shape = g[v].shape;
+      bool fits = shape && is_static(*shape) && !shape->empty() && (*shape)[0] > 0 && size_of(g[v].dtype) > 0 &&
+                  slices <= kMaxTensorBytes / static_cast<int64_t>(size_of(g[v].dtype)) / std::max<int64_t>(element_count(*shape), 1);
+      if (!fits) fail(ErrorKind::kInput, "'{}' cannot be one of {} slices", g[v].name, slices);
+    }
+}
+
 void restore_kernel(const Graph& g, const PlanRecord::Choice& choice, Step& step) {
   const Node& n = g[step.node];
   if (step.kernel_name.empty()) {
@@ -243,14 +257,26 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   Plan plan;
   plan.graph = std::move(graph);
   Graph& g = plan.graph;
-  specialize(g, options.input_shapes);
+  const bool integer = options.fuse && options.integer;
+  std::optional<Slices> slices;
+  if (options.slice && !options.reference) slices = choose_slices(g, options.input_shapes);
+  if (slices) {
+    plan.slices = slices->count;
+    open_batch(g, slices->input_shapes.begin()->second[0] * slices->count);
+  }
+  specialize(g, slices ? slices->input_shapes : options.input_shapes, integer);
   check_inputs(g);
-  clean_up(g);
+  if (integer) expand_quantized(g);
+  clean_up(g, integer);
   if (options.fuse) {
     recognize(g);
     place_heads(g);
     hoist_reshapes(g);
     assign_layout(g);
+    if (integer) {
+      to_integer(g);
+      clean_up(g);
+    }
     fuse(g);
     if (options.bf16) to_bf16(g);
     clean_up(g);
@@ -272,8 +298,30 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   return plan;
 }
 
+std::optional<Shape> whole_shape(const Plan& plan, ValueId value) {
+  std::optional<Shape> shape = plan.graph[value].shape;
+  if (plan.slices > 1 && shape) (*shape)[0] *= plan.slices;
+  return shape;
+}
+
+Graph declaration_of(const Plan& plan) {
+  Graph graph;
+  graph.name = plan.graph.name;
+  auto declare = [&](ValueId v) {
+    Value value = plan.graph[v];
+    value.shape = whole_shape(plan, v);
+    value.constant = {};
+    value.producer = {};
+    return graph.add_value(std::move(value));
+  };
+  for (ValueId v : plan.graph.inputs) graph.inputs.push_back(declare(v));
+  for (ValueId v : plan.graph.outputs) graph.outputs.push_back(declare(v));
+  return graph;
+}
+
 PlanRecord record_of(const Plan& plan) {
   PlanRecord record;
+  record.slices = plan.slices;
   for (const Step& step : plan.steps)
     record.steps.push_back({step.kernel_name, step.kernel ? step.kernel->packed_inputs() : std::vector<PackedInput>()});
   for (size_t i = 0; i < plan.placements.size(); ++i)
@@ -288,6 +336,8 @@ Plan restore_plan(Graph graph, const PlanRecord& record) {
   verify(g);
   check_inputs(g);
   check_shapes(g);
+  check_slices(g, record.slices);
+  plan.slices = record.slices;
   for (ValueId v : g.outputs)
     if (!g[v].constant.has_elements()) fail(ErrorKind::kInput, "output '{}' is a constant whose elements are missing", g[v].name);
   std::vector<NodeId> order = g.order();
@@ -313,6 +363,7 @@ std::string print_plan(const Plan& plan) {
                         fmt::format("{}{}", name_of(value.dtype), value.shape ? to_string(*value.shape) : "[…]"),
                         p.offset < 0 ? "-" : std::to_string(p.offset), p.bytes);
   }
+  if (plan.slices > 1) text += fmt::format("all steps {} times, each for the next part of the batch\n", plan.slices);
   text += fmt::format("arena {} bytes (values {}, scratch {}); sum of tensors {}; lower bound {}\n", plan.arena_bytes,
                       plan.scratch_offset, plan.scratch_bytes, plan.tensor_bytes, plan.lower_bound);
   return text;

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,10 @@ namespace lathe {
 struct PlanOptions {
   std::map<std::string, Shape> input_shapes;  // by input name; needed where the model leaves sizes open
   bool fuse = true;       // recognition, fusion and channels-last layout
+  bool integer = true;    // quantized networks in integer arithmetic (needs fuse)
   bool bf16 = false;      // products with constant weights in bf16 (needs fuse)
   bool reference = false; // reference kernels only: the oracle
+  bool slice = true;      // a batch may go through in several runs (planner/slices.h)
   bool tune = false;      // time every kernel that supports a node and keep the fastest
   std::string kernel_times = {};  // where `tune` keeps its times; "": default_kernel_times_file()
 };
@@ -37,7 +40,8 @@ struct Placement {
 };
 
 struct Plan {
-  Graph graph;  // after all passes; constants that kernels keep in packed form have no elements any more
+  Graph graph;  // after all passes, for one slice of the batch; constants that kernels keep in packed form have no elements any more
+  int64_t slices = 1;  // > 1: the steps run so often, each time for the next part of every input and output along axis 0
   std::vector<Step> steps;
   std::vector<Placement> placements;  // by value index
   int64_t arena_bytes = 0;            // values and scratch
@@ -46,6 +50,11 @@ struct Plan {
   int64_t lower_bound = 0;            // most bytes alive at any step
   std::vector<std::string> notices;   // what the user should know: a cache that could not be used
 };
+
+// The shape of an input or output of the whole batch, where it is known.
+std::optional<Shape> whole_shape(const Plan& plan, ValueId value);
+// Only the inputs and outputs of the graph, as a user knows them: with the shapes of the whole batch.
+Graph declaration_of(const Plan& plan);
 
 // Throws what the passes throw, and kInput when an input's shape is not known.
 Plan make_plan(Graph graph, const PlanOptions& options = {});
@@ -56,6 +65,7 @@ struct PlanRecord {
     std::string kernel_name;
     std::vector<PackedInput> packed;
   };
+  int64_t slices = 1;
   std::vector<Choice> steps;
   std::vector<int64_t> offsets;  // of the buffers in the arena, in the order of the values that own them
 };

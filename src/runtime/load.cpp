@@ -1,7 +1,6 @@
 #include "runtime/load.h"
 
 #include <limits>
-#include <random>
 
 #include "graph/op.h"
 
@@ -54,19 +53,16 @@ std::map<std::string, Shape> default_input_shapes(const Graph& graph, int64_t ba
   return shapes;
 }
 
-void open_batch(Graph& graph) {
-  for (ValueId v : graph.inputs) {
-    auto& shape = graph[v].shape;
-    if (shape && !shape->empty() && (*shape)[0] == 1) (*shape)[0] = kUnknownDim;
-  }
-}
-
 Tensor random_tensor(DType type, const Shape& shape, uint64_t seed) {
+  // SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): a large input is made in the time of a copy, so that it does not count
+  // among what it takes to start.
   Tensor t(type, shape);
-  std::mt19937_64 random(seed);
-  std::uniform_real_distribution<float> uniform(0, 1);
+  uint64_t state = seed * 0x9E3779B97F4A7C15u;
   for (int64_t i = 0; i < t.size(); ++i) {
-    float x = uniform(random);
+    uint64_t z = state += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    float x = static_cast<float>((z ^ (z >> 31)) >> 40) * 0x1p-24f;
     if (type == DType::kF32) t.data<float>()[i] = x;
     else if (is_float(type)) t.set(i, x);
     else t.set_int(i, x >= 0.5f);
@@ -77,6 +73,12 @@ Tensor random_tensor(DType type, const Shape& shape, uint64_t seed) {
 std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed) {
   std::vector<Tensor> inputs;
   for (ValueId v : graph.inputs) inputs.push_back(random_tensor(graph[v].dtype, graph[v].shape.value(), seed++));
+  return inputs;
+}
+
+std::vector<Tensor> random_inputs(const Plan& plan, uint64_t seed) {
+  std::vector<Tensor> inputs;
+  for (ValueId v : plan.graph.inputs) inputs.push_back(random_tensor(plan.graph[v].dtype, whole_shape(plan, v).value(), seed++));
   return inputs;
 }
 
@@ -96,5 +98,16 @@ int64_t count_macs(const Graph& graph) {
     if (__builtin_add_overflow(total, count_macs(graph, graph[id]), &total)) return std::numeric_limits<int64_t>::max();
   return total;
 }
+
+namespace {
+
+int64_t times_slices(const Plan& plan, int64_t macs) {
+  return __builtin_mul_overflow(macs, plan.slices, &macs) ? std::numeric_limits<int64_t>::max() : macs;
+}
+
+}  // namespace
+
+int64_t count_macs(const Plan& plan) { return times_slices(plan, count_macs(plan.graph)); }
+int64_t count_macs(const Plan& plan, const Node& node) { return times_slices(plan, count_macs(plan.graph, node)); }
 
 }  // namespace lathe

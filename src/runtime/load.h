@@ -30,14 +30,15 @@ PlanOptions plan_options_for(const Model& model, const PlanOptions& asked, const
 
 // Open dimensions of inputs: the first (batch) becomes `batch`, others `fallback`. Fixed ones stay.
 std::map<std::string, Shape> default_input_shapes(const Graph& graph, int64_t batch = 1, int64_t fallback = 1);
-// A fixed leading dimension of 1 in the inputs becomes open, so that another batch can be asked for.
-void open_batch(Graph& graph);
 // Reproducible inputs: floats uniform in [0, 1), integers 0 or 1, by seed.
 std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed);
+std::vector<Tensor> random_inputs(const Plan& plan, uint64_t seed);  // of the whole batch
 // The same, element by element, for one value.
 Tensor random_tensor(DType type, const Shape& shape, uint64_t seed);
 // Multiply–accumulates of the whole graph; unknown shapes, and tensors of more than 2³¹ elements, count as nothing.
 int64_t count_macs(const Graph& graph);
+int64_t count_macs(const Plan& plan);  // of the whole batch, as the next
+int64_t count_macs(const Plan& plan, const Node& node);
 int64_t count_macs(const Graph& graph, const Node& node);
 
 struct LoadedPlan {
@@ -56,7 +57,7 @@ class ModelFile {
   explicit ModelFile(const std::string& path, Notice notice = nullptr);
 
   // The graph whose inputs and outputs a user knows: imported, or of the packed plan.
-  const Graph& graph() const { return plan_ ? plan_->graph : model_.graph; }
+  const Graph& graph() const { return plan_ && plan_->slices == 1 ? plan_->graph : model_.graph; }
   const std::optional<PackedFile>& packed() const { return packed_; }
   // May be called once. `shapes` chooses the inputs' shapes for a graph with open sizes (default_input_shapes when
   // null). A packed plan is taken as it is unless another batch, other shapes or other options than the default

@@ -4,6 +4,7 @@
 
 #include "core/parallel.h"
 #include "runtime/load.h"
+#include "transform/passes.h"
 
 namespace lathe {
 namespace {
@@ -58,7 +59,7 @@ CompiledModel::CompiledModel(LoadedPlan loaded, std::optional<PackedFile> packed
     : options_(std::move(options)), packed_(std::move(packed)) {
   options_.plan = loaded.options;
   options_.batch = loaded.batch;
-  declare(loaded.plan.graph);
+  declare(declaration_of(loaded.plan));
   std::vector<Shape> shapes;
   for (const Value& input : inputs_) shapes.push_back(input.shape.value());
   keep(shapes, std::move(loaded.plan));

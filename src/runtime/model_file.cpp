@@ -2,6 +2,7 @@
 
 #include "core/file.h"
 #include "runtime/load.h"
+#include "transform/passes.h"
 
 namespace lathe {
 namespace {
@@ -28,6 +29,7 @@ ModelFile::ModelFile(const std::string& path, Notice notice) : path_(path), noti
   packed_ = PackedFile::open(path);
   try {
     plan_ = packed_->plan();
+    if (plan_->slices > 1) model_.graph = declaration_of(*plan_);
   } catch (const StalePacking& e) {
     import_source(e.what());
   }
@@ -46,9 +48,9 @@ std::string ModelFile::misfit(const PlanOptions& options, int64_t batch, const s
   const PackedOrigin& origin = packed_->origin();
   if (batch != 1 && batch != origin.batch) return fmt::format("it was planned for batch {}", origin.batch);
   if (options.bf16 && !origin.options.bf16) return "it was planned in fp32";
-  if (options.reference != origin.options.reference || options.fuse != origin.options.fuse || (options.tune && !origin.options.tune))
+  if (options.reference != origin.options.reference || options.fuse != origin.options.fuse || options.integer != origin.options.integer || (options.tune && !origin.options.tune))
     return "it was planned with other options";
-  const Graph& g = plan_->graph;
+  const Graph& g = graph();
   for (ValueId v : g.inputs)
     if (auto it = shapes.find(g[v].name); it != shapes.end() && it->second != *g[v].shape)
       return fmt::format("input '{}' was planned as {}, asked for is {}", g[v].name, to_string(*g[v].shape), to_string(it->second));
@@ -59,7 +61,7 @@ LoadedPlan ModelFile::plan(PlanOptions options, int64_t batch,
                            const std::function<std::map<std::string, Shape>(const Graph&)>& shapes) {
   auto choose = [&](const Graph& g) { return shapes ? shapes(g) : default_input_shapes(g, batch); };
   if (plan_) {
-    std::string why = misfit(options, batch, choose(plan_->graph));
+    std::string why = misfit(options, batch, choose(graph()));
     if (why.empty()) return {std::move(*plan_), packed_->origin().options, packed_->origin().batch};
     import_source(path_ + ": " + why);
   }
@@ -106,7 +108,7 @@ void pack_model(const std::string& path, const PackRequest& request, const std::
     PackedFile file = PackedFile::open(output);
     file.check();
     Session again(file.plan());
-    std::vector<Tensor> inputs = random_inputs(session.plan().graph, 1);
+    std::vector<Tensor> inputs = random_inputs(session.plan(), 1);
     std::vector<Tensor> expected;
     try {
       expected = session.run(inputs);

@@ -37,6 +37,11 @@ Session::Session(Plan plan) : plan_(std::move(plan)) {
   }
   outputs_.resize(g.outputs.size());
   memories_.resize(g.outputs.size());
+  batches_.resize(g.outputs.size());
+  for (size_t i = 0; plan_.slices > 1 && i < batches_.size(); ++i) {
+    batches_[i] = Tensor(g[g.outputs[i]].dtype, whole_shape(plan_, g.outputs[i]).value());
+    outputs_[i] = batches_[i];
+  }
   times_.resize(plan_.steps.size());
 }
 
@@ -49,7 +54,7 @@ void Session::place(ValueId root, char* memory) {
   const Graph& g = plan_.graph;
   for (size_t i = 0; i < values_.size(); ++i) {
     const Value& v = g[ValueId{static_cast<int32_t>(i)}];
-    if (plan_.placements[i].root == root && !v.is_constant()) values_[i] = Tensor(v.dtype, *v.shape, memory);
+    if (plan_.placements[i].root == root && !v.is_constant()) values_[i].point_at(memory);
   }
 }
 
@@ -70,13 +75,17 @@ void Session::bind_output(size_t index, Tensor memory) {
     return;
   const Value& v = g[g.outputs[index]];
   if (memory.defined()) {
-    bool fits = (v.dtype == DType::kUndefined || v.dtype == memory.dtype()) &&
-                (!v.shape || !is_static(*v.shape) || *v.shape == memory.shape());
+    std::optional<Shape> shape = whole_shape(plan_, g.outputs[index]);
+    bool fits = (v.dtype == DType::kUndefined || v.dtype == memory.dtype()) && (!shape || !is_static(*shape) || *shape == memory.shape());
     if (!fits)
       fail(ErrorKind::kInput, "output '{}' is {} {}, the memory given for it {} {}", v.name, name_of(v.dtype),
-           to_string(v.shape.value_or(Shape{})), name_of(memory.dtype()), to_string(memory.shape()));
+           to_string(shape.value_or(Shape{})), name_of(memory.dtype()), to_string(memory.shape()));
   }
   memories_[index] = std::move(memory);
+  if (plan_.slices > 1) {  // every slice finds its own part
+    outputs_[index] = memories_[index].defined() ? memories_[index] : batches_[index];
+    return;
+  }
   if (!in_arena(g.outputs[index])) return;
   // Outputs may share a buffer; it goes to the first that has memory, the others are copied.
   ValueId root = plan_.placements[g.outputs[index].index].root;
@@ -87,13 +96,13 @@ void Session::bind_output(size_t index, Tensor memory) {
 }
 
 // What a step writes must not be what another step still reads.
-void Session::check_overlaps() const {
+void Session::check_overlaps(const std::vector<Tensor>& inputs) const {
   const Graph& g = plan_.graph;
   for (size_t i = 0; i < memories_.size(); ++i) {
     if (!memories_[i].defined()) continue;
-    for (ValueId input : g.inputs)
-      if (overlap(memories_[i], values_[input.index]))
-        fail(ErrorKind::kUsage, "the memory given for output '{}' overlaps input '{}'", g[g.outputs[i]].name, g[input].name);
+    for (size_t k = 0; k < inputs.size(); ++k)
+      if (overlap(memories_[i], inputs[k]))
+        fail(ErrorKind::kUsage, "the memory given for output '{}' overlaps input '{}'", g[g.outputs[i]].name, g[g.inputs[k]].name);
     for (size_t k = 0; k < i; ++k)
       if (memories_[k].defined() && overlap(memories_[i], memories_[k]))
         fail(ErrorKind::kUsage, "the memory given for output '{}' overlaps that for '{}'", g[g.outputs[i]].name,
@@ -145,18 +154,28 @@ void Session::run_step(size_t index) {
   }
 }
 
-const std::vector<Tensor>& Session::run(const std::vector<Tensor>& inputs) {
+// Points the arena's outputs of one slice to where the whole batch goes, so that steps write there at once.
+void Session::place_outputs(int64_t slice) {
   const Graph& g = plan_.graph;
-  if (inputs.size() != g.inputs.size())
-    fail(ErrorKind::kInput, "the model takes {} inputs, found {}", g.inputs.size(), inputs.size());
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const Value& v = g[g.inputs[i]];
-    if (v.dtype != inputs[i].dtype() || v.shape != inputs[i].shape())
-      fail(ErrorKind::kInput, "input '{}' is {} {}, the plan was made for {} {}", v.name, name_of(inputs[i].dtype()),
-           to_string(inputs[i].shape()), name_of(v.dtype), to_string(*v.shape));
-    values_[g.inputs[i].index] = inputs[i];
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    if (!in_arena(g.outputs[i])) continue;
+    const Tensor& value = values_[g.outputs[i].index];
+    place(plan_.placements[g.outputs[i].index].root, outputs_[i].data<char>() + static_cast<size_t>(slice) * value.bytes());
   }
-  check_overlaps();
+}
+
+void Session::take_outputs(int64_t slice) {
+  const Graph& g = plan_.graph;
+  for (size_t i = 0; i < outputs_.size(); ++i) {
+    const Tensor& value = values_[g.outputs[i].index];
+    require(value.bytes() * static_cast<size_t>(plan_.slices) == outputs_[i].bytes(), "output '{}' of a slice became {}",
+            g[g.outputs[i]].name, to_string(value.shape()));
+    char* whole = outputs_[i].data<char>() + static_cast<size_t>(slice) * value.bytes();
+    if (value.bytes() && value.raw() != whole) std::memcpy(whole, value.raw(), value.bytes());
+  }
+}
+
+void Session::run_steps(bool first) {
   for (size_t s = 0; s < plan_.steps.size(); ++s) {
     if (!profiling_) {
       run_step(s);
@@ -165,8 +184,39 @@ const std::vector<Tensor>& Session::run(const std::vector<Tensor>& inputs) {
     auto begin = std::chrono::steady_clock::now();
     run_step(s);
     times_[s].seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    ++times_[s].runs;
+    times_[s].runs += first;
   }
+}
+
+const std::vector<Tensor>& Session::run(const std::vector<Tensor>& inputs) {
+  const Graph& g = plan_.graph;
+  if (inputs.size() != g.inputs.size())
+    fail(ErrorKind::kInput, "the model takes {} inputs, found {}", g.inputs.size(), inputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Value& v = g[g.inputs[i]];
+    bool fits = v.dtype == inputs[i].dtype() && inputs[i].shape().size() == v.shape->size();
+    for (size_t d = 0; fits && d < v.shape->size(); ++d)
+      fits = inputs[i].shape()[d] == (*v.shape)[d] * (d == 0 ? plan_.slices : 1);
+    if (!fits)
+      fail(ErrorKind::kInput, "input '{}' is {} {}, the plan was made for {} {}", v.name, name_of(inputs[i].dtype()),
+           to_string(inputs[i].shape()), name_of(v.dtype), to_string(*whole_shape(plan_, g.inputs[i])));
+  }
+  check_overlaps(inputs);
+  if (plan_.slices > 1) {
+    for (int64_t slice = 0; slice < plan_.slices; ++slice) {
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        Tensor& value = values_[g.inputs[i].index];
+        // Steps only read their inputs.
+        value.point_at(const_cast<char*>(inputs[i].data<char>()) + static_cast<size_t>(slice) * value.bytes());
+      }
+      place_outputs(slice);
+      run_steps(slice == 0);
+      take_outputs(slice);
+    }
+    return outputs_;
+  }
+  for (size_t i = 0; i < inputs.size(); ++i) values_[g.inputs[i].index] = inputs[i];
+  run_steps(true);
   for (size_t i = 0; i < outputs_.size(); ++i) outputs_[i] = values_[g.outputs[i].index];
   copy_to_bound();
   return outputs_;

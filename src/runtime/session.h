@@ -21,7 +21,7 @@ class Session {
  public:
   explicit Session(Plan plan);
   // Inputs in the order of the graph; read where they lie. The outputs borrow the arena: they are valid
-  // until the next run. Throws kInput when a type or shape is not the planned one.
+  // until the next run. A plan in slices runs once for each. Throws kInput when a type or shape is not the planned one.
   const std::vector<Tensor>& run(const std::vector<Tensor>& inputs);
   // Output `index` is written to `memory`, which has its planned type and shape, at every run from now on:
   // without a copy where a step computes it into the arena, else by one. An undefined Tensor undoes it.
@@ -44,7 +44,10 @@ class Session {
   void run_step(size_t index);
   bool in_arena(ValueId value) const;
   void place(ValueId root, char* memory);
-  void check_overlaps() const;
+  void place_outputs(int64_t slice);
+  void run_steps(bool first);
+  void take_outputs(int64_t slice);
+  void check_overlaps(const std::vector<Tensor>& inputs) const;
   void copy_to_bound();
 
   Plan plan_;
@@ -53,6 +56,7 @@ class Session {
   std::vector<Bound> bound_;
   std::vector<Tensor> outputs_;
   std::vector<Tensor> memories_;  // by output: the caller's, or undefined
+  std::vector<Tensor> batches_;   // by output, of a plan in slices: where the whole batch goes when there is no memory_
   std::vector<StepTime> times_;
   bool profiling_ = false;
 };

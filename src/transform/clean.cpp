@@ -7,6 +7,7 @@
 #include "graph/op.h"
 #include "kernels/reference/reference.h"
 #include "transform/passes.h"
+#include "transform/quantized.h"
 
 namespace lathe {
 namespace {
@@ -78,7 +79,7 @@ const Shape& static_shape(const Graph& graph, ValueId value) {
   return *shape;
 }
 
-void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes) {
+void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes, bool keep_quantized) {
   std::map<std::string, int64_t> symbols;
   for (ValueId v : graph.inputs) {
     Value& value = graph[v];
@@ -101,15 +102,25 @@ void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes) 
     }
     value.shape = given;
   }
-  fold_constants(graph);
+  fold_constants(graph, int64_t{1} << 20, keep_quantized);
 }
 
-void fold_constants(Graph& g, int64_t largest_growth) {
+void open_batch(Graph& graph, int64_t batch) {
+  for (ValueId v : graph.inputs) {
+    auto& shape = graph[v].shape;
+    if (shape && !shape->empty() && (*shape)[0] == batch) (*shape)[0] = kUnknownDim;
+  }
+}
+
+void fold_constants(Graph& g, int64_t largest_growth, bool keep_quantized) {
+  std::vector<std::vector<NodeId>> consumers;
+  if (keep_quantized) consumers = g.consumers();
   for (NodeId id : g.order()) {
     infer_node(g, id);
     Node& n = g[id];
     check_sizes(g, n);
     bool folded = fold_shape_query(g, id);
+    if (keep_quantized && holds_weights(g, n, consumers)) continue;
     if (!folded && n.op->supported && n.op->deterministic && n.captures.empty() && all_constant(g, n)) {
       int64_t grown = 0;
       for (ValueId v : n.outputs)
@@ -209,8 +220,8 @@ void merge_common(Graph& g) {
   }
 }
 
-void clean_up(Graph& g) {
-  fold_constants(g);
+void clean_up(Graph& g, bool keep_quantized) {
+  fold_constants(g, int64_t{1} << 20, keep_quantized);
   remove_identities(g);
   fold_batch_norm(g);
   merge_common(g);

@@ -8,6 +8,7 @@
 #include "graph/op.h"
 #include "graph/ops/window.h"
 #include "transform/passes.h"
+#include "transform/quantized.h"
 
 namespace lathe {
 namespace {
@@ -122,7 +123,7 @@ class LayoutPass {
       if (any && op == "Split") split(id);
       return;
     }
-    if (kUnary.contains(op)) {
+    if (kUnary.contains(op) || tensor_scale(g_, n)) {
       std::vector<ValueId> inputs = n.inputs;
       inputs[0] = last(inputs[0]);
       Attributes a = n.attributes;
@@ -171,8 +172,10 @@ class LayoutPass {
     const Node& n = g_[id];
     const Value& w = g_[n.inputs[1]];
     bool bias = n.inputs.size() > 2 && n.inputs[2];
-    if (!w.is_constant() || w.dtype != DType::kF32 || w.shape->size() != 4 || g_[n.inputs[0]].dtype != DType::kF32) return;
-    if (bias && !g_[n.inputs[2]].is_constant()) return;
+    // Quantized weights become constants later, or never (transform/integer.cpp).
+    auto fixed = [&](ValueId v) { return g_[v].is_constant() || weights_of(g_, v, 0); };
+    if (!fixed(n.inputs[1]) || w.dtype != DType::kF32 || w.shape->size() != 4 || g_[n.inputs[0]].dtype != DType::kF32) return;
+    if (bias && !fixed(n.inputs[2])) return;
     if (!image(n.outputs[0])) return;
     const Shape& s = *w.shape;
     Ints strides = or_ones(n.get_ints("strides")), dilations = or_ones(n.get_ints("dilations"));

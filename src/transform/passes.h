@@ -14,12 +14,17 @@ namespace lathe {
 
 // Sets the shapes of inputs (by name; others must be static already), infers everything and folds.
 // Throws kInput when a given shape contradicts the model's.
-void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes);
+// For `keep_quantized`, here and below, see fold_constants().
+void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes, bool keep_quantized = false);
+
+// A leading size of `batch` in the inputs becomes open, so that another batch can be asked for.
+void open_batch(Graph& graph, int64_t batch = 1);
 
 // Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
 // values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
-// unless they only change the type of a constant.
-void fold_constants(Graph& graph, int64_t largest_growth = 1 << 20);
+// unless they only change the type of a constant. With `keep_quantized`, DequantizeLinear of a product's weights
+// and bias stays, so that to_integer() finds their codes.
+void fold_constants(Graph& graph, int64_t largest_growth = 1 << 20, bool keep_quantized = false);
 // Removes nodes that nothing needs, and identities (Identity, inference Dropout, Cast to the same type,
 // transposes, reshapes and pads that change nothing).
 void remove_dead(Graph& graph);
@@ -29,7 +34,7 @@ void merge_common(Graph& graph);
 // BatchNormalization, and Mul and Add with per-channel constants, into the weights of the Conv or Gemm before.
 void fold_batch_norm(Graph& graph);
 // All of the above until nothing changes.
-void clean_up(Graph& graph);
+void clean_up(Graph& graph, bool keep_quantized = false);
 
 // Spellings of one function become one node: Gelu (both forms), Swish, HardSwish, Mish, LayerNormalization,
 // RMSNormalization, scaled dot-product attention, channel shuffle.
@@ -46,6 +51,13 @@ void assign_layout(Graph& graph);
 
 // After fuse: Conv and MatMul of ai.lathe, and what moves their results, in bf16; casts at the borders.
 void to_bf16(Graph& graph);
+
+// QLinearConv and QLinearMatMul as the standard defines them: DequantizeLinear, the operator, QuantizeLinear. Only where
+// all but the input is constant.
+void expand_quantized(Graph& graph);
+// After assign_layout, before fuse: DequantizeLinear → operator → QuantizeLinear becomes integer arithmetic
+// (graph/ops/integer.cpp). DequantizeLinear that remains of weights is for clean_up() to fold.
+void to_integer(Graph& graph);
 
 // The shape of a value, which must be static.
 const Shape& static_shape(const Graph& graph, ValueId value);

@@ -136,7 +136,7 @@ void use(const std::string& bytes, const fs::path& folder = {}) {
   }
   Model model = import_onnx_bytes(bytes, folder);
   Session session(make_plan(std::move(model.graph)));
-  session.run(random_inputs(session.plan().graph, 1));
+  session.run(random_inputs(session.plan(), 1));
 }
 
 void expect_refused(const std::string& bytes, const fs::path& folder = {}) {

@@ -123,7 +123,8 @@ TEST_P(SamplingKernel, ConvolvesTransposed) {
                               turn % 3 ? random_tensor(DType::kF32, {outputs}, random) : Tensor()},
                              {false, true, true}, a,
                              fmt::format("{} transposed conv {}x{}x{}x{} to {}, window {}/{} pad {}", name_of(type), n, h, w, channels, outputs, v.kernel, v.stride, v.pad));
-          check(c, tolerance(type));
+          // The kernel rounds weights that the reference takes as they are, and Clip hides how large the sums were.
+          check(c, tolerance(type), type == DType::kBF16 ? 1 : 1e-6);
         }
 }
 

@@ -239,7 +239,7 @@ TEST_F(SearchTest, TechniquesSurviveTheFile) {
     options.tune = c.options.tune = false;
     options.input_shapes = c.options.input_shapes = {{"image", {1, 3, 16, 16}}};
     Session first(make_plan(c.graph, c.options)), second(make_plan(back.graph, options));
-    auto inputs = random_inputs(first.plan().graph, 3);
+    auto inputs = random_inputs(first.plan(), 3);
     EXPECT_LT(largest_relative_error(second.run(inputs), first.run(inputs)), 1e-6) << t.key;
   }
 }

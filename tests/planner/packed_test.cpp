@@ -76,7 +76,7 @@ std::string contents(const std::string& path) {
 }
 
 std::vector<Tensor> run(Plan plan) {
-  std::vector<Tensor> inputs = random_inputs(plan.graph, 3);
+  std::vector<Tensor> inputs = random_inputs(plan, 3);
   Session session(std::move(plan));
   std::vector<Tensor> results;
   for (const Tensor& t : session.run(inputs)) results.push_back(t.clone());

@@ -83,7 +83,7 @@ TEST(Allocations, NoneInOwnKernels) {
   Session session(make_plan(g));
   for (const Step& step : session.plan().steps) EXPECT_TRUE(step.kernel || step.view) << step.kernel_name;
   ASSERT_EQ(steps_of(session.plan(), "onednn"), 0);
-  EXPECT_EQ(allocations_of(session, random_inputs(session.plan().graph, 1)), 0);
+  EXPECT_EQ(allocations_of(session, random_inputs(session.plan(), 1)), 0);
 }
 
 // What oneDNN takes inside dnnl_primitive_execute and nothing else. Version 2.6 puts the arguments into a map of its
@@ -93,7 +93,7 @@ TEST(Allocations, OnlyOneDnnsOwn) {
   if (!std::filesystem::exists(file)) GTEST_SKIP() << "needs " << file;
   Session session(ModelFile(file.string()).plan({}).plan);
   int64_t primitives = steps_of(session.plan(), "onednn");
-  int64_t count = allocations_of(session, random_inputs(session.plan().graph, 1));
+  int64_t count = allocations_of(session, random_inputs(session.plan(), 1));
   RecordProperty("allocations_per_run", static_cast<int>(count));
   RecordProperty("onednn_steps", static_cast<int>(primitives));
   EXPECT_LE(count, 8 * primitives);

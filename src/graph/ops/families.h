@@ -21,5 +21,6 @@ void declare_quantize(OpRegistry&);     // QuantizeLinear, DequantizeLinear, Dyn
 void declare_signal(OpRegistry&);       // DFT, STFT, MelWeightMatrix
 void declare_loss(OpRegistry&);         // NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss
 void declare_fused(OpRegistry&);        // ai.lathe: what fusion makes
+void declare_integer(OpRegistry&);      // ai.lathe: arithmetic on quantized tensors
 
 }  // namespace lathe::ops

@@ -2,8 +2,8 @@
 #include <algorithm>
 
 #include "graph/ops/attention.h"
+#include "graph/ops/channels_last.h"
 #include "graph/ops/families.h"
-#include "graph/ops/window.h"
 
 namespace lathe::ops {
 namespace {
@@ -19,32 +19,6 @@ std::vector<AttributeSpec> with_epilogue(std::vector<AttributeSpec> attributes) 
   attributes.push_back({"beta", 0.0f});
   attributes.push_back({"residual_first", int64_t{1}});
   return attributes;
-}
-
-// Numbers of a window come from files too: they are bounded, so that no sum of them overflows.
-void check_window(const char* what, const Ints& values, size_t count, int64_t minimum) {
-  check_model(values.size() == count, "{} has {} entries, expected {}", what, values.size(), count);
-  for (int64_t v : values) check_model(v >= minimum && v <= kMaxWindowNumber, "{} holds {}", what, v);
-}
-
-std::optional<Shape> window_shape(InferContext& c, const Ints& kernel, const Ints& dilations, int64_t channels) {
-  const Ints &pads = c.node().get_ints("pads"), &strides = c.node().get_ints("strides");
-  check_window("pads", pads, 4, -kMaxWindowNumber);
-  check_window("strides", strides, 2, 1);
-  check_window("dilations", dilations, 2, 1);
-  check_window("the window", kernel, 2, 1);
-  if (!c.shape(0)) return std::nullopt;
-  c.expect_rank(0, 4, 4);
-  const Shape& x = *c.shape(0);
-  Shape y{x[0], kUnknownDim, kUnknownDim, channels};
-  for (int i = 0; i < 2; ++i) {
-    int64_t reach = (kernel[i] - 1) * dilations[i] + 1;
-    if (x[i + 1] < 0) continue;
-    int64_t room = x[i + 1] + pads[i] + pads[i + 2] - reach;
-    check_model(room >= 0, "the window is larger than the padded input {}", to_string(x));
-    y[i + 1] = room / strides[i] + 1;
-  }
-  return y;
 }
 
 // A bias of one element a channel; a residual of the output's type and shape, as kernels add it in place.

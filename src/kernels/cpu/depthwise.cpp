@@ -1,7 +1,5 @@
 // Depthwise convolution, channels-last, f32 or bf16 with f32 weights and accumulation. A vector holds channels;
-// a row of outputs is walked in tiles of kTile columns whose accumulators stay in registers. Inside the image
-// the three or more taps of a row share the loads of a column, so that a 3×3 window at stride 1 costs
-// (kTile + 2)·3 loads for 9·kTile products.
+// two rows of outputs are walked in blocks of seven columns whose accumulators stay in registers.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/depthwise.cpp"
 #include <hwy/foreach_target.h>
@@ -9,54 +7,121 @@
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/parallel.h"
 #include "kernels/cpu/depthwise.h"
 #include "kernels/cpu/lanes-inl.h"
 
+#ifndef LATHE_DEPTHWISE_ROWS
+#define LATHE_DEPTHWISE_ROWS
+namespace lathe {
+constexpr int64_t kMostRows = 2;  // of sums that a thread keeps
+}
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace lathe {
 namespace HWY_NAMESPACE {
 
-// Sums of kTile outputs next to each other, to `sums`. K and S are the window's width and stride, known at
-// compile time. kCheck: some columns lie outside the picture.
-template <class T, bool kFull, bool kCheck, int kTile, int K, int S>
-HWY_INLINE void Tile(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
-                     V bias, float* HWY_RESTRICT sums) {
+// Two rows at once where there are registers for it: 14 sums, 2·K weights and a column of the picture.
+template <int K>
+constexpr int RowsAtOnce() {
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+  return K == 3 || K == 5 ? 2 : 1;
+#else
+  return 1;
+#endif
+}
+
+// Which part of a row's results a Block writes, and where.
+struct Target {
+  float* sums;              // of the first row, a vector an output; null: finished outputs go to y at once
+  int64_t next_sums;        // from one row's sums to the next's
+  V least, most;            // the activation, when y is written
+};
+
+// A Block is kRows × kTile outputs of one vector of channels whose accumulators stay in registers. The rows of the picture
+// under both rows of outputs are loaded once: a 3×3 window at stride 1 with 2 × 7 outputs costs 36 loads for 126 products. K and
+// S are the window's size and stride, kLeft and kRight how many of its first and last columns lie outside the picture, all
+// known at compile time; kCheck finds out which do. `inside` tells which rows of the picture there are, bit 0 the first.
+template <class T, bool kFull, bool kCheck, int kRows, int kTile, int K, int S, int kLeft, int kRight>
+HWY_INLINE void Block(D d, const DepthwiseArgs& a, const T* line, const float* w, uint32_t inside, int64_t ox, hn::Mask<D> m, V bias,
+                      const Target& to, T* y) {
   const size_t lanes = hn::Lanes(d);
-  V acc[kTile];
+  constexpr int kColumns = (kTile - 1) * S + K, kLines = (kRows - 1) * S + K;
+  const int64_t x0 = ox * S - a.pad_left, c = a.c, next_line = a.dilation_h * a.wd * c;
+  line += x0 * c;
+  V acc[kRows * kTile];
+  HWY_UNROLL(16)
+  for (int t = 0; t < kRows * kTile; ++t) acc[t] = bias;
   HWY_UNROLL(8)
-  for (int t = 0; t < kTile; ++t) acc[t] = bias;
-  const int64_t x0 = ox * S - a.pad_left, c = a.c;
-  const T* line = row + x0 * c + ky0 * a.dilation_h * a.wd * c;
-  for (int64_t ky = ky0; ky < ky1; ++ky, line += a.dilation_h * a.wd * c) {
-    V taps[K];
-    HWY_UNROLL(8)
-    for (int k = 0; k < K; ++k) taps[k] = hn::Load(d, w + (ky * K + k) * lanes);
+  for (int i = 0; i < kLines; ++i, line += next_line) {
+    if (!(inside >> i & 1)) continue;
+    V taps[kRows][K];
+    HWY_UNROLL(2)
+    for (int r = 0; r < kRows; ++r)
+      if (i - r * S >= 0 && i - r * S < K) {
+        HWY_UNROLL(8)
+        for (int k = 0; k < K; ++k) taps[r][k] = hn::Load(d, w + ((i - r * S) * K + k) * lanes);
+      }
     HWY_UNROLL(20)
-    for (int col = 0; col < (kTile - 1) * S + K; ++col) {
+    for (int col = kLeft; col < kColumns - kRight; ++col) {
       if constexpr (kCheck)
         if (x0 + col < 0 || x0 + col >= a.wd) continue;
       V x = LoadChannels<kFull>(d, line + col * c, m);
       KeepInRegister(x);
-      HWY_UNROLL(8)
-      for (int t = 0; t < kTile; ++t) {
-        const int k = col - t * S;
-        if (k >= 0 && k < K) acc[t] = hn::MulAdd(x, taps[k], acc[t]);
-      }
+      HWY_UNROLL(2)
+      for (int r = 0; r < kRows; ++r)
+        if (i - r * S >= 0 && i - r * S < K) {
+          HWY_UNROLL(8)
+          for (int t = 0; t < kTile; ++t) {
+            const int k = col - t * S;
+            if (k >= 0 && k < K) acc[r * kTile + t] = hn::MulAdd(x, taps[r][k], acc[r * kTile + t]);
+          }
+        }
     }
   }
-  HWY_UNROLL(8)
-  for (int t = 0; t < kTile; ++t) hn::Store(acc[t], d, sums + (ox + t) * lanes);
+  HWY_UNROLL(2)
+  for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(8)
+    for (int t = 0; t < kTile; ++t) {
+      const V sum = acc[r * kTile + t];
+      if (to.sums) {
+        hn::Store(sum, d, to.sums + r * to.next_sums + (ox + t) * lanes);
+        continue;
+      }
+      const V out = MinKeepNaN(d, to.most, MaxKeepNaN(d, to.least, sum));
+      T* at = y + (r * a.ow + ox + t) * c;
+      if constexpr (sizeof(T) == 2) {
+        if (a.native_half) {
+          StoreChannels<kFull>(d, out, reinterpret_cast<NativeHalf*>(at), m);
+          continue;
+        }
+      }
+      StoreChannels<kFull>(d, out, at, m);
+    }
+  }
 }
 
-template <class T, bool kFull, int kTile, int K, int S>
-HWY_INLINE void EitherTile(D d, const DepthwiseArgs& a, const T* row, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
-                           V bias, float* sums) {
-  const int64_t x0 = ox * S - a.pad_left;
-  if (x0 >= 0 && x0 + (kTile - 1) * S + K <= a.wd) Tile<T, kFull, false, kTile, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
-  else Tile<T, kFull, true, kTile, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+// The Block for the columns from ox on: most are inside the picture, the first and the last of a row lack half a window.
+template <class T, bool kFull, int kRows, int kTile, int K, int S>
+HWY_INLINE void BlockAt(D d, const DepthwiseArgs& a, const T* line, const float* w, uint32_t inside, int64_t ox, hn::Mask<D> m, V bias,
+                        const Target& to, T* y) {
+  const int64_t x0 = ox * S - a.pad_left, left = -x0, right = x0 + (kTile - 1) * S + K - a.wd;
+  constexpr int P = K / 2;
+  // Code for what is met often: the last row of an odd number of them and the last channels are not.
+  constexpr bool kOften = kRows == RowsAtOnce<K>();
+  if constexpr (kOften) {
+    if (left <= 0 && right <= 0) return Block<T, kFull, false, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
+    if constexpr (kFull) {
+      if (left == P && right <= 0) return Block<T, kFull, false, kRows, kTile, K, S, P, 0>(d, a, line, w, inside, ox, m, bias, to, y);
+      if (left <= 0 && right == P) return Block<T, kFull, false, kRows, kTile, K, S, 0, P>(d, a, line, w, inside, ox, m, bias, to, y);
+      if (left == P && right == P) return Block<T, kFull, false, kRows, kTile, K, S, P, P>(d, a, line, w, inside, ox, m, bias, to, y);
+    }
+  }
+  Block<T, kFull, true, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
 }
 
 // One output of a window of any shape.
@@ -90,28 +155,76 @@ void FinishRow(D d, const DepthwiseArgs& a, const float* sums, int64_t at, hn::M
   });
 }
 
-// Row r of the outputs, one vector of channels from `ch` on.
-template <class T, bool kFull, int K, int S>
+// Rows r to r + kRows − 1 of the outputs, of one picture, one vector of channels from `ch` on. `sums` holds kRows rows of
+// vectors.
+template <class T, bool kFull, int K, int S, int kRows>
 void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const hn::Mask<D> m = FirstLanes(d, a.c - ch);
   const V bias = a.bias ? LoadChannels<kFull>(d, a.bias + ch, m) : hn::Zero(d);
-  int64_t y0 = r % a.oh * a.stride_h - a.pad_top, ky0 = 0, ky1 = a.kh;
-  while (ky0 < ky1 && y0 + ky0 * a.dilation_h < 0) ++ky0;
-  while (ky1 > ky0 && y0 + (ky1 - 1) * a.dilation_h >= a.h) --ky1;
+  const int64_t y0 = r % a.oh * a.stride_h - a.pad_top;
   const T* row = static_cast<const T*>(a.x) + (r / a.oh * a.h + y0) * a.wd * a.c + ch;
   const float* w = a.w + ch * a.kh * a.kw;
-  int64_t ox = 0;
+  // Cheap activations are done on the accumulators; others, and residuals, in a second walk over the sums, so that the code of
+  // the window is not there for each of them.
+  using K_ = ActivationKind;
+  const K_ kind = a.activation.kind;
+  const bool direct = K > 0 && !a.residual && (kind == K_::kNone || kind == K_::kRelu || kind == K_::kClip);
   if constexpr (K > 0) {
-    // Seven sums and three to seven weights fit the registers, and seven divides the widths of most networks.
-    for (; ox + 7 <= a.ow; ox += 7) EitherTile<T, kFull, 7, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
-    if (ox + 4 <= a.ow) EitherTile<T, kFull, 4, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums), ox += 4;
-    for (; ox < a.ow; ++ox) Tile<T, kFull, true, 1, K, S>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
+    uint32_t inside = 0;
+    for (int i = 0; i < (kRows - 1) * S + K; ++i) {
+      const int64_t iy = y0 + i * a.dilation_h;
+      if (iy >= 0 && iy < a.h) inside |= 1u << i;
+    }
+    Target to{direct ? nullptr : sums, a.ow * lanes, hn::Set(d, -HUGE_VALF), hn::Set(d, HUGE_VALF)};
+    if (kind == K_::kRelu) to.least = hn::Zero(d);
+    if (kind == K_::kClip) to.least = hn::Set(d, a.activation.alpha), to.most = hn::Set(d, a.activation.beta);
+    T* y = static_cast<T*>(a.y) + r * a.ow * a.c + ch;
+    // Two rows of seven sums, three to seven weights for each, and seven divides the widths of most networks. Where it does not,
+    // the last blocks overlap.
+    constexpr int kTile = 7;
+    if (a.ow >= kTile)
+      for (int64_t ox = 0; ox < a.ow; ox += kTile)
+        BlockAt<T, kFull, kRows, kTile, K, S>(d, a, row, w, inside, std::min(ox, a.ow - kTile), m, bias, to, y);
+    else
+      for (int k = 0; k < kRows; ++k)
+        for (int64_t ox = 0; ox < a.ow; ++ox) {
+          Target one = to;
+          if (!direct) one.sums += k * to.next_sums;
+          Block<T, kFull, true, 1, 1, K, S, 0, 0>(d, a, row + k * S * a.wd * a.c, w, inside >> (k * S) & ((1u << K) - 1), ox, m, bias, one,
+                                                  y + k * a.ow * a.c);
+        }
+  } else {
+    int64_t ky0 = 0, ky1 = a.kh;
+    while (ky0 < ky1 && y0 + ky0 * a.dilation_h < 0) ++ky0;
+    while (ky1 > ky0 && y0 + (ky1 - 1) * a.dilation_h >= a.h) --ky1;
+    for (int64_t ox = 0; ox < a.ow; ++ox) Single<T, kFull>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
   }
-  for (; ox < a.ow; ++ox) Single<T, kFull>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
-  if constexpr (sizeof(T) == 2) {
-    if (a.native_half) return FinishRow<NativeHalf, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
+  if (direct) return;
+  for (int k = 0; k < kRows; ++k) {
+    const int64_t at = (r + k) * a.ow * a.c + ch;
+    if constexpr (sizeof(T) == 2) {
+      if (a.native_half) {
+        FinishRow<NativeHalf, kFull>(d, a, sums + k * a.ow * lanes, at, m);
+        continue;
+      }
+    }
+    FinishRow<T, kFull>(d, a, sums + k * a.ow * lanes, at, m);
   }
-  FinishRow<T, kFull>(d, a, sums, r * a.ow * a.c + ch, m);
+}
+
+template <class T, bool kFull, int K, int S>
+void Strip(D d, const DepthwiseArgs& a, int64_t from, int64_t to, int64_t ch, float* sums) {
+  constexpr int kRows = RowsAtOnce<K>();
+  for (int64_t r = from; r < to;) {
+    if (kRows > 1 && r + kRows <= to && r / a.oh == (r + kRows - 1) / a.oh) {
+      RowChannels<T, kFull, K, S, kRows>(d, a, r, ch, sums);
+      r += kRows;
+    } else {
+      RowChannels<T, kFull, K, S, 1>(d, a, r, ch, sums);
+      ++r;
+    }
+  }
 }
 
 // A strip of rows is walked one vector of channels after the other: the strip stays in the second-level cache
@@ -123,21 +236,19 @@ void Run(const DepthwiseArgs& a) {
   const int64_t row_work = a.ow * a.c * a.kh * a.kw;
   const int64_t strip = std::max<int64_t>(4, (512 << 10) / (a.stride_h * a.wd * a.c * static_cast<int64_t>(sizeof(T)) + 1));
   parallel_for(a.n * a.oh, kParallelGrain / (row_work + 1) + 1, [&](int64_t begin, int64_t end) {
-    float* sums = reinterpret_cast<float*>(a.scratch) + omp_get_thread_num() * a.ow * lanes;
+    float* sums = reinterpret_cast<float*>(a.scratch) + omp_get_thread_num() * kMostRows * a.ow * lanes;
     for (int64_t from = begin; from < end; from += strip) {
       const int64_t to = std::min(from + strip, end);
       int64_t ch = 0;
-      for (; ch + lanes <= a.c; ch += lanes)
-        for (int64_t r = from; r < to; ++r) RowChannels<T, true, K, S>(d, a, r, ch, sums);
-      if (ch < a.c)
-        for (int64_t r = from; r < to; ++r) RowChannels<T, false, K, S>(d, a, r, ch, sums);
+      for (; ch + lanes <= a.c; ch += lanes) Strip<T, true, K, S>(d, a, from, to, ch, sums);
+      if (ch < a.c) Strip<T, false, K, S>(d, a, from, to, ch, sums);
     }
   });
 }
 
 template <class T>
 void DepthwiseOf(const DepthwiseArgs& a) {
-  bool dense = a.dilation_w == 1;
+  bool dense = a.dilation_w == 1 && a.kh == a.kw && a.stride_h == a.stride_w;
   if (dense && a.kw == 3 && a.stride_w == 1) return Run<T, 3, 1>(a);
   if (dense && a.kw == 3 && a.stride_w == 2) return Run<T, 3, 2>(a);
   if (dense && a.kw == 5 && a.stride_w == 1) return Run<T, 5, 1>(a);
@@ -166,7 +277,7 @@ void run_depthwise(const DepthwiseArgs& args, bool half) {
 }
 
 size_t depthwise_scratch(int64_t out_width) {
-  return static_cast<size_t>(out_width) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
+  return static_cast<size_t>(kMostRows * out_width) * HWY_DYNAMIC_DISPATCH(DepthwiseLanes)() * sizeof(float);
 }
 
 Shape depthwise_panels(int64_t channels, int64_t taps) {

@@ -16,7 +16,7 @@ struct DepthwiseArgs {
   int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
   ActivationSpec activation;
   bool residual_first, native_half;
-  char* scratch;  // a vector for each output of a row, for each thread
+  char* scratch;  // depthwise_scratch(ow) for each thread
 };
 // x and y are bf16 with `half`. Runs on the threads at hand; inside a parallel region on the calling one. `scratch` holds
 // depthwise_scratch(ow) for each.

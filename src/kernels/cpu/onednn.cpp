@@ -13,6 +13,9 @@ using dnnl::memory;
 using Dims = memory::dims;
 
 const dnnl::engine& cpu() {
+  // Telling profilers of every kernel that it makes takes oneDNN a tenth of the time to make it.
+  static const bool quiet = dnnl::set_jit_profiling_flags(0) == dnnl::status::success;
+  (void)quiet;
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
 }

@@ -56,7 +56,6 @@ uint32_t ReadAll(const uint32_t* x, int64_t count) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-#include <hwy/aligned_allocator.h>
 #include <omp.h>
 #include <sched.h>
 #include <unistd.h>
@@ -68,12 +67,12 @@ HWY_AFTER_NAMESPACE();
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <new>
 #include <numeric>
 #include <set>
 #include <sstream>
 
 #include "core/error.h"
+#include "core/tensor.h"
 #include "kernels/probe.h"
 
 #if defined(__x86_64__)
@@ -184,24 +183,21 @@ constexpr int64_t kBlockBytes = 4096;  // the pieces that arrays are made of; Re
 // Each thread reads or copies its own arrays of `bytes` in all.
 Bandwidth measure_bandwidth(int threads, int64_t bytes) {
   int64_t each = std::max(bytes / threads / 2 / kBlockBytes, int64_t{1}) * kBlockBytes;
-  std::vector<hwy::AlignedFreeUniquePtr<uint8_t[]>> arrays(threads);
-  for (auto& array : arrays) {
-    array = hwy::AllocateAligned<uint8_t>(2 * each);
-    if (!array) throw std::bad_alloc();
-  }
+  std::vector<Tensor> arrays(threads);
+  for (Tensor& array : arrays) array = Tensor(DType::kU8, {2 * each});
   // The thread that uses an array touches it first, so that its pages lie near. The loop gives every array
   // to the thread of its number, and to somebody if the team is smaller than was asked for.
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int t = 0; t < threads; ++t) std::memset(arrays[t].get(), t + 1, 2 * each);
+  for (int t = 0; t < threads; ++t) std::memset(arrays[t].raw(), t + 1, 2 * each);
   std::vector<uint32_t> sums(threads);
   Bandwidth result;
   result.read = rate_of(threads, [&](int t) {
-    auto* words = reinterpret_cast<const uint32_t*>(arrays[t].get());
+    auto* words = reinterpret_cast<const uint32_t*>(arrays[t].raw());
     sums[t] ^= HWY_DYNAMIC_DISPATCH(ReadAll)(words, 2 * each / 4);
     return 2 * each;
   });
   result.copy = rate_of(threads, [&](int t) {
-    uint8_t* array = arrays[t].get();
+    auto* array = arrays[t].data<uint8_t>();
     std::memcpy(array + each, array, each);
     asm volatile("" : : "r"(array) : "memory");  // the copy is never read: do not drop it
     return 2 * each;

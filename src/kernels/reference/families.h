@@ -21,5 +21,6 @@ void register_quantize(Registry&);
 void register_signal(Registry&);
 void register_loss(Registry&);
 void register_fused(Registry&);
+void register_integer(Registry&);
 
 }  // namespace lathe::reference

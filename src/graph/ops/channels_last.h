@@ -1,0 +1,38 @@
+// Shape rules of windows over channels-last pictures, [N, H, W, C], for the operators of ai.lathe.
+#pragma once
+
+#include <optional>
+
+#include "graph/ops/window.h"
+
+namespace lathe::ops {
+
+// Numbers of a window come from files too: they are bounded, so that no sum of them overflows.
+inline void check_window(const char* what, const std::vector<int64_t>& values, size_t count, int64_t minimum) {
+  check_model(values.size() == count, "{} has {} entries, expected {}", what, values.size(), count);
+  for (int64_t v : values) check_model(v >= minimum && v <= kMaxWindowNumber, "{} holds {}", what, v);
+}
+
+// The output's shape for the node's pads and strides; none when the input's is not known.
+inline std::optional<Shape> window_shape(InferContext& c, const std::vector<int64_t>& kernel, const std::vector<int64_t>& dilations,
+                                         int64_t channels) {
+  const auto &pads = c.node().get_ints("pads"), &strides = c.node().get_ints("strides");
+  check_window("pads", pads, 4, -kMaxWindowNumber);
+  check_window("strides", strides, 2, 1);
+  check_window("dilations", dilations, 2, 1);
+  check_window("the window", kernel, 2, 1);
+  if (!c.shape(0)) return std::nullopt;
+  c.expect_rank(0, 4, 4);
+  const Shape& x = *c.shape(0);
+  Shape y{x[0], kUnknownDim, kUnknownDim, channels};
+  for (int i = 0; i < 2; ++i) {
+    int64_t reach = (kernel[i] - 1) * dilations[i] + 1;
+    if (x[i + 1] < 0) continue;
+    int64_t room = x[i + 1] + pads[i] + pads[i + 2] - reach;
+    check_model(room >= 0, "the window is larger than the padded input {}", to_string(x));
+    y[i + 1] = room / strides[i] + 1;
+  }
+  return y;
+}
+
+}  // namespace lathe::ops

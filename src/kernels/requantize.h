@@ -1,0 +1,37 @@
+// The last step of arithmetic on codes of 8 bits, as the operators of ai.lathe define it (graph/ops/integer.cpp):
+// shared by the reference kernels, the fast ones and the transform that makes those operators.
+#pragma once
+
+#include <cmath>
+
+#include "graph/op.h"
+
+namespace lathe {
+
+// What a quantized output's codes mean and between which of them results are kept.
+struct Requantize {
+  DType type = DType::kU8;
+  int zero = 0, low = 0, high = 255;
+
+  static Requantize of(const Node& node) {
+    return {static_cast<DType>(node.get_int("output_dtype")), static_cast<int>(node.get_int("y_zero_point")),
+            static_cast<int>(node.get_int("low")), static_cast<int>(node.get_int("high"))};
+  }
+  bool is_codes() const { return type == DType::kU8 || type == DType::kI8; }
+  // Limits before the zero point is added.
+  float least() const { return static_cast<float>(low - zero); }
+  float most() const { return static_cast<float>(high - zero); }
+
+  // `value` in units of the output's scale, without the zero point. Not a number becomes the lowest code.
+  int code(float value) const {
+    value = value > least() ? value : least();
+    return static_cast<int>(std::nearbyintf(value < most() ? value : most())) + zero;
+  }
+  // `value` with the zero point in it.
+  int code_with_zero(float value) const {
+    value = value > static_cast<float>(low) ? value : static_cast<float>(low);
+    return static_cast<int>(std::nearbyintf(value < static_cast<float>(high) ? value : static_cast<float>(high)));
+  }
+};
+
+}  // namespace lathe

@@ -1,0 +1,232 @@
+// Integer kernels give the very codes of their reference, on every instruction set, with VNNI and without: odd
+// shapes, zero points at both ends, sums that saturate, weights whose zero point no i8 can take in.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include "kernel_case.h"
+#include "kernels/isa.h"
+
+namespace lathe {
+namespace {
+
+using testing::Case;
+using testing::check;
+using testing::checked;
+using testing::make_case;
+using Ints = std::vector<int64_t>;
+
+Tensor random_codes(DType type, const Shape& shape, std::mt19937& random) {
+  Tensor t(type, shape);
+  const int least = type == DType::kI8 ? -128 : 0;
+  std::uniform_int_distribution<int> uniform(least, least + 255);
+  for (int64_t i = 0; i < t.size(); ++i) t.set_int(i, uniform(random));
+  return t;
+}
+
+int random_zero(DType type, std::mt19937& random) {
+  const int least = type == DType::kI8 ? -128 : 0, at[] = {0, 255, 128, static_cast<int>(random() % 256)};
+  return least + at[random() % 4];
+}
+
+// Multipliers, bias and, for `centred` weights, none of their zero points: inputs 2 to 4 of a product.
+void add_constants(std::vector<Tensor>& inputs, int64_t channels, int64_t depth, DType weights, bool zeros, bool bias, std::mt19937& random) {
+  Tensor multipliers(DType::kF32, {channels}), sums;
+  std::uniform_real_distribution<float> uniform(0.2f, 3.0f);  // of codes a sum of `depth` products makes: some saturate
+  for (int64_t c = 0; c < channels; ++c) multipliers.set(c, uniform(random) / (60.0f * std::sqrt(static_cast<float>(depth))));
+  inputs.push_back(multipliers);
+  if (bias) {
+    sums = Tensor(DType::kI32, {channels});
+    for (int64_t c = 0; c < channels; ++c) sums.set_int(c, static_cast<int64_t>(random() % 20000) - 10000);
+  }
+  inputs.push_back(sums);
+  if (zeros) inputs.push_back(random_codes(weights, {random() % 2 ? channels : 1}, random));
+}
+
+Attributes output(DType type, std::mt19937& random) {
+  const int least = type == DType::kI8 ? -128 : 0;
+  int64_t low = least, high = least + 255;
+  if (random() % 3 == 0) low += static_cast<int64_t>(random() % 100), high -= static_cast<int64_t>(random() % 100);
+  return {{"output_dtype", static_cast<int64_t>(type)}, {"y_zero_point", int64_t{type == DType::kF32 || type == DType::kI32 ? 0 : random_zero(type, random)}},
+          {"low", low}, {"high", high}};
+}
+
+struct Window {
+  int64_t kernel, stride, pad, dilation;
+};
+
+Case conv(std::mt19937& random, int64_t channels, int64_t out, int64_t groups, const Window& v, int turn) {
+  const DType types[] = {DType::kU8, DType::kI8}, outputs[] = {DType::kU8, DType::kI8, DType::kU8, DType::kI8, DType::kF32, DType::kI32};
+  const DType x = types[turn % 2], w = types[turn / 2 % 2], y = outputs[turn % 6];
+  const bool zeros = w == DType::kU8 || turn % 5 == 0;
+  const int64_t reach = (v.kernel - 1) * v.dilation + 1, h = reach + turn % 9, width = reach + turn % 14;
+  std::vector<Tensor> inputs{random_codes(x, {1 + turn % 2, h, width, channels}, random), random_codes(w, {out, channels / groups, v.kernel, v.kernel}, random)};
+  add_constants(inputs, out, channels / groups * v.kernel * v.kernel, w, zeros, turn % 3 != 0, random);
+  Attributes a = output(y, random);
+  a["x_zero_point"] = int64_t{random_zero(x, random)};
+  a["strides"] = Ints{v.stride, 1 + turn % 3 % v.stride};
+  a["pads"] = Ints{v.pad, v.pad, v.pad / 2, v.pad};
+  a["dilations"] = Ints{v.dilation, v.dilation};
+  a["group"] = groups;
+  return make_case("ai.lathe::IntegerConv", inputs, {false, true, true, true, true}, a,
+                   fmt::format("{} conv {} to {}, groups {}, window {}/{} pad {} dilation {}, weights {} zeros {}, to {}, turn {}", name_of(x), channels, out,
+                               groups, v.kernel, v.stride, v.pad, v.dilation, name_of(w), zeros, name_of(y), turn));
+}
+
+class IntegerKernel : public ::testing::TestWithParam<std::pair<std::string, bool>> {
+ protected:
+  void SetUp() override {
+    force_isa(GetParam().first);
+    allow_vnni_instructions(GetParam().second);
+    checked = 0;
+  }
+  void TearDown() override {
+    force_isa("");
+    omp_set_num_threads(1);
+    EXPECT_GT(checked, 0);
+  }
+  std::mt19937 random{11};
+};
+
+TEST_P(IntegerKernel, Convolves) {
+  int turn = 0;
+  for (const Window& v : {Window{1, 1, 0, 1}, Window{1, 2, 0, 1}, Window{3, 1, 1, 1}, Window{3, 2, 1, 1}, Window{5, 2, 2, 1}, Window{3, 1, 2, 2}, Window{2, 2, 0, 1}, Window{1, 1, 1, 1}})
+    for (int64_t channels : {1, 3, 4, 7, 8, 16, 20, 64})
+      for (int64_t groups : {1, 2}) {
+        if (channels % groups) continue;
+        omp_set_num_threads(1 + turn % 3);
+        const int64_t outs[] = {2, 10, 16, 34, 48, 66, 80};
+        Case c = conv(random, channels, outs[turn % 7], groups, v, turn);
+        check(c, 0, 1);
+        ++turn;
+      }
+}
+
+TEST_P(IntegerKernel, ConvolvesDepthwise) {
+  int turn = 0;
+  for (const Window& v : {Window{3, 1, 1, 1}, Window{3, 2, 1, 1}, Window{5, 1, 2, 1}, Window{5, 2, 2, 1}, Window{7, 1, 3, 1}, Window{7, 2, 3, 1}, Window{3, 1, 2, 2},
+                          Window{2, 1, 0, 1}, Window{3, 3, 0, 1}, Window{4, 1, 2, 1}, Window{1, 1, 0, 1}})
+    for (int64_t channels : {1, 3, 8, 16, 17, 24, 48, 64, 100, 144}) {
+      omp_set_num_threads(1 + turn % 3);
+      Case c = conv(random, channels, channels, channels, v, turn);
+      check(c, 0, 1);
+      ++turn;
+    }
+}
+
+TEST_P(IntegerKernel, CropsWithNegativePads) {
+  for (int64_t channels : {1, 16}) {
+    std::vector<Tensor> inputs{random_codes(DType::kU8, {1, 9, 9, channels}, random), random_codes(DType::kI8, {channels, 1, 3, 3}, random)};
+    add_constants(inputs, channels, 9, DType::kI8, false, true, random);
+    Attributes a = output(DType::kU8, random);
+    a["x_zero_point"] = int64_t{7};
+    a["strides"] = Ints{1, 2};
+    a["pads"] = Ints{-1, -2, 1, 0};
+    a["dilations"] = Ints{1, 1};
+    a["group"] = channels;
+    Case c = make_case("ai.lathe::IntegerConv", inputs, {false, true, true, true}, a, "negative pads");
+    check(c, 0, 1);
+  }
+}
+
+TEST_P(IntegerKernel, Multiplies) {
+  int turn = 0;
+  const DType types[] = {DType::kU8, DType::kI8}, outputs[] = {DType::kI8, DType::kU8, DType::kF32, DType::kI32};
+  for (int64_t m : {1, 2, 3, 5, 7, 23, 26, 51})
+    for (int64_t k : {1, 2, 4, 13, 64, 131})
+      for (int64_t n : {1, 15, 16, 33, 65}) {
+        const DType x = types[turn % 2], w = types[turn / 2 % 2];
+        omp_set_num_threads(1 + turn % 3);
+        std::vector<Tensor> inputs{random_codes(x, {m, k}, random), random_codes(w, {k, n}, random)};
+        add_constants(inputs, n, k, w, w == DType::kU8 || turn % 7 == 0, turn % 3 != 0, random);
+        Attributes a = output(outputs[turn % 4], random);
+        a["x_zero_point"] = int64_t{random_zero(x, random)};
+        Case c = make_case("ai.lathe::IntegerMatMul", inputs, {false, true, true, true, true}, a, fmt::format("{} {}x{}x{}, turn {}", name_of(x), m, k, n, turn));
+        check(c, 0, 1);
+        ++turn;
+      }
+}
+
+TEST_P(IntegerKernel, AddsAndMultipliesElements) {
+  // Without fused multiply-adds a sum may fall on the other side of a tie: by one code.
+  const bool fused = GetParam().first.starts_with("avx");
+  const DType types[] = {DType::kU8, DType::kI8};
+  const std::pair<Shape, Shape> shapes[] = {{{2, 3, 5, 7}, {2, 3, 5, 7}}, {{2, 3, 5, 16}, {2, 1, 1, 16}}, {{2, 1, 1, 33}, {2, 4, 4, 33}}, {{3, 40}, {1}}, {{1, 1}, {3, 40}},
+                                            {{2, 3, 5, 7}, {2, 3, 1, 1}}, {{4, 19}, {19}}, {{1, 5, 5, 40}, {1, 5, 5, 1}}};
+  int turn = 0;
+  for (const char* op : {"ai.lathe::IntegerAdd", "ai.lathe::IntegerMul"})
+    for (const auto& [left, right] : shapes)
+      for (int mix = 0; mix < 8; ++mix) {
+        const DType a = types[mix % 2], b = types[mix / 2 % 2];
+        omp_set_num_threads(1 + turn % 3);
+        Attributes attributes = output(types[mix / 4], random);
+        attributes["a_zero_point"] = int64_t{random_zero(a, random)};
+        attributes["b_zero_point"] = int64_t{random_zero(b, random)};
+        attributes["a_scale"] = 0.013f + 0.01f * static_cast<float>(turn % 5);
+        attributes["b_scale"] = 0.021f;
+        attributes["y_scale"] = turn % 2 ? 0.037f : 0.019f;
+        Case c = make_case(op, {random_codes(a, left, random), random_codes(b, right, random)}, {false, false}, attributes,
+                           fmt::format("{} {} {}, turn {}", op, to_string(left), to_string(right), turn));
+        check(c, fused ? 0 : 0.02, 1);
+        ++turn;
+      }
+}
+
+TEST_P(IntegerKernel, PoolsAndTakesTheSoftmax) {
+  const DType types[] = {DType::kU8, DType::kI8};
+  int turn = 0;
+  for (const Window& v : {Window{3, 2, 1, 1}, Window{2, 2, 0, 1}, Window{8, 8, 0, 1}, Window{3, 1, 1, 1}})
+    for (int64_t channels : {1, 7, 16, 17, 33, 64}) {
+      const DType x = types[turn % 2], y = types[turn / 2 % 2];
+      omp_set_num_threads(1 + turn % 3);
+      Tensor picture = random_codes(x, {1 + turn % 2, 8 + turn % 5, 9 + turn % 4, channels}, random);
+      const Attributes window{{"kernel_shape", Ints{v.kernel, v.kernel}}, {"strides", Ints{v.stride, v.stride}}, {"pads", Ints{v.pad, v.pad, v.pad, v.pad}}};
+      Attributes unary = output(y, random);
+      unary["x_scale"] = 0.05f;
+      unary["x_zero_point"] = int64_t{random_zero(x, random)};
+      unary["y_scale"] = turn % 3 ? 0.05f : 0.017f;
+      for (const char* kind : {"Average", "Mean"}) {
+        Attributes a = unary;
+        a.insert(window.begin(), window.end());
+        a["kind"] = std::string(kind);
+        a["count_include_pad"] = int64_t{turn / 2 % 2};
+        Case c = make_case("ai.lathe::IntegerPool", {picture}, {false}, a, fmt::format("{} pool, turn {}", kind, turn));
+        check(c, 0, 1);
+      }
+      Attributes largest = window;
+      largest["kind"] = std::string("Max");
+      Case most = make_case("ai.lathe::Pool", {picture}, {false}, largest, fmt::format("largest codes, turn {}", turn));
+      check(most, 0, 1);
+      unary["y_scale"] = 1.0f / 256;
+      Case softmax = make_case("ai.lathe::IntegerSoftmax", {random_codes(x, {5, channels}, random)}, {false}, unary, fmt::format("softmax, turn {}", turn));
+      check(softmax, 0, 1);
+      Case table = make_case("ai.lathe::Table", {picture, random_codes(y, {256}, random)}, {false, true}, {}, fmt::format("table, turn {}", turn));
+      check(table, 0, 1);
+      ++turn;
+    }
+}
+
+TEST_P(IntegerKernel, RoundsToCodesAndBack) {
+  for (DType type : {DType::kU8, DType::kI8})
+    for (int64_t n : {1, 15, 16, 17, 100, 70000}) {
+      Tensor x = testing::random_tensor(DType::kF32, {n}, random, -30, 30), scale = Tensor::scalar(0.11f), zero(type, {});
+      zero.set_int(0, random_zero(type, random));
+      for (float special : {NAN, INFINITY, -INFINITY, 0.055f, 0.165f, -0.055f, 1e30f}) x.set(static_cast<int64_t>(random() % n), special);
+      omp_set_num_threads(1 + static_cast<int>(n % 3));
+      Case q = make_case("QuantizeLinear", {x, scale, zero}, {false, true, true}, {}, fmt::format("quantize {} of {}", n, name_of(type)));
+      check(q, 0, 1);
+      Case d = make_case("DequantizeLinear", {random_codes(type, {n}, random), scale, zero}, {false, true, true}, {}, fmt::format("dequantize {}", n));
+      check(d, 0, 1);
+    }
+}
+
+std::vector<std::pair<std::string, bool>> ways() {
+  std::vector<std::pair<std::string, bool>> list;
+  if (has_vnni_instructions()) list.emplace_back(available_isas().front(), true);
+  for (const std::string& isa : available_isas()) list.emplace_back(isa, false);
+  return list;
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, IntegerKernel, ::testing::ValuesIn(ways()), [](const auto& info) { return info.param.first + (info.param.second ? "_vnni" : ""); });
+
+}  // namespace
+}  // namespace lathe
