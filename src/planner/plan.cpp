@@ -271,6 +271,8 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   clean_up(g, integer);
   if (options.fuse) {
     recognize(g);
+    place_heads(g);
+    hoist_reshapes(g);
     assign_layout(g);
     if (integer) {
       to_integer(g);
