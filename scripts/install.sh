@@ -1,12 +1,20 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that lathe is built from, only those that are missing; says nothing when
 # all are there. Takes sudo when not root.
+#   --with-npm              npm too, for the demo's model
+#   --with-developer-tools  clang, libFuzzer and clang-tidy too, for tests/fuzz/run.sh and scripts/tidy.sh
 set -euo pipefail
 packages=(g++ cmake ninja-build ccache pkg-config
   libdnnl-dev ocl-icd-opencl-dev libonnx-dev libprotobuf-dev protobuf-compiler libhwy-dev libsqlite3-dev libxxhash-dev libcli11-dev
   libfmt-dev nlohmann-json3-dev libjpeg-dev libpng-dev libwebp-dev zlib1g-dev libgtest-dev libgmock-dev
   xz-utils python3 nodejs)
-if [ "${1:-}" = --with-npm ] && ! command -v npm >/dev/null; then packages+=(npm); fi
+for option in "$@"; do
+  case $option in
+    --with-npm) command -v npm >/dev/null || packages+=(npm) ;;
+    --with-developer-tools) packages+=(clang libclang-rt-dev libomp-dev clang-tidy) ;;
+    *) echo "install.sh: unknown option $option" >&2; exit 2 ;;
+  esac
+done
 
 missing=()
 for package in "${packages[@]}"; do

@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "host_device.h"
 #include "kernels/probe.h"
 
@@ -24,7 +25,7 @@ std::string cache_path() {
 std::optional<Device> cached_device(const std::string& path, const std::string& identity) {
   if (path.empty() || !std::filesystem::exists(path)) return std::nullopt;
   std::vector<uint8_t> bytes = read_file(path, 1 << 20);
-  json cache = json::parse(bytes.begin(), bytes.end());
+  json cache = parse_json(bytes, path);
   if (cache.at("lathe").get<std::string>() != kVersion) return std::nullopt;
   if (cache.at("processor").get<std::string>() != identity) return std::nullopt;
   return device_from_json(cache.at("device"), path);

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/file.h"
+#include "core/json.h"
 
 namespace lathe {
 namespace {
@@ -226,13 +227,7 @@ Device device_from_json(const json& object, const std::string& where) {
 
 Device read_device(const std::string& path) {
   std::vector<uint8_t> bytes = read_file(path, kMaxFileBytes);
-  json object;
-  try {
-    object = json::parse(bytes.begin(), bytes.end());
-  } catch (const json::exception& e) {
-    fail(ErrorKind::kInput, "{}: is not valid JSON: {}", path, e.what());
-  }
-  return device_from_json(object, path);
+  return device_from_json(parse_json(bytes, path), path);
 }
 
 void write_device(const std::string& path, const Device& device) {

@@ -10,17 +10,21 @@
 
 namespace lathe {
 
-int64_t element_count(const Shape& shape) {
-  // Zeros are left out of the product that must not overflow: strides are products of the other sizes.
+// The product of the sizes. Zeros are left out of it: strides are products of the other sizes.
+static int64_t checked_product(const Shape& shape, int64_t smallest) {
   int64_t count = 1;
-  bool empty = false;
-  for (int64_t size : shape) {
-    if (size < 0 || (size > 0 && __builtin_mul_overflow(count, size, &count)))
+  for (int64_t size : shape)
+    if (size < smallest || size > kMaxDimension || (size > 0 && __builtin_mul_overflow(count, size, &count)))
       fail(ErrorKind::kModel, "shape {} is not a valid tensor shape", to_string(shape));
-    empty = empty || size == 0;
-  }
-  return empty ? 0 : count;
+  return count;
 }
+
+int64_t element_count(const Shape& shape) {
+  int64_t count = checked_product(shape, 0);
+  return std::find(shape.begin(), shape.end(), 0) != shape.end() ? 0 : count;
+}
+
+void check_shape(const Shape& shape) { checked_product(shape, kUnknownDim); }
 
 static int64_t physical_memory() {
   static const int64_t bytes = int64_t{::sysconf(_SC_PHYS_PAGES)} * ::sysconf(_SC_PAGESIZE);
@@ -95,8 +99,8 @@ Tensor::Tensor(DType type, Shape shape) : type_(type), shape_(std::move(shape)) 
   // cache while they are read. Only whole ones, so that no memory is taken beyond the tensor.
   constexpr size_t kLargePage = size_t{2} << 20;
   const bool large = bytes >= kLargePage;
-  void* memory = std::aligned_alloc(large ? kLargePage : 64, bytes);
-  if (!memory)
+  void* memory = nullptr;  // not from std::aligned_alloc, which asks for whole multiples of the alignment
+  if (::posix_memalign(&memory, large ? kLargePage : 64, bytes) != 0)
     fail(ErrorKind::kInput, "no memory is left for a tensor of shape {} and type {}", to_string(shape_), name_of(type));
 #ifdef MADV_HUGEPAGE
   if (large) ::madvise(memory, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);

@@ -20,8 +20,13 @@ constexpr int64_t kUnknownDim = -1;
 // A model is untrusted: no tensor may be larger than this.
 constexpr int64_t kMaxTensorBytes = int64_t{1} << 36;
 
-// Product of the sizes; 1 for a scalar. Throws kModel on overflow or a negative size.
+// Nor may it be longer along one axis, so that shape rules can add and multiply two sizes without overflow.
+constexpr int64_t kMaxDimension = (int64_t{1} << 31) - 1;
+
+// Product of the sizes; 1 for a scalar. Throws kModel on overflow, a negative size or one beyond kMaxDimension.
 int64_t element_count(const Shape& shape);
+// The same conditions for a shape whose unknown sizes (kUnknownDim) may still become anything.
+void check_shape(const Shape& shape);
 // Product of shape[from, to).
 int64_t product(const Shape& shape, size_t from, size_t to);
 bool is_static(const Shape& shape);

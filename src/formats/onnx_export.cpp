@@ -21,7 +21,7 @@ class Exporter {
     for (const std::string& domain : domains_) {
       auto* extra = model->add_opset_import();
       extra->set_domain(domain);
-      extra->set_version(1);
+      extra->set_version(domain == "ai.onnx.ml" ? 5 : 1);  // TreeEnsemble came with 5, all others are older
     }
   }
 

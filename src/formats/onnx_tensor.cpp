@@ -17,10 +17,11 @@ namespace fs = std::filesystem;
 
 // Elements of 2 or 4 bits lie dense in files, low bits first; in memory each takes a byte.
 Tensor unpack(DType type, const Shape& shape, const uint8_t* bytes, size_t available) {
-  Tensor tensor(type, shape);
   int bits = bits_of(type), per_byte = 8 / bits, mask = (1 << bits) - 1;
-  check_model(available >= static_cast<size_t>((tensor.size() + per_byte - 1) / per_byte),
+  int64_t count = element_count(shape);
+  check_model(available >= static_cast<size_t>(count / per_byte + (count % per_byte != 0)),
               "a tensor of type {} and shape {} has only {} bytes of data", name_of(type), to_string(shape), available);
+  Tensor tensor(type, shape);
   for (int64_t i = 0; i < tensor.size(); ++i) {
     int code = (bytes[i / per_byte] >> (i % per_byte * bits)) & mask;
     if (is_float(type)) {

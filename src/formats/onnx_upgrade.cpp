@@ -2,6 +2,7 @@
 #include "formats/onnx_upgrade.h"
 
 #include <limits>
+#include <optional>
 #include <set>
 
 #include "graph/op.h"
@@ -39,10 +40,9 @@ struct Upgrade {
   void ints_to_input(const char* name, size_t index) {
     if (has(name)) set_input(index, graph.add_constant(Tensor::of_i64(take<Ints>(name, {}))));
   }
-  const Shape* shape(size_t input) const {
-    if (input >= node.inputs.size() || !node.inputs[input]) return nullptr;
-    const auto& s = graph[node.inputs[input]].shape;
-    return s ? &*s : nullptr;
+  // A copy: what the graph holds moves when values are added.
+  std::optional<Shape> shape(size_t input) const {
+    return input < node.inputs.size() && node.inputs[input] ? graph[node.inputs[input]].shape : std::nullopt;
   }
   ValueId emit(std::vector<RawNode>& where, const char* op, std::vector<ValueId> inputs,
                Attributes attributes = {}) {
@@ -57,6 +57,11 @@ struct Upgrade {
     check_model(node.inputs.size() >= count, "needs {} inputs, found {}", count, node.inputs.size());
     for (size_t i = 0; i < count; ++i) check_model(bool(node.inputs[i]), "input {} is missing", i);
   }
+  ValueId scalar(int64_t value) {
+    Tensor t(DType::kI64, {});
+    t.set_int(0, value);
+    return graph.add_constant(std::move(t));
+  }
   // A constant of the first input's type.
   ValueId constant_like_input(double value) {
     expect_inputs(1);
@@ -70,7 +75,7 @@ struct Upgrade {
 // Before opset 7, operands were broadcast only on demand, from a given axis on.
 void align_broadcast(Upgrade& u) {
   if (u.node.op == "PRelu") {  // the slope lay along axis 1
-    const Shape *x = u.shape(0), *slope = u.shape(1);
+    std::optional<Shape> x = u.shape(0), slope = u.shape(1);
     if (x && slope && slope->size() == 1 && x->size() > 2) {
       Ints axes;
       for (size_t i = 1; i + 1 < x->size(); ++i) axes.push_back(static_cast<int64_t>(i));
@@ -81,7 +86,7 @@ void align_broadcast(Upgrade& u) {
   bool asked = u.take<int64_t>("broadcast", 0) != 0;
   int64_t axis = u.take<int64_t>("axis", std::numeric_limits<int64_t>::min());
   if (!asked || axis == std::numeric_limits<int64_t>::min() || u.node.inputs.size() != 2) return;
-  const Shape *a = u.shape(0), *b = u.shape(1);
+  std::optional<Shape> a = u.shape(0), b = u.shape(1);
   check_model(a && b, "broadcasting from axis {} needs operands of known rank", axis);
   auto rank = static_cast<int64_t>(a->size());
   axis = normalize_axis(axis, rank);
@@ -97,7 +102,7 @@ void flatten_softmax(Upgrade& u) {
   u.expect_inputs(1);
   check_model(!u.node.outputs.empty() && bool(u.node.outputs[0]), "makes no output");
   int64_t axis = u.take<int64_t>("axis", 1);
-  const Shape* shape = u.shape(0);
+  std::optional<Shape> shape = u.shape(0);
   u.node.attributes["axis"] = int64_t{-1};
   if (shape && normalize_axis(axis, static_cast<int64_t>(shape->size())) == static_cast<int64_t>(shape->size()) - 1)
     return;
@@ -157,9 +162,9 @@ void upgrade_clip(Upgrade& u) {
 
 // Opset 18 scaled groups, opset 21 scales channels.
 void upgrade_group_norm(Upgrade& u) {
-  const Shape* x = u.shape(0);
+  std::optional<Shape> x = u.shape(0);
   for (size_t i : {1, 2}) {
-    const Shape* s = u.shape(i);
+    std::optional<Shape> s = u.shape(i);
     check_model(x && s && x->size() >= 2 && s->size() == 1 && (*x)[1] > 0 && (*s)[0] > 0 && (*x)[1] % (*s)[0] == 0,
                 "GroupNormalization of opset 18 needs known shapes");
     int64_t groups = (*s)[0], each = (*x)[1] / groups;
@@ -168,6 +173,106 @@ void upgrade_group_norm(Upgrade& u) {
     ValueId wide = u.emit(u.before, "Expand", {column, ints({groups, each})});
     u.node.inputs[i] = u.emit(u.before, "Reshape", {wide, ints({-1})});
   }
+}
+
+// The body of the Loop that stands for a Scan of opset 8.
+class BatchBody {
+ public:
+  explicit BatchBody(const Graph& outer) : outer_(outer) {
+    entry_ = graph->add_input("entry", DType::kI64, Shape{});
+    ValueId go_on = graph->add_input("go_on", DType::kBool, Shape{});
+    graph->outputs = {graph->add("Identity", {go_on})};
+    first_ = graph->add_constant(Tensor::of_i64({0}));
+  }
+
+  ValueId capture(ValueId outer) {
+    const Value& source = outer_[outer];
+    if (source.is_constant()) return graph->add_constant(source.constant, source.name);
+    Value value;
+    value.name = source.name;
+    value.dtype = source.dtype;
+    value.shape = source.shape;
+    ValueId inner = graph->add_value(std::move(value));
+    graph->captured.push_back(inner);
+    captures.push_back(outer);
+    return inner;
+  }
+
+  // The part of a batched value that belongs to the entry at hand.
+  ValueId entry_of(ValueId batched) { return graph->add("Gather", {capture(batched), entry_}, {{"axis", int64_t{0}}}); }
+
+  // The first `length` (one number) of a sequence.
+  ValueId cut(ValueId sequence, ValueId length) { return graph->add("Slice", {sequence, first_, length, first_}); }
+
+  // Zeros after `result`, so that it is as long as `sequence`.
+  ValueId pad_to(ValueId sequence, ValueId result) {
+    auto length = [&](ValueId v) { return graph->add("Shape", {v}, {{"start", int64_t{0}}, {"end", int64_t{1}}}); };
+    ValueId missing = graph->add("Sub", {length(sequence), length(result)});
+    ValueId pads = graph->add("Concat", {first_, missing}, {{"axis", int64_t{0}}});
+    return graph->add("Pad", {result, pads, ValueId{}, first_});
+  }
+
+  // One entry of sequence_lens as a list of one number that is not negative.
+  ValueId length_of(ValueId lengths) {
+    ValueId one = graph->add("Reshape", {entry_of(lengths), graph->add_constant(Tensor::of_i64({1}))});
+    return graph->add("Max", {one, first_});
+  }
+
+  std::shared_ptr<Graph> graph = std::make_shared<Graph>();
+  std::vector<ValueId> captures;
+
+ private:
+  const Graph& outer_;
+  ValueId entry_, first_;
+};
+
+// Scan of opset 8 went over a batch, each entry for as many steps as its number in sequence_lens says: a Loop over the
+// batch around a Scan of today. What a short entry leaves of its stacked outputs is 0.
+void upgrade_scan(Upgrade& u) {
+  RawNode& node = u.node;
+  auto sequences = u.take<int64_t>("num_scan_inputs", 0);
+  Ints directions = u.take<Ints>("directions", {});
+  auto step = u.take<std::shared_ptr<Graph>>("body", nullptr);
+  check_model(step && sequences >= 1 && sequences < static_cast<int64_t>(node.inputs.size()),
+              "num_scan_inputs is {} of {} inputs", sequences, node.inputs.size());
+  size_t states = node.inputs.size() - 1 - static_cast<size_t>(sequences);
+  check_model(step->outputs.size() >= states && step->outputs.size() >= node.outputs.size(), "the body of Scan has {} outputs, the node {}",
+              step->outputs.size(), node.outputs.size());
+  node.outputs.resize(step->outputs.size());
+  for (size_t i = 1; i < node.inputs.size(); ++i) check_model(bool(node.inputs[i]), "input {} is missing", i);
+
+  BatchBody body(u.graph);
+  Node scan;
+  scan.op = &find_op("Scan");
+  scan.name = node.name;
+  scan.scope = node.scope;
+  scan.attributes = {{"body", step}, {"num_scan_inputs", sequences}};
+  if (!directions.empty()) scan.attributes["scan_input_directions"] = directions;
+  ValueId length = node.inputs[0] ? body.length_of(node.inputs[0]) : ValueId{};
+  ValueId whole;
+  for (size_t i = 1; i < node.inputs.size(); ++i) {
+    ValueId part = body.entry_of(node.inputs[i]);
+    if (i > states) whole = part;
+    scan.inputs.push_back(length && i > states ? body.cut(part, length) : part);
+  }
+  for (ValueId v : node.captures) scan.captures.push_back(body.capture(v));
+  for (size_t i = 0; i < step->outputs.size(); ++i) {
+    Value value;
+    value.name = body.graph->fresh_name("Scan");
+    scan.outputs.push_back(body.graph->add_value(std::move(value)));
+  }
+  std::vector<ValueId> results = scan.outputs;
+  InferContext context(*body.graph, body.graph->add_node(std::move(scan)));
+  context.node().op->infer(context);
+  for (size_t i = 0; i < results.size(); ++i)
+    body.graph->outputs.push_back(length && i >= states ? body.pad_to(whole, results[i]) : results[i]);
+
+  ValueId sizes = u.emit(u.before, "Shape", {node.inputs[1]});
+  ValueId batch = u.emit(u.before, "Gather", {sizes, u.scalar(0)}, {{"axis", int64_t{0}}});
+  node.op = "Loop";
+  node.inputs = {batch, {}};
+  node.captures = body.captures;
+  node.attributes["body"] = body.graph;
 }
 
 const std::set<std::string> kBroadcasting = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor",
@@ -204,12 +309,10 @@ void upgrade_one(Upgrade& u) {
   if (v < 21 && op == "GroupNormalization") upgrade_group_norm(u);
   if (v < 20 && op == "DFT") {  // the axis counted from the batch on; -2 is the last before real and imaginary
     int64_t axis = u.take<int64_t>("axis", 1);
-    Tensor t(DType::kI64, {});
-    t.set_int(0, axis);
-    u.set_input(2, u.graph.add_constant(t));
+    u.set_input(2, u.scalar(axis));
   }
   if (v < 11 && op == "Scatter") node.op = "ScatterElements";
-  if (v < 9 && op == "Scan") fail(ErrorKind::kUnsupported, "Scan of opset 8 is not supported, only of opset 9 and later");
+  if (v < 9 && op == "Scan") upgrade_scan(u);
 }
 
 }  // namespace

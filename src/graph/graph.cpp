@@ -68,6 +68,9 @@ const std::vector<int64_t>& Node::get_ints(std::string_view name) const {
 const std::vector<float>& Node::get_floats(std::string_view name) const {
   return attribute<std::vector<float>>(*this, name);
 }
+const std::vector<std::string>& Node::get_string_list(std::string_view name) const {
+  return attribute<std::vector<std::string>>(*this, name);
+}
 const Tensor& Node::get_tensor(std::string_view name) const { return attribute<Tensor>(*this, name); }
 const std::shared_ptr<Graph>& Node::get_graph(std::string_view name) const {
   return attribute<std::shared_ptr<Graph>>(*this, name);

@@ -54,6 +54,7 @@ struct Value {
 
 struct Node {
   const Op* op = nullptr;
+  std::shared_ptr<const Op> own_op;  // what `op` points at where lathe does not know the operator
   std::string name;
   std::string scope;  // where the node stands in the model: "blocks.3.attn"
   std::vector<ValueId> inputs, outputs;
@@ -70,6 +71,7 @@ struct Node {
   const std::string& get_string(std::string_view attribute) const;
   const std::vector<int64_t>& get_ints(std::string_view attribute) const;  // empty when not given
   const std::vector<float>& get_floats(std::string_view attribute) const;
+  const std::vector<std::string>& get_string_list(std::string_view attribute) const;
   const Tensor& get_tensor(std::string_view attribute) const;
   const std::shared_ptr<Graph>& get_graph(std::string_view attribute) const;
 };

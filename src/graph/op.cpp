@@ -24,7 +24,7 @@ const std::map<Key, Op, std::less<>>& known_ops() {
                          ops::declare_index, ops::declare_create, ops::declare_control,
                          ops::declare_recurrent, ops::declare_attention, ops::declare_image,
                          ops::declare_quantize, ops::declare_signal, ops::declare_loss,
-                         ops::declare_fused, ops::declare_integer})
+                         ops::declare_text, ops::declare_ml, ops::declare_fused, ops::declare_integer})
       declare(r);
     return true;
   }();
@@ -59,19 +59,13 @@ const Op& find_op(std::string_view name, std::string_view domain) {
   return *op;
 }
 
-const Op& unknown_op(std::string_view name, std::string_view domain) {
-  static std::map<Key, Op> unknown;
-  Key key{std::string(domain), std::string(name)};
-  auto it = unknown.find(key);
-  if (it == unknown.end()) {
-    Op op{.name = key.second, .domain = key.first, .minimum_inputs = 0, .maximum_inputs = -1,
-          .minimum_outputs = 0, .maximum_outputs = -1, .infer = [](InferContext& c) {
-            for (size_t i = 0; i < c.output_count(); ++i) c.set_output(i, DType::kUndefined);
-          }};
-    op.supported = false;
-    it = unknown.emplace(key, std::move(op)).first;
-  }
-  return it->second;
+std::shared_ptr<const Op> make_unknown_op(std::string_view name, std::string_view domain) {
+  auto op = std::make_shared<Op>(Op{.name = std::string(name), .domain = std::string(domain), .minimum_inputs = 0, .maximum_inputs = -1,
+                                    .minimum_outputs = 0, .maximum_outputs = -1, .infer = [](InferContext& c) {
+                                      for (size_t i = 0; i < c.output_count(); ++i) c.set_output(i, DType::kUndefined);
+                                    }});
+  op->supported = false;
+  return op;
 }
 
 std::vector<const Op*> all_ops() {
@@ -92,6 +86,7 @@ const Tensor* InferContext::constant(size_t i) const {
 
 void InferContext::set_output(size_t i, DType type, std::optional<Shape> shape) {
   if (!has_output(i)) return;
+  if (shape) check_shape(*shape);
   Value& value = graph_[node().outputs[i]];
   value.dtype = type;
   value.shape = std::move(shape);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -68,8 +69,9 @@ struct Op {
 const Op& find_op(std::string_view name, std::string_view domain = "");
 const Op* find_op_or_null(std::string_view name, std::string_view domain = "");
 std::vector<const Op*> all_ops();
-// A stand-in for an operator that is not known: any arity and attributes, outputs unknown. Lives forever.
-const Op& unknown_op(std::string_view name, std::string_view domain);
+// A stand-in for an operator that is not known: any arity and attributes, outputs unknown. Its nodes own it
+// (Node::own_op), so that a process which reads many files keeps the names of none.
+std::shared_ptr<const Op> make_unknown_op(std::string_view name, std::string_view domain);
 
 // For graph/ops: `add` throws when a name is declared twice.
 class OpRegistry {

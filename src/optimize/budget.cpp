@@ -77,7 +77,9 @@ class Parser {
     skip_spaces();
     limit.value = number();
     skip_spaces();
+    size_t begin_unit = at_;
     limit.value *= unit(limit.field);
+    if (!std::isfinite(limit.value)) fault(begin_unit, "the limit is too large");
     return limit;
   }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file.h"
+#include "core/json.h"
 
 namespace lathe {
 namespace {
@@ -217,9 +218,7 @@ json Preprocess::to_json() const {
 
 Preprocess Preprocess::read(const std::string& path) {
   std::vector<uint8_t> bytes = read_file(path, 1 << 20);
-  json object = json::parse(bytes.begin(), bytes.end(), nullptr, /*allow_exceptions=*/false);
-  if (object.is_discarded()) fail(ErrorKind::kInput, "{}: is not valid JSON", path);
-  return from_json(object, path);
+  return from_json(parse_json(bytes, path), path);
 }
 
 void Preprocess::write(const std::string& path) const { write_file(path, to_json().dump(2) + "\n"); }

@@ -307,7 +307,22 @@ std::vector<Case> cases() {
     sparse->mutable_indices()->add_dims(0);
     b.output().node("Relu", {"w"});
   });
+  add("sparse tensor of a gigabyte from one value", [](Builder& b) {
+    auto* sparse = b.graph()->add_sparse_initializer();
+    sparse->add_dims(int64_t{1} << 28);
+    sparse->mutable_values()->set_name("w");
+    sparse->mutable_values()->set_data_type(kF32);
+    sparse->mutable_values()->add_dims(1);
+    sparse->mutable_values()->add_float_data(1);
+    sparse->mutable_indices()->set_data_type(kI64);
+    sparse->mutable_indices()->add_dims(1);
+    sparse->mutable_indices()->add_int64_data(0);
+    b.output().node("Relu", {"w"});
+  });
   // Shapes.
+  add("an axis at the limit of 64 bits", [](Builder& b) {
+    b.input("x", {1, 1, kMax}).output().node("MaxPool", {"x"}).set("kernel_shape", Dims{1}).set("strides", Dims{2}).set("auto_pad", "SAME_UPPER");
+  });
   add("sizes that do not broadcast", [](Builder& b) { b.input("x", {2, 3}).input("z", {4}).output().node("Add", {"x", "z"}); });
   add("broadcast to terabytes", [](Builder& b) { b.input("x", {1 << 20, 1}).input("z", {1 << 24}).output().node("Add", {"x", "z"}); });
   add("input of terabytes", [](Builder& b) { b.input("x", {kHuge}).output().node("Relu", {"x"}); });
@@ -502,6 +517,25 @@ std::vector<Case> cases() {
     function(b, "F", "G");
     function(b, "G", "F");
     b.input("x", {2}).output().node("F", {"x"})->set_domain("d");
+  });
+  add("functions whose calls multiply to millions", [](Builder& b) {
+    constexpr int kLevels = 12, kCalls = 4;
+    for (int level = 0; level < kLevels; ++level) {
+      auto* f = b.model.add_functions();
+      f->set_name("F" + std::to_string(level));
+      f->set_domain("d");
+      f->add_input("a0");
+      f->add_output("a" + std::to_string(kCalls));
+      for (int i = 0; i < kCalls; ++i) {
+        auto* n = f->add_node();
+        bool last = level == kLevels - 1;
+        n->set_op_type(last ? "Relu" : "F" + std::to_string(level + 1));
+        n->set_domain(last ? "" : "d");
+        n->add_input("a" + std::to_string(i));
+        n->add_output("a" + std::to_string(i + 1));
+      }
+    }
+    b.input("x", {2}).output().node("F0", {"x"})->set_domain("d");
   });
   add("function given too much", [=](Builder& b) {
     function(b, "F", "F");

@@ -206,7 +206,8 @@ TEST(Inspect, CountsAndSaysWhatCannotRun) {
   EXPECT_EQ(found.summary.operators.at("MatMul"), 1);
   EXPECT_EQ(shape_text(model.graph[model.graph.inputs[0]]), "[N, 3]");
   Node odd;
-  odd.op = &unknown_op("Frobnicate", "some.where");
+  odd.own_op = make_unknown_op("Frobnicate", "some.where");
+  odd.op = odd.own_op.get();
   odd.name = "n7";
   odd.inputs = {model.graph.inputs[0]};
   odd.outputs = {model.graph.add_value({.name = "o", .dtype = {}, .shape = {}, .dim_names = {}, .constant = {}, .producer = {}})};

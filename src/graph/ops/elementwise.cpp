@@ -46,7 +46,6 @@ void declare_elementwise(OpRegistry& r) {
   activation(r, "Selu", {{"alpha", 1.67326319217681884765625f}, {"gamma", 1.05070102214813232421875f}});
   activation(r, "Shrink", {{"bias", 0.0f}, {"lambd", 0.5f}});
   activation(r, "Gelu", {{"approximate", std::string("none")}});
-  activation(r, "Binarizer", {{"threshold", 0.0f}});
 
   binary(r, {"Add", "Sub", "Mul", "Div", "And", "Or", "Xor", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu"},
          infer::broadcast_all);

@@ -20,6 +20,8 @@ void declare_image(OpRegistry&);        // Resize, GridSample, AffineGrid, RoiAl
 void declare_quantize(OpRegistry&);     // QuantizeLinear, DequantizeLinear, DynamicQuantizeLinear
 void declare_signal(OpRegistry&);       // DFT, STFT, MelWeightMatrix
 void declare_loss(OpRegistry&);         // NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss
+void declare_text(OpRegistry&);         // TfIdfVectorizer
+void declare_ml(OpRegistry&);           // ai.onnx.ml: trees, linear models, encoders
 void declare_fused(OpRegistry&);        // ai.lathe: what fusion makes
 void declare_integer(OpRegistry&);      // ai.lathe: arithmetic on quantized tensors
 

@@ -314,7 +314,6 @@ void register_elementwise(Registry& r) {
   LATHE_UNARY_WITH("Shrink", x < -n.get_float("lambd") ? x + n.get_float("bias")
                              : x > n.get_float("lambd") ? x - n.get_float("bias") : 0);
   LATHE_UNARY_WITH("Gelu", gelu(x, n));
-  LATHE_UNARY_WITH("Binarizer", x > n.get_float("threshold") ? 1 : 0);
   r.add("Abs", unary_both([](double x) { return std::fabs(x); },
                           [](int64_t x) { return x < 0 ? negate(x) : x; }));
   r.add("Neg", unary_both([](double x) { return -x; }, [](int64_t x) { return negate(x); }));

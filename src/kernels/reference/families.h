@@ -20,6 +20,9 @@ void register_image(Registry&);
 void register_quantize(Registry&);
 void register_signal(Registry&);
 void register_loss(Registry&);
+void register_text(Registry&);
+void register_ml(Registry&);
+void register_tree(Registry&);
 void register_fused(Registry&);
 void register_integer(Registry&);
 

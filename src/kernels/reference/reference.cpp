@@ -27,8 +27,8 @@ Kernel find(std::string_view op, std::string_view domain) {
     for (auto add : {register_elementwise, register_conv, register_matmul, register_normalize,
                      register_reduce, register_shape, register_index, register_create,
                      register_control, register_recurrent, register_attention, register_image,
-                     register_quantize, register_signal, register_loss, register_fused,
-                     register_integer})
+                     register_quantize, register_signal, register_loss, register_text, register_ml,
+                     register_tree, register_fused, register_integer})
       add(r);
     return true;
   }();

@@ -1,16 +1,19 @@
-// Bytes → model → clean graph → plan. Only lathe::Error may come out, and memory stays small.
+// Bytes → model → inspection, and → clean graph → plan → one run. Only lathe::Error may come out, and memory stays small.
+#include <algorithm>
 #include <string_view>
 
 #include "formats/onnx.h"
 #include "planner/plan.h"
 #include "runtime/inspect.h"
+#include "runtime/load.h"
+#include "runtime/session.h"
 #include "transform/passes.h"
 
 using namespace lathe;
 
 namespace {
 
-constexpr int64_t kLargest = int64_t{1} << 24;  // bytes of one tensor; larger ones only cost time here
+constexpr int64_t kLargest = int64_t{1} << 20;  // elements of a tensor, and multiply–accumulates; more only costs time here
 
 bool is_small(const Graph& graph) {
   for (size_t i = 0; i < graph.value_count(); ++i) {
@@ -32,16 +35,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (!is_small(model.graph)) return 0;
     clean_up(model.graph);
     PlanOptions options;
-    for (ValueId v : model.graph.inputs) {
-      if (!model.graph[v].shape) continue;
-      Shape shape = *model.graph[v].shape;
-      for (int64_t& n : shape)
-        if (n < 0) n = 2;
-      options.input_shapes[model.graph[v].name] = shape;
-    }
+    options.input_shapes = default_input_shapes(model.graph, 2, 2);
     specialize(model.graph, options.input_shapes);
     if (!is_small(model.graph)) return 0;
-    make_plan(std::move(model.graph), options);
+    Plan plan = make_plan(std::move(model.graph), options);
+    if (plan.arena_bytes > kLargest * 8 || count_macs(plan.graph) > kLargest) return 0;
+    // Steps whose sizes depend on data may loop or grow as long as they like.
+    if (std::any_of(plan.steps.begin(), plan.steps.end(), [](const Step& s) { return s.dynamic; })) return 0;
+    std::vector<Tensor> inputs = random_inputs(plan.graph, 1);
+    Session(std::move(plan)).run(inputs);
   } catch (const Error&) {
   }
   return 0;

@@ -1,83 +1,21 @@
 #!/usr/bin/env python3
-"""Writes the seed inputs of the fuzz targets: make_seeds.py FOLDER. Standard library only.
+"""Writes the seed inputs of the fuzz targets: make_seeds.py [FOLDER, corpus/ beside this file]. Standard library only.
 
-The ONNX messages are written field by field (protobuf wire format), so that no package is needed.
+Files of the corpus whose names are digests were found by libFuzzer from these seeds (docs/SAFETY.md).
 """
 
 import base64
 import io
+import json
 import pathlib
+import random
 import struct
 import sys
 import zipfile
 import zlib
 
 
-# Protobuf: a varint, an integer field, a bytes field.
-def varint(n):
-    n &= (1 << 64) - 1
-    out = bytearray()
-    while n > 127:
-        out.append(n & 127 | 128)
-        n >>= 7
-    out.append(n)
-    return bytes(out)
-
-
-def i(field, n):
-    return varint(field << 3) + varint(n)
-
-
-def b(field, data):
-    data = data.encode() if isinstance(data, str) else data
-    return varint(field << 3 | 2) + varint(len(data)) + data
-
-
-def tensor(name, kind, dims, raw):
-    return b"".join(i(1, d) for d in dims) + i(2, kind) + b(8, name) + b(9, raw)
-
-
-def floats(name, dims, values):
-    return tensor(name, 1, dims, struct.pack(f"<{len(values)}f", *values))
-
-
-def ints(name, values):
-    return tensor(name, 7, [len(values)], struct.pack(f"<{len(values)}q", *values))
-
-
-def a_int(name, n):
-    return b(1, name) + i(3, n) + i(20, 2)
-
-
-def a_ints(name, values):
-    return b(1, name) + b"".join(i(8, n) for n in values) + i(20, 7)
-
-
-def a_graph(name, g):
-    return b(1, name) + b(6, g) + i(20, 5)
-
-
-def a_str(name, s):
-    return b(1, name) + b(4, s) + i(20, 3)
-
-
-def node(op, inputs, outputs, *attributes):
-    return (b"".join(b(1, n) for n in inputs) + b"".join(b(2, n) for n in outputs) + b(4, op)
-            + b"".join(b(5, a) for a in attributes))
-
-
-def value(name, kind, dims):
-    shape = b"".join(b(1, i(1, d) if isinstance(d, int) else b(2, d)) for d in dims)
-    return b(1, name) + b(2, b(1, i(1, kind) + b(2, shape)))
-
-
-def graph(nodes, inputs, outputs, constants=()):
-    return (b"".join(b(1, n) for n in nodes) + b(2, "g") + b"".join(b(5, t) for t in constants)
-            + b"".join(b(11, v) for v in inputs) + b"".join(b(12, v) for v in outputs))
-
-
-def model(g, functions=()):
-    return i(1, 8) + b(7, g) + b(8, b(1, "") + i(2, 17)) + b"".join(b(25, f) for f in functions)
+from onnx_wire import (a_floats, a_graph, a_int, a_ints, a_str, b, floats, graph, i, ints, model, node, tensor, value, varint)
 
 
 def models():
@@ -127,6 +65,37 @@ def models():
                   tensor("a2", 7, [], struct.pack("<q", 1))]))
 
 
+    # Elements so large that they stay in the file, elements in another file, and few of many.
+    large = floats("w", [1, 1056], [0.25] * 1056)
+    outside = i(1, 4) + i(2, 1) + b(8, "v") + b(13, b(1, "location") + b(2, "weights.bin")) + b(13, b(1, "offset") + b(2, "64")) + i(14, 1)
+    yield "external", model(graph([node("Gemm", ["x", "w"], ["g"], a_int("transA", 1)), node("ReduceMean", ["g"], ["m"]),
+                                   node("Add", ["m", "v"], ["y"])], [value("x", 1, [1, 2])], [y], [large, outside]))
+    sparse = b(1, floats("s", [2], [1, 2])) + b(2, ints("", [3, 5])) + i(3, 2) + i(3, 4)
+    yield "sparse", model(graph([node("MatMul", ["x", "s"], ["y"])], [value("x", 1, [1, 2])], [y]) + b(15, sparse))
+    body = graph([node("Add", ["c", "e"], ["n"]), node("Identity", ["n"], ["o"])],
+                 [value("c", 1, [2]), value("e", 1, [2])], [value("n", 1, [2]), value("o", 1, [2])])
+    yield "scan", model(graph([node("Scan", ["s", "x"], ["f", "y"], a_int("num_scan_inputs", 1), a_graph("body", body))],
+                              [value("s", 1, [2]), value("x", 1, [3, 2])], [value("f", 1, []), y]))
+    four_bits = tensor("q", 22, [3], b"\x21\x03")
+    yield "narrow", model(graph([node("DequantizeLinear", ["q", "s", "z"], ["d"]), node("Cast", ["d"], ["h"], a_int("to", 10)),
+                                 node("Where", ["c", "h", "h"], ["y"])],
+                                [value("c", 9, [3])], [y], [four_bits, floats("s", [], [0.5]), tensor("z", 22, [], b"\x01")]))
+    yield "old", i(1, 3) + b(7, graph(
+        [node("BatchNormalization", ["x", "s", "s", "s", "s"], ["n"], a_int("is_test", 1)), node("Softmax", ["n"], ["p"], a_int("axis", 1)),
+         node("Slice", ["p"], ["l"], a_ints("starts", [0]), a_ints("ends", [2])), node("Upsample", ["l"], ["u"], a_floats("scales", [1, 1, 2, 2])),
+         node("Clip", ["u"], ["y"], b(1, "min") + varint(2 << 3 | 5) + struct.pack("<f", 0) + i(20, 1))],
+        [x], [y], [floats("s", [3], [1, 1, 1])])) + b(8, b(1, "") + i(2, 7))
+    yield "detect", model(graph(
+        [node("NonMaxSuppression", ["b", "s", "k", "t"], ["i"]), node("Gather", ["b", "i"], ["g"], a_int("axis", 1)),
+         node("TopK", ["s", "k"], ["v", "j"]), node("NonZero", ["v"], ["y"])],
+        [value("b", 1, [1, 4, 4]), value("s", 1, [1, 1, 4])], [y, value("g", 1, [])], [ints("k", [2]), floats("t", [1], [0.5])]))
+    yield "einsum", model(graph(
+        [node("Einsum", ["x", "x"], ["e"], a_str("equation", "nchw,ndhw->ncd")), node("LayerNormalization", ["e", "s"], ["l"]),
+         node("GridSample", ["x", "g"], ["r"]), node("ConvTranspose", ["r", "w"], ["t"], a_ints("strides", [2, 2])),
+         node("ReduceSum", ["t"], ["y"])], [x], [y, value("l", 1, [])],
+        [floats("s", [3], [1, 2, 3]), floats("g", [1, 2, 2, 2], [0.1] * 8), floats("w", [3, 2, 2, 2], [0.5] * 24)]))
+
+
 def arrays():
     def npy(header, data):
         header = header.encode() + b" " * ((-len(header) - 11) % 64) + b"\n"
@@ -137,7 +106,7 @@ def arrays():
     for name, method in (("stored", zipfile.ZIP_STORED), ("deflated", zipfile.ZIP_DEFLATED)):
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w", method) as archive:
-            archive.writestr("a.npy", plain)
+            archive.writestr(zipfile.ZipInfo("a.npy"), plain, method)  # without the time of day
         yield name + ".npz", out.getvalue()
 
 
@@ -157,9 +126,36 @@ def pictures():
     yield "grey.jpg", b"\xff\xd8" + tables + frame + dc + ac + b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00\x3f\xff\xd9"
 
 
+def choices():
+    """For fuzz_graph, whose inputs are choices: any bytes make a model."""
+    for seed in range(24):
+        yield f"choices{seed}", random.Random(seed).randbytes(64 + 8 * seed)
+
+
+def side_files():
+    yield "steps", json.dumps({"resize": 16, "crop": [8, 8], "mean": [0.5, 0.4, 0.3], "std": 0.25, "scale": 0.004, "layout": "NHWC",
+                               "colors": "BGR", "interpolation": "nearest"}).encode()
+    yield "stretch", json.dumps({"resize": [7, 9], "mean": 0, "layout": "NCHW", "colors": "RGB", "interpolation": "bilinear"}).encode()
+    yield "device", json.dumps({
+        "name": "d", "source": "data sheet", "limits": {"memory_bytes": 327680, "flash_bytes": 1048576},
+        "compute": [{"name": "core", "cores": 1, "threads": 2, "clock_mhz": 216, "instruction_sets": ["v7"],
+                     "gops_per_core": {"f32": 0.2, "int8": 0.4}, "gops_all_cores": {"bf16": 1}}],
+        "memory": [{"name": "SRAM", "bytes": 327680, "shared_by": 1, "gb_per_s_per_core": {"read": 0.8, "copy": 1},
+                    "gb_per_s_all_cores": {}, "picojoule_per_byte": 5}],
+        "picojoule_per_operation": {"f32": 20}}).encode()
+    yield "escapes", b'{"na\\u006de": "\\ud83d\\ude00", "compute": [[], {}, 1e-5, -0, true, null], "memory": 18446744073709551615}'
+
+
+def budgets():
+    for n, text in enumerate(("latency<=5ms", "latency < 0.25 s, drop<=1%", "size<=10MB,memory<=64MiB", "agreement>=99.5%, error<1%",
+                              "drop <= 0.5 points", "latency<=300\u00b5s,\tsize<1KiB")):
+        yield f"budget{n}", text.encode()
+
+
 def main():
-    folder = pathlib.Path(sys.argv[1])
-    for kind, seeds in (("onnx", models()), ("npy", arrays()), ("image", pictures())):
+    folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "corpus"
+    for kind, seeds in (("onnx", models()), ("graph", choices()), ("npy", arrays()), ("image", pictures()), ("json", side_files()),
+                        ("budget", budgets())):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for name, data in seeds:
             (folder / kind / name).write_bytes(data)
