@@ -3,11 +3,13 @@
 //
 //   bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16]
 //   bench_kernels matmul MxKxN [ACTIVATION] [f32|bf16]
+//   bench_kernels attention TOKENSxHEADSxWIDTH [f32|bf16]   fused, and as transposes, products and a softmax
 //   bench_kernels all            the convolutions of mobilenet_v2, resnet18 and some others
 #include <omp.h>
 #include <time.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -18,6 +20,7 @@
 #include "kernels/probe.h"
 #include "kernels/reference/reference.h"
 #include "runtime/load.h"
+#include "runtime/session.h"
 
 using namespace lathe;
 
@@ -123,6 +126,59 @@ void run(const Case& c, double peak) {
   std::fflush(stdout);
 }
 
+// Self-attention on projections [1, tokens, heads · width] as exporters write it.
+Graph attention_graph(int64_t tokens, int64_t heads, int64_t width) {
+  Graph g;
+  auto shape = [&](const Shape& s) { return g.add_constant(Tensor::of_i64(s)); };
+  auto split = [&](const char* name, const std::vector<int64_t>& perm) {
+    ValueId x = g.add_input(name, DType::kF32, Shape{1, tokens, heads * width});
+    return g.add("Transpose", {g.add("Reshape", {x, shape({1, tokens, heads, width})})}, {{"perm", perm}});
+  };
+  ValueId q = split("q", {0, 2, 1, 3}), k = split("k", {0, 2, 3, 1}), v = split("v", {0, 2, 1, 3});
+  ValueId scores = g.add("Mul", {g.add("MatMul", {q, k}), g.add_constant(Tensor::scalar(1 / std::sqrt(static_cast<float>(width))))});
+  ValueId y = g.add("MatMul", {g.add("Softmax", {scores}, {{"axis", int64_t{-1}}}), v});
+  g.outputs = {g.add("Reshape", {g.add("Transpose", {y}, {{"perm", std::vector<int64_t>{0, 2, 1, 3}}}), shape({1, tokens, heads * width})})};
+  infer_shapes(g);
+  return g;
+}
+
+// In bf16 the fused kernel takes and gives bf16; the operators one by one compute in f32 either way.
+void run_attention(int64_t tokens, int64_t heads, int64_t width, DType type, double peak) {
+  Graph plain = attention_graph(tokens, heads, width);
+  const double flops = 4.0 * static_cast<double>(heads * tokens * tokens * width);
+  std::vector<Tensor> inputs;
+  for (uint64_t i = 0; i < 3; ++i) inputs.push_back(weights_of(DType::kF32, {1, tokens, heads * width}, i));
+  PlanOptions as_written;
+  as_written.fuse = false;
+  Session apart(make_plan(plain, as_written));
+  Graph fused;
+  Attributes sizes{{"q_num_heads", heads}, {"kv_num_heads", heads}};
+  std::vector<ValueId> values;
+  std::vector<Tensor> typed;
+  for (const char* name : {"q", "k", "v"}) values.push_back(fused.add_input(name, type, Shape{1, tokens, heads * width}));
+  for (const Tensor& t : inputs) typed.push_back(type == DType::kF32 ? t : cast(t, type));
+  fused.outputs = {fused.add("Attention", values, sizes)};
+  infer_shapes(fused);
+  Session together(make_plan(fused));
+  double best_apart = 1e9, best_together = 1e9, error = 0, largest = 1e-30;
+  for (int round = 0; round < 25; ++round) {
+    double begin = thread_seconds();
+    for (int i = 0; i < 5; ++i) apart.run(inputs);
+    best_apart = std::min(best_apart, (thread_seconds() - begin) / 5);
+    begin = thread_seconds();
+    for (int i = 0; i < 5; ++i) together.run(typed);
+    best_together = std::min(best_together, (thread_seconds() - begin) / 5);
+  }
+  const Tensor &a = apart.run(inputs)[0], &b = together.run(typed)[0];
+  for (int64_t i = 0; i < a.size(); ++i) {
+    largest = std::max(largest, std::abs(a.get(i)));
+    error = std::max(error, std::abs(a.get(i) - b.get(i)));
+  }
+  std::printf("attention %ld tokens, %ld heads of %ld, %s: fused %.3f ms, %.1f GF/s, %.0f %% of the limit; one by one %.3f ms; %.2f times as fast; difference %.0e\n",
+              tokens, heads, width, std::string(name_of(type)).c_str(), best_together * 1e3, flops / best_together * 1e-9, flops / best_together * 1e-9 / peak * 100,
+              best_apart * 1e3, best_apart / best_together, error / largest);
+}
+
 DType type_named(const std::string& name) { return name == "bf16" ? DType::kBF16 : DType::kF32; }
 
 }  // namespace
@@ -146,8 +202,13 @@ int main(int argc, char** argv) {
     run(matmul_case(a, b, c, arg(2, ""), t), peak(t));
     return 0;
   }
+  if (arg(0, "") == "attention" && std::sscanf(arg(1, "197x12x64").c_str(), "%ldx%ldx%ld", &a, &b, &c) == 3) {
+    DType t = type_named(arg(2, "f32"));
+    run_attention(a, b, c, t, peak(t));
+    return 0;
+  }
   if (arg(0, "") != "all") {
-    std::fprintf(stderr, "usage: bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16] | matmul MxKxN [ACTIVATION] [f32|bf16] | all [f32|bf16]\n");
+    std::fprintf(stderr, "usage: bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16] | matmul MxKxN [ACTIVATION] [f32|bf16] | attention TOKENSxHEADSxWIDTH [f32|bf16] | all [f32|bf16]\n");
     return 2;
   }
   DType t = type_named(arg(1, "f32"));
@@ -165,4 +226,5 @@ int main(int argc, char** argv) {
   struct { int64_t m, k, n; const char* act; } products[] = {{1, 1280, 1000, ""}, {1, 512, 1000, ""}, {1, 96, 4, "Swish"}, {197, 768, 768, ""},
                                                               {197, 768, 3072, "Gelu"}, {197, 3072, 768, ""}, {3136, 96, 384, "Gelu"}, {49, 768, 3072, "Gelu"}};
   for (const auto& v : products) run(matmul_case(v.m, v.k, v.n, v.act, t), peak(t));
+  run_attention(197, 12, 64, t, peak(t));
 }

@@ -35,6 +35,7 @@ void add_plan(CLI::App& app) {
       fmt::print("{}", print_plan(plan));
       return;
     }
+    const std::vector<std::string_view> layouts = layouts_of(plan);
     nlohmann::json steps = nlohmann::json::array();
     for (const Step& step : plan.steps) {
       const Node& n = plan.graph[step.node];
@@ -43,12 +44,12 @@ void add_plan(CLI::App& app) {
         if (!v) continue;
         const Placement& p = plan.placements[plan.placements[v.index].root.index];
         outputs.push_back({{"name", plan.graph[v].name}, {"type", name_of(plan.graph[v].dtype)},
-                           {"shape", plan.graph[v].shape.value_or(Shape{})}, {"offset", p.offset}, {"bytes", p.bytes}});
+                           {"shape", plan.graph[v].shape.value_or(Shape{})}, {"layout", layouts[v.index]}, {"offset", p.offset}, {"bytes", p.bytes}});
       }
       steps.push_back({{"node", n.name}, {"operator", n.op->name}, {"kernel", step.kernel_name}, {"outputs", outputs}});
     }
     nlohmann::json j = {{"model", o->model.model}, {"precision", model.plan_options().bf16 ? "bf16" : "fp32"}, {"steps", steps}, {"arena_bytes", plan.arena_bytes},
-                        {"scratch_bytes", plan.scratch_bytes}, {"tensor_bytes", plan.tensor_bytes}, {"lower_bound", plan.lower_bound}};
+                        {"scratch_bytes", plan.scratch_bytes}, {"slices", plan.slices}, {"tensor_bytes", plan.tensor_bytes}, {"lower_bound", plan.lower_bound}};
     fmt::print("{}\n", j.dump());
   });
 }

@@ -241,6 +241,10 @@ std::vector<float> Tensor::to_f32() const {
 
 Tensor cast(const Tensor& input, DType type, bool saturate) {
   Tensor output(type, input.shape());
+  if (input.dtype() == DType::kF32 && type == DType::kBF16) {  // all weights of a network, when it is planned in bf16
+    for (int64_t i = 0; i < input.size(); ++i) output.data<BF16>()[i] = to_bf16(input.data<float>()[i]);
+    return output;
+  }
   bool narrow = is_float(type) && size_of(type) == 1;
   bool through_int = !is_float(input.dtype()) && !is_float(type);
   for (int64_t i = 0; i < input.size(); ++i) {

@@ -57,7 +57,8 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   static const bool once = [] {
     KernelRegistry r;
     for (auto add : {register_depthwise, register_expand_depthwise, register_attention, register_winograd, register_gemm, register_onednn, register_gemm_fallback, register_elementwise,
-                     register_normalize, register_pool, register_move, register_integer_depthwise, register_integer_gemm, register_integer_elementwise})
+                     register_normalize, register_pool, register_move, register_table_copy, register_resize, register_reduce, register_conv_transpose,
+                     register_integer_depthwise, register_integer_gemm, register_integer_elementwise})
       add(r);
     return true;
   }();

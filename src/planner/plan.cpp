@@ -1,6 +1,7 @@
 #include "planner/plan.h"
 
 #include <algorithm>
+#include <set>
 
 #include "graph/op.h"
 #include "planner/slices.h"
@@ -271,6 +272,8 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   clean_up(g, integer);
   if (options.fuse) {
     recognize(g);
+    place_heads(g);
+    hoist_reshapes(g);
     assign_layout(g);
     if (integer) {
       to_integer(g);
@@ -351,16 +354,45 @@ Plan restore_plan(Graph graph, const PlanRecord& record) {
   return plan;
 }
 
+std::vector<std::string_view> layouts_of(const Plan& plan) {
+  static const std::set<std::string_view> kChannelsLast = {"Affine", "Conv", "ExpandDepthwise", "IntegerConv", "IntegerPool", "Pool"};
+  const Graph& g = plan.graph;
+  std::vector<std::string_view> layouts(g.value_count());
+  auto picture = [&](ValueId v) { return v && g[v].shape && g[v].shape->size() == 4; };
+  for (ValueId v : g.inputs)
+    if (picture(v)) layouts[v.index] = "NCHW";
+  for (const Step& step : plan.steps) {
+    const Node& n = g[step.node];
+    std::string_view from;
+    for (ValueId v : n.inputs)
+      if (v && !layouts[v.index].empty()) {
+        from = layouts[v.index];
+        break;
+      }
+    if (n.op->domain == kLatheDomain && kChannelsLast.contains(n.op->name)) from = "NHWC";
+    if (n.op->name == "Transpose") {
+      const auto& order = n.get_ints("perm");
+      bool turned = order == std::vector<int64_t>{0, 2, 3, 1} || order == std::vector<int64_t>{0, 3, 1, 2};
+      from = !turned ? "" : order[1] == 2 ? "NHWC" : "NCHW";
+    }
+    if (n.op->name == "Reshape") from = "";
+    for (ValueId v : n.outputs)
+      if (picture(v)) layouts[v.index] = from;
+  }
+  return layouts;
+}
+
 std::string print_plan(const Plan& plan) {
-  std::string text = fmt::format("{:>4}  {:<22} {:<26} {:<24} {:>12} {:>12}\n", "step", "operator", "kernel", "output", "offset", "bytes");
+  const std::vector<std::string_view> layouts = layouts_of(plan);
+  std::string text = fmt::format("{:>4}  {:<22} {:<26} {:<24} {:<6} {:>12} {:>12}\n", "step", "operator", "kernel", "output", "layout", "offset", "bytes");
   for (size_t s = 0; s < plan.steps.size(); ++s) {
     const Node& n = plan.graph[plan.steps[s].node];
     ValueId v = n.outputs[0];
     const Placement& p = plan.placements[plan.placements[v.index].root.index];
     const Value& value = plan.graph[v];
-    text += fmt::format("{:>4}  {:<22} {:<26} {:<24} {:>12} {:>12}\n", s, n.op->name, plan.steps[s].kernel_name,
+    text += fmt::format("{:>4}  {:<22} {:<26} {:<24} {:<6} {:>12} {:>12}\n", s, n.op->name, plan.steps[s].kernel_name,
                         fmt::format("{}{}", name_of(value.dtype), value.shape ? to_string(*value.shape) : "[…]"),
-                        p.offset < 0 ? "-" : std::to_string(p.offset), p.bytes);
+                        layouts[v.index], p.offset < 0 ? "-" : std::to_string(p.offset), p.bytes);
   }
   if (plan.slices > 1) text += fmt::format("all steps {} times, each for the next part of the batch\n", plan.slices);
   text += fmt::format("arena {} bytes (values {}, scratch {}); sum of tensors {}; lower bound {}\n", plan.arena_bytes,

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "graph/graph.h"
@@ -83,6 +84,9 @@ struct Buffer {
 };
 int64_t place_buffers(std::vector<Buffer>& buffers);
 
+// By value: "NCHW" or "NHWC" for pictures (four dimensions, as the graph's inputs have them or as operators of ai.lathe
+// want them), "" for all else.
+std::vector<std::string_view> layouts_of(const Plan& plan);
 std::string print_plan(const Plan& plan);
 std::string plan_svg(const Plan& plan);  // time across, address up, one rectangle a buffer
 

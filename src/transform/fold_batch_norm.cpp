@@ -53,11 +53,13 @@ std::optional<ChannelAffine> from_binary(const Graph& g, const Node& n, ValueId 
 void apply(Graph& g, NodeId conv, const ChannelAffine& a) {
   // In two steps, since adding constants may move the node.
   Tensor w = g[g[conv].inputs[1]].constant.clone();
-  int64_t channels = w.shape()[0], each = w.size() / std::max<int64_t>(channels, 1);
+  // Output channels are the first axis of a convolution's weights, and the second of a transposed one's.
+  const bool transposed = g[conv].op->name == "ConvTranspose";
+  int64_t channels = w.shape()[transposed ? 1 : 0], each = transposed ? product(w.shape(), 2, w.shape().size()) : w.size() / std::max<int64_t>(channels, 1);
   bool has_bias = g[conv].inputs.size() > 2 && g[conv].inputs[2];
   Tensor bias(w.dtype(), {channels});
+  for (int64_t i = 0; i < w.size(); ++i) w.set(i, w.get(i) * a.scale[i / each % channels]);
   for (int64_t c = 0; c < channels; ++c) {
-    for (int64_t i = c * each; i < (c + 1) * each; ++i) w.set(i, w.get(i) * a.scale[c]);
     double old = has_bias ? g[g[conv].inputs[2]].constant.get(c) : 0;
     bias.set(c, old * a.scale[c] + a.shift[c]);
   }
@@ -75,11 +77,13 @@ void fold_batch_norm(Graph& g) {
   std::vector<bool> is_public(g.value_count(), false);
   for (ValueId v : g.outputs) is_public[v.index] = true;
   for (NodeId id : g.order()) {
-    if (g[id].dead || g[id].op->name != "Conv" || !g[id].op->domain.empty()) continue;
+    const bool transposed = g[id].op->name == "ConvTranspose";
+    if (g[id].dead || (g[id].op->name != "Conv" && !transposed) || !g[id].op->domain.empty()) continue;
+    if (transposed && g[id].get_int("group") != 1) continue;
     bool has_bias = g[id].inputs.size() > 2 && g[id].inputs[2];
     if (!constant_of(g, g[id], 1) || (has_bias && !constant_of(g, g[id], 2))) continue;
     if (!is_float(g[g[id].inputs[1]].dtype)) continue;
-    int64_t channels = g[g[id].inputs[1]].constant.shape()[0];
+    int64_t channels = g[g[id].inputs[1]].constant.shape()[transposed ? 1 : 0];
     for (;;) {
       ValueId y = g[id].outputs[0];
       if (is_public[y.index] || consumers[y.index].size() != 1) break;

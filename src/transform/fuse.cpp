@@ -102,7 +102,7 @@ static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>
     const Node& n = g[next];
     if (n.dead || !n.op->domain.empty() || n.outputs.size() != 1) return;
     bool activated = !g[id].get_string("activation").empty();
-    bool has_residual = bool(input(3)), affine = g[id].op->name == "Affine";
+    bool has_residual = bool(input(3)), affine = g[id].op->name == "Affine" || g[id].op->name == "ConvTranspose";  // activations alone
     if (auto a = as_activation(g, n); a && n.inputs[0] == y && !activated && (!has_residual || g[id].get_int("residual_first"))) {
       g[id].attributes["activation"] = a->name;
       g[id].attributes["alpha"] = a->alpha;
@@ -202,7 +202,7 @@ void fuse(Graph& g) {
   std::vector<int32_t> position(g.node_count(), 0);
   for (size_t i = 0; i < order.size(); ++i) position[order[i].index] = static_cast<int32_t>(i);
   for (NodeId id : order)
-    if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul" || g[id].op->name == "Affine"))
+    if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul" || g[id].op->name == "Affine" || g[id].op->name == "ConvTranspose"))
       absorb_epilogue(g, id, consumers, is_public, position);
   for (NodeId id : order)
     if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "Conv") absorb_scale(g, id, consumers, is_public);

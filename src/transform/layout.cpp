@@ -6,6 +6,7 @@
 #include <set>
 
 #include "graph/op.h"
+#include "graph/ops/window.h"
 #include "transform/passes.h"
 #include "transform/quantized.h"
 
@@ -28,6 +29,7 @@ class LayoutPass {
   explicit LayoutPass(Graph& g) : g_(g) {}
 
   void run() {
+    drop_empty_inputs();
     for (NodeId id : g_.order()) convert(id);
     for (auto& [first, last] : twin_)
       if (!g_[ValueId{first}].producer && orphans_.contains(first)) restore({first}, last);
@@ -35,6 +37,17 @@ class LayoutPass {
   }
 
  private:
+  // Before operator set 13 an unused input of Resize was an empty tensor; kernels are not asked for empty tensors.
+  void drop_empty_inputs() {
+    for (NodeId id : g_.order()) {
+      if (g_[id].op->name != "Resize" || !g_[id].op->domain.empty()) continue;
+      for (size_t i = 1; i < g_[id].inputs.size(); ++i) {
+        const ValueId v = g_[id].inputs[i];
+        if (v && g_[v].is_constant() && g_[v].constant.size() == 0) g_[id].inputs[i] = {};
+      }
+    }
+  }
+
   bool image(ValueId v) const {
     return v && g_[v].shape && g_[v].shape->size() == 4 && is_static(*g_[v].shape) && element_count(*g_[v].shape) > 0;
   }
@@ -97,6 +110,7 @@ class LayoutPass {
       return binary(id);  // a constant of lower rank may stand first
     if (!image(n.inputs[0])) return;
     if (op == "Conv") return conv(id);
+    if (op == "ConvTranspose") return conv_transpose(id);
     if (op == "MaxPool" || op == "AveragePool") return pool(id);
     if (op == "GlobalAveragePool") return replace_reduce(id);
     if (op == "BatchNormalization") return batch_norm(id);
@@ -117,6 +131,7 @@ class LayoutPass {
     }
     if (op == "Concat") return concat(id);
     if (op == "ReduceMean" || op == "ReduceSum" || op == "ReduceMax") return reduce(id);
+    if (op == "ArgMax" || op == "ArgMin") return arg_extreme(id);
     if (op == "Pad" || op == "Slice") return along_axes(id);
     if (op == "Resize") return resize(id);
     if (op == "Split") return split(id);
@@ -169,6 +184,33 @@ class LayoutPass {
     std::vector<ValueId> inputs = n.inputs;
     inputs[0] = last(inputs[0]);
     replace(id, "ai.lathe::Conv", inputs, a);
+  }
+
+  void conv_transpose(NodeId id) {
+    const Node& n = g_[id];
+    const Value& w = g_[n.inputs[1]];
+    const bool bias = n.inputs.size() > 2 && n.inputs[2];
+    if (!w.is_constant() || w.dtype != DType::kF32 || w.shape->size() != 4 || g_[n.inputs[0]].dtype != DType::kF32) return;
+    if ((bias && !g_[n.inputs[2]].is_constant()) || !image(n.outputs[0]) || n.get_int("group") != 1) return;
+    const Shape &s = *w.shape, &x = *g_[n.inputs[0]].shape, &y = *g_[n.outputs[0]].shape;
+    const Ints strides = or_ones(n.get_ints("strides")), dilations = or_ones(n.get_ints("dilations"));
+    Ints extra = n.get_ints("output_padding"), sizes = n.get_ints("output_shape");
+    if (extra.empty()) extra = {0, 0};
+    if (sizes.size() == 4) sizes.erase(sizes.begin(), sizes.begin() + 2);
+    const ops::Window window = ops::resolve_transposed_window(ops::spatial_of(x), ops::window_attributes(n, {s[2], s[3]}), extra, sizes);
+    // As pads and output_padding that give this output, whatever the node said.
+    Ints pads(4, 0);
+    for (int i = 0; i < 2; ++i) {
+      const int64_t whole = (x[i + 2] - 1) * strides[i] + (s[i + 2] - 1) * dilations[i] + 1;
+      pads[i] = window.begin[i];
+      pads[i + 2] = whole - pads[i] - y[i + 2];
+      extra[i] = std::max<int64_t>(0, -pads[i + 2]);
+      pads[i + 2] += extra[i];
+      if (pads[i] < 0) return;
+    }
+    std::vector<ValueId> inputs = n.inputs;
+    inputs[0] = last(inputs[0]);
+    replace(id, "ai.lathe::ConvTranspose", inputs, {{"strides", strides}, {"dilations", dilations}, {"pads", pads}, {"output_padding", extra}});
   }
 
   void pool(NodeId id) {
@@ -274,6 +316,19 @@ class LayoutPass {
     if (keep) return replace(id, n.op->name, {x, list}, {{"keepdims", int64_t{1}}});
     if (axes != Ints{1, 2}) return;  // only then do the axes left stand in the same order
     g_[id].inputs = {x, list};
+  }
+
+  // Along the channels, without them in the result, the other axes keep their order.
+  void arg_extreme(NodeId id) {
+    const Node& n = g_[id];
+    const int64_t axis = normalize_axis(n.get_int("axis"), 4);
+    Attributes a = n.attributes;
+    a["axis"] = kAxis[axis];
+    if (n.get_int("keepdims")) return replace(id, n.op->name, {last(n.inputs[0])}, a);
+    if (axis != 1) return;
+    ValueId x = last(n.inputs[0]);
+    g_[id].inputs = {x};
+    g_[id].attributes = a;
   }
 
   // Pad and Slice: their axes are given as inputs.

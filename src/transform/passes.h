@@ -39,6 +39,11 @@ void clean_up(Graph& graph, bool keep_quantized = false);
 // Spellings of one function become one node: Gelu (both forms), Swish, HardSwish, Mish, LayerNormalization,
 // RMSNormalization, scaled dot-product attention, channel shuffle.
 void recognize(Graph& graph);
+// Attention takes its heads out of the projections and puts them together itself: the moves around it go.
+void place_heads(Graph& graph);
+// Reshapes that keep the last axis stand before the products and sums along it, not between them, and transposes
+// that move only axes of size one become reshapes: what belongs together then stands together, and fuses.
+void hoist_reshapes(Graph& graph);
 // Conv, MatMul and Gemm with constant weights take bias, activation and residual addition.
 void fuse(Graph& graph);
 // Images channels-last: 2-D Conv, pooling and what stands between them, with as few transposes as possible.

@@ -1,4 +1,4 @@
-// bf16 where it pays: products with constant weights, and what only moves their results. As in layout.cpp a
+// bf16 where it pays: products with constant weights, and what stands between them. As in layout.cpp a
 // value has a twin, here of the other precision, and a cast is made only where a value is wanted in the
 // precision that nobody makes. Accumulation stays in f32 inside the kernels; graph inputs and outputs keep
 // their type.
@@ -12,21 +12,42 @@
 namespace lathe {
 namespace {
 
-const std::set<std::string> kMoves = {"Reshape", "Flatten", "Transpose", "Concat", "Slice", "Squeeze", "Unsqueeze"};
+// What only moves elements, and follows whatever precision they are made in.
+const std::set<std::string> kMoves = {"Reshape", "Flatten", "Transpose", "Concat", "Slice", "Squeeze", "Unsqueeze", "Gather", "Split", "Identity", "Expand"};
+// Kernels of these compute in f32 inside and read and write bf16.
+const std::set<std::string> kElementwise = {"Relu", "LeakyRelu", "Elu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Swish", "Mish", "Gelu", "Clip", "Abs", "Neg",
+                                            "Sqrt", "Reciprocal", "Exp", "Floor", "Ceil", "Round", "Erf", "Add", "Sum", "Sub", "Mul", "Div", "Max", "Min",
+                                            "Softmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"};
+const std::set<std::string> kPairs = {"Add", "Sum", "Sub", "Mul", "Div", "Max", "Min", "RMSNormalization"};  // two inputs of the result's type
+
+bool is_product(const Node& n) { return n.op->domain == kLatheDomain && (n.op->name == "Conv" || n.op->name == "MatMul" || n.op->name == "ExpandDepthwise"); }
 
 class HalfPass {
  public:
-  explicit HalfPass(Graph& g) : g_(g) {}
+  explicit HalfPass(Graph& g) : g_(g), before_product_(g.value_count(), false) {
+    std::vector<NodeId> order = g.order();
+    for (size_t i = order.size(); i-- > 0;) {
+      const Node& n = g[order[i]];
+      bool before = is_product(n);
+      for (ValueId v : n.outputs) before = before || (v && before_product_[v.index]);
+      if (!before) continue;
+      for (ValueId v : n.inputs)
+        if (v) before_product_[v.index] = true;
+    }
+  }
 
   void run() {
     for (NodeId id : g_.order()) {
       const Node& n = g_[id];
       const std::string& op = n.op->name;
-      bool fused = n.op->domain == "ai.lathe";
+      const bool fused = n.op->domain == kLatheDomain, standard = n.op->domain.empty();
       if (fused && (op == "Conv" || op == "MatMul")) product(id);
       else if (fused && op == "ExpandDepthwise") expansion(id);
-      else if ((fused && (op == "Pool" || op == "Affine")) || (op == "ReduceMean" && n.op->domain.empty())) half_kernel(id);
-      else if ((fused && op == "ChannelShuffle") || (n.op->domain.empty() && kMoves.contains(op))) move(id);
+      else if ((fused && (op == "Pool" || op == "Affine" || op == "ConvTranspose")) || (standard && op == "ReduceMean")) half_kernel(id, 1);
+      else if (op == "Attention") half_kernel(id, 3);
+      // What follows the last product (boxes, probabilities) keeps its precision: nothing would be won by less.
+      else if (standard && kElementwise.contains(op) && before_product_[n.outputs[0].index]) half_kernel(id, kPairs.contains(op) ? n.inputs.size() : 1);
+      else if ((fused && op == "ChannelShuffle") || (standard && kMoves.contains(op))) move(id);
     }
     for (auto& [wide, half] : twin_) {
       if (!orphans_.contains(wide)) continue;
@@ -53,16 +74,19 @@ class HalfPass {
 
   NodeId replace(NodeId id, std::vector<ValueId> inputs) {
     Node n = g_[id];
-    ValueId old = n.outputs[0];
     g_.remove(id);
-    Value made;
-    made.name = g_[old].name + "_bf16";
-    made.dtype = DType::kBF16;
-    made.shape = g_[old].shape;
     n.inputs = std::move(inputs);
-    n.outputs = {g_.add_value(std::move(made))};
-    twin_[old.index] = n.outputs[0];
-    orphans_.insert(old.index);
+    for (ValueId& out : n.outputs) {
+      if (!out) continue;
+      const ValueId old = out;
+      Value made;
+      made.name = g_[old].name + "_bf16";
+      made.dtype = DType::kBF16;
+      made.shape = g_[old].shape;
+      out = g_.add_value(std::move(made));
+      twin_[old.index] = out;
+      orphans_.insert(old.index);
+    }
     return g_.add_node(std::move(n));
   }
 
@@ -91,37 +115,53 @@ class HalfPass {
     replace(id, inputs);
   }
 
-  // What reads a picture that is made in bf16 stays there, where a kernel computes on it in f32 inside.
-  void half_kernel(NodeId id) {
+  bool made_in_half(ValueId v) const { return twin_.contains(v.index) && !g_[v].is_constant(); }
+
+  // What reads something that is made in bf16 stays there, where a kernel computes on it in f32 inside. The first
+  // `data` inputs are of the result's type; others (scales, axes, masks) stay as they are.
+  void half_kernel(NodeId id, size_t data) {
     const Node& n = g_[id];
-    if (!twin_.contains(n.inputs[0].index) || g_[n.inputs[0]].is_constant() || n.outputs.size() != 1 || !g_[n.outputs[0]].shape) return;
+    if (n.outputs.size() != 1 || !g_[n.outputs[0]].shape || n.inputs.size() < data) return;
+    bool any = false;
+    for (size_t i = 0; i < data; ++i) {
+      const ValueId v = n.inputs[i];
+      if (!v || g_[v].dtype != DType::kF32) return;
+      if (made_in_half(v)) any = true;
+      else if (!g_[v].is_constant() || !g_[v].constant.has_elements()) return;
+    }
+    if (!any) return;
+    // Asked with values of the types that there would be.
+    for (size_t i = 0; i < data; ++i) g_[n.inputs[i]].dtype = DType::kBF16;
+    g_[n.outputs[0]].dtype = DType::kBF16;
+    const bool fits = !kernels_for({g_, n}).empty();
+    for (size_t i = 0; i < data; ++i) g_[n.inputs[i]].dtype = DType::kF32;
+    g_[n.outputs[0]].dtype = DType::kF32;
+    if (!fits) return;
     std::vector<ValueId> inputs = n.inputs;
-    inputs[0] = half(inputs[0]);
-    Node trial = n;
-    trial.inputs = inputs;
-    ValueId old = n.outputs[0];
-    const DType before = g_[old].dtype;
-    g_[old].dtype = DType::kBF16;  // as the result would be
-    const bool fits = !kernels_for({g_, trial}).empty();
-    g_[old].dtype = before;
-    if (fits) replace(id, inputs);
+    for (size_t i = 0; i < data; ++i) inputs[i] = half(inputs[i]);
+    replace(id, inputs);
   }
 
   void move(NodeId id) {
     const Node& n = g_[id];
-    bool concat = n.op->name == "Concat";
     std::vector<ValueId> inputs = n.inputs;
-    size_t data = concat ? inputs.size() : 1;
-    for (size_t i = 0; i < data; ++i)
-      if (!twin_.contains(inputs[i].index)) return;
-    if (n.outputs.size() != 1 || !g_[n.outputs[0]].shape) return;
+    const size_t data = n.op->name == "Concat" ? inputs.size() : 1;
+    bool any = false;
+    for (size_t i = 0; i < data; ++i) {
+      if (made_in_half(inputs[i])) any = true;
+      else if (!g_[inputs[i]].is_constant() || g_[inputs[i]].dtype != DType::kF32 || !before_product_[n.outputs[0].index]) return;
+    }
+    for (ValueId v : n.outputs)
+      if (!v || !g_[v].shape) return;
+    if (!any) return;
     for (size_t i = 0; i < data; ++i) inputs[i] = half(inputs[i]);
     replace(id, inputs);
   }
 
   Graph& g_;
   std::map<int32_t, ValueId> twin_;
-  std::set<int32_t> orphans_;  // f32 values whose producer now makes the bf16 twin
+  std::vector<bool> before_product_;  // by value: a product follows somewhere
+  std::set<int32_t> orphans_;         // f32 values whose producer now makes the bf16 twin
 };
 
 }  // namespace

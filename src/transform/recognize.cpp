@@ -223,7 +223,9 @@ bool attention(Graph& g, const Matcher& m, NodeId id) {
     int s = m.made_by(add->inputs[0], "MatMul") || m.made_by(add->inputs[0], "Mul") || m.made_by(add->inputs[0], "Div") ? 0 : 1;
     scores = add->inputs[s];
     mask = add->inputs[1 - s];
-    if (!g[mask].shape || g[mask].shape->size() > rank) return false;
+    // A mask of the standard's Attention hides the keys that it does not reach: one that is spread over them is none.
+    const auto &m_shape = g[mask].shape, &all = g[softmax->inputs[0]].shape;
+    if (!m_shape || m_shape->empty() || m_shape->size() > rank || !all || m_shape->back() != all->back()) return false;
   }
   double scale = 1;
   auto peel = [&](ValueId x) {  // a scalar factor
@@ -288,13 +290,35 @@ bool channel_shuffle(Graph& g, const Matcher& m, NodeId id) {
   return true;
 }
 
+// Reshape [N·C/2, 2, H·W] → Transpose (1, 0, 2) → Reshape [2, N, C/2, H, W] → Gather i: the even or the odd channels
+// (ShuffleNet V2's shuffle and split in one, as FastestDet and YOLOX-Nano write it).
+bool channel_parity(Graph& g, const Matcher& m, NodeId id) {
+  const Node& n = g[id];
+  if (n.op->name != "Gather" || n.get_int("axis") != 0 || !g[n.inputs[1]].is_constant() || g[n.inputs[1]].constant.rank() != 0) return false;
+  const Node* split = m.made_by(n.inputs[0], "Reshape");
+  const Node* t = split ? m.made_by(split->inputs[0], "Transpose") : nullptr;
+  const Node* r = t && t->get_ints("perm") == std::vector<int64_t>{1, 0, 2} ? m.made_by(t->inputs[0], "Reshape") : nullptr;
+  if (!r) return false;
+  const ValueId x = r->inputs[0];
+  const auto &shape = g[x].shape, &pairs = g[r->outputs[0]].shape, &parts = g[split->outputs[0]].shape;
+  if (!shape || !pairs || !parts || !is_static(*shape) || shape->size() != 4 || (*shape)[1] % 2 != 0) return false;
+  const Shape s = *shape;
+  if (*pairs != Shape{s[0] * s[1] / 2, 2, s[2] * s[3]} || *parts != Shape{2, s[0], s[1] / 2, s[2], s[3]}) return false;
+  const int64_t index = g[n.inputs[1]].constant.get_int(0), odd = index < 0 ? index + 2 : index;
+  if (odd != 0 && odd != 1) return false;
+  auto number = [&](int64_t v) { return g.add_constant(Tensor::of_i64({v})); };
+  const ValueId begin = number(odd), end = number(s[1]), axis = number(1), step = number(2);
+  become(g, id, "Slice", {x, begin, end, axis, step}, {});
+  return true;
+}
+
 }  // namespace
 
 void recognize(Graph& g) {
   Matcher m(g);
   for (NodeId id : g.order()) {
     if (g[id].dead || !g[id].op->domain.empty()) continue;
-    for (auto rule : {gelu_erf, gelu_tanh, self_gated, layer_norm, attention, channel_shuffle})
+    for (auto rule : {gelu_erf, gelu_tanh, self_gated, layer_norm, attention, channel_shuffle, channel_parity})
       if (rule(g, m, id)) break;
   }
   remove_dead(g);

@@ -1,24 +1,9 @@
 // Every kernel that claims a node against the reference kernel: one tester an operator, over odd shapes, remainders,
 // epilogues, batches and threads, for every instruction set that the machine has.
-#include <gtest/gtest.h>
-#include <omp.h>
-
-#include <cmath>
-#include <random>
-
-#include "kernels/isa.h"
-#include "kernel_case.h"
+#include "kernel_tester.h"
 
 namespace lathe {
 namespace {
-
-using testing::Case;
-using testing::check;
-using testing::checked;
-using testing::make_case;
-using testing::random_tensor;
-
-using Ints = std::vector<int64_t>;
 
 const char* const kActivations[] = {"", "Relu", "Clip", "LeakyRelu", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Swish", "Gelu", "GeluTanh", "Mish", "Elu"};
 
@@ -51,22 +36,6 @@ Case conv(std::mt19937& random, DType type, int64_t n, int64_t h, int64_t w, int
                    fmt::format("{} conv {}x{}x{}x{} to {}, window {}, stride {}, pad {}, dilation {}, groups {}, '{}', residual {}, scale {}", name_of(type), n, h,
                                w, channels, out, v.kernel, v.stride, v.pad, v.dilation, v.groups, activation, residual, scale));
 }
-
-class EveryKernel : public ::testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    force_isa(GetParam());
-    checked = 0;
-  }
-  void TearDown() override {
-    force_isa("");
-    omp_set_num_threads(1);
-    EXPECT_GT(checked, 0);
-  }
-  // bf16 rounds factors that the reference takes as they are when it has f32 weights, and results once more.
-  static double tolerance(DType type) { return type == DType::kBF16 ? 2e-2 : 5e-5; }
-  std::mt19937 random{7};
-};
 
 TEST_P(EveryKernel, ConvolvesAnyShape) {
   const Window windows[] = {{}, {1, 2}, {3, 1, 1}, {3, 2, 1}, {3, 1, 0}, {5, 1, 2}, {3, 1, 2, 2}, {7, 2, 3}, {2, 2}, {4, 4}, {5, 2, 2}};
@@ -177,9 +146,7 @@ TEST_P(EveryKernel, ActivatesExtremes) {
   }
 }
 
-std::vector<std::string> isas() { return available_isas(); }
-
-INSTANTIATE_TEST_SUITE_P(Isa, EveryKernel, ::testing::ValuesIn(isas()), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Isa, EveryKernel, ::testing::ValuesIn(available_isas()), [](const auto& info) { return info.param; });
 
 TEST(Isa, UnknownOnesAreRefused) { EXPECT_THROW(force_isa("vax"), Error); }
 

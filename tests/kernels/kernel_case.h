@@ -27,7 +27,8 @@ struct Case {
 };
 
 // `constants`: which inputs are; undefined tensors are left out.
-inline Case make_case(std::string_view op, std::vector<Tensor> inputs, const std::vector<bool>& constants, Attributes attributes, std::string text) {
+inline Case make_case(std::string_view op, std::vector<Tensor> inputs, const std::vector<bool>& constants, Attributes attributes, std::string text,
+                      size_t outputs = 1) {
   Case c;
   c.text = std::move(text);
   std::vector<ValueId> values;
@@ -42,7 +43,19 @@ inline Case make_case(std::string_view op, std::vector<Tensor> inputs, const std
     }
   }
   c.inputs = std::move(inputs);
-  c.graph.outputs.push_back(c.graph.add(op, values, std::move(attributes)));
+  const bool own = op.starts_with("ai.lathe::");
+  Node node;
+  node.op = own ? &find_op(op.substr(10), kLatheDomain) : &find_op(op);
+  node.name = "tested";
+  node.inputs = values;
+  node.attributes = std::move(attributes);
+  for (size_t i = 0; i < outputs; ++i) {
+    Value y;
+    y.name = "y" + std::to_string(i);
+    node.outputs.push_back(c.graph.add_value(std::move(y)));
+  }
+  c.graph.outputs = node.outputs;
+  c.graph.add_node(std::move(node));
   infer_shapes(c.graph);
   return c;
 }
@@ -74,7 +87,7 @@ inline void check(Case& c, double tolerance, double floor = 1e-6) {
   KernelRequest request{c.graph, node};
   auto kernels = kernels_for(request);
   if (kernels.empty()) return;
-  Tensor expected = reference::run_node(node, c.inputs).at(0);
+  const std::vector<Tensor> expected = reference::run_node(node, c.inputs);
   for (const KernelEntry* entry : kernels) {
     std::unique_ptr<Kernel> kernel;
     try {
@@ -96,18 +109,25 @@ inline void check(Case& c, double tolerance, double floor = 1e-6) {
         if (t.data<uint8_t>()[i] != 0xA5 || t.data<uint8_t>()[t.size() - 1 - i] != 0xA5) return false;
       return true;
     };
-    Tensor out_memory = guarded(static_cast<int64_t>(expected.bytes())), scratch = guarded(static_cast<int64_t>(kernel->scratch_bytes()));
-    Tensor y(expected.dtype(), expected.shape(), out_memory.data<char>() + kGuard);
+    Tensor scratch = guarded(static_cast<int64_t>(kernel->scratch_bytes()));
+    std::vector<Tensor> memories, results;
+    std::vector<Tensor*> out;
+    for (const Tensor& e : expected) {
+      memories.push_back(guarded(static_cast<int64_t>(e.bytes())));
+      results.emplace_back(e.dtype(), e.shape(), memories.back().data<char>() + kGuard);
+    }
+    for (Tensor& t : results) out.push_back(&t);
     std::vector<const Tensor*> in;
     for (const Tensor& t : c.inputs) in.push_back(t.defined() ? &t : nullptr);
-    Tensor* out = &y;
-    kernel->run(in.data(), &out, scratch.data<char>() + kGuard);
-    // oneDNN's Relu and Clip make zero and the limit of what is not a number.
-    const bool loses_nan = entry->name.find("onednn") != entry->name.npos && std::isnan(expected.get(0));
-    if (!loses_nan) {
-      EXPECT_LE(relative_error(y, expected, floor), tolerance) << entry->name << " of " << c.text;
+    kernel->run(in.data(), out.data(), scratch.data<char>() + kGuard);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      // oneDNN's Relu and Clip make zero and the limit of what is not a number.
+      const bool loses_nan = entry->name.find("onednn") != entry->name.npos && std::isnan(expected[i].get(0));
+      if (!loses_nan) {
+        EXPECT_LE(relative_error(results[i], expected[i], floor), tolerance) << entry->name << " of " << c.text << ", output " << i;
+      }
+      EXPECT_TRUE(intact(memories[i])) << entry->name << " writes beside its output: " << c.text;
     }
-    EXPECT_TRUE(intact(out_memory)) << entry->name << " writes beside its output: " << c.text;
     EXPECT_TRUE(intact(scratch)) << entry->name << " writes beside its scratch: " << c.text;
     ++checked;
   }

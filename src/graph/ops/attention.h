@@ -1,5 +1,8 @@
-// The sizes of an Attention node, whichever of its two layouts ([B, S, H·D] or [B, H, S, D]) it is given.
+// The sizes of an Attention node, whichever of its two layouts ([B, S, H·D] or [B, H, S, D]) it is given, and where
+// the heads lie in ai.lathe::Attention, which reads and writes them in place.
 #pragma once
+
+#include <array>
 
 #include "graph/op.h"
 
@@ -68,6 +71,37 @@ inline AttentionSizes attention_sizes(const Node& node, const Shape& q, const Sh
   int64_t key_length = s.past;
   past(past_value, s.value_size);
   if (past_key && past_value) s.past = same_size(key_length, s.past, "the length of the cache");
+  return s;
+}
+
+// Element (b, h, s, d) of a tensor [B, H, S, D] that stands inside another one, of whatever shape, at
+// offset + b·batch + h·head + s·row + d.
+struct HeadView {
+  int64_t offset = 0, batch = 0, head = 0, row = 0;
+  std::vector<int64_t> numbers() const { return {offset, batch, head, row}; }
+  bool operator==(const HeadView&) const = default;
+};
+
+inline HeadView view_by_head(int64_t heads, int64_t rows, int64_t width) { return {0, heads * rows * width, rows * width, width}; }
+inline HeadView view_by_row(int64_t heads, int64_t rows, int64_t width) { return {0, rows * heads * width, width, heads * width}; }
+
+// Attributes q_view, k_view, v_view and y_view of ai.lathe::Attention.
+inline HeadView head_view(const Node& node, std::string_view attribute) {
+  const auto& n = node.get_ints(attribute);
+  check_model(n.size() == 4, "{} has {} entries, expected 4", attribute, n.size());
+  return {n[0], n[1], n[2], n[3]};
+}
+
+// The sizes that ai.lathe::Attention carries as attributes.
+inline AttentionSizes fused_attention_sizes(const Node& node) {
+  AttentionSizes s;
+  s.batch = node.get_int("batch");
+  s.query_heads = node.get_int("q_num_heads");
+  s.kv_heads = node.get_int("kv_num_heads");
+  s.queries = node.get_int("queries");
+  s.keys = node.get_int("keys");
+  s.head_size = node.get_int("head_size");
+  s.value_size = node.get_int("value_size");
   return s;
 }
 

@@ -1,4 +1,7 @@
 // Operators of the domain ai.lathe, which fusion makes. Images are channels-last: [N, H, W, C].
+#include <algorithm>
+
+#include "graph/ops/attention.h"
 #include "graph/ops/channels_last.h"
 #include "graph/ops/families.h"
 
@@ -49,6 +52,35 @@ void infer_conv(InferContext& c) {
                   to_string(*c.shape(0)));
   }
   c.set_output(0, c.dtype(0), y);
+}
+
+void infer_conv_transpose(InferContext& c) {
+  c.expect_rank(0, 4, 4);
+  c.expect_rank(1, 4, 4);
+  const Node& n = c.node();
+  const Ints &pads = n.get_ints("pads"), &strides = n.get_ints("strides"), &dilations = n.get_ints("dilations"), &extra = n.get_ints("output_padding");
+  check_window("pads", pads, 4, 0);
+  check_window("strides", strides, 2, 1);
+  check_window("dilations", dilations, 2, 1);
+  check_window("output_padding", extra, 2, 0);
+  if (!c.shape(0) || !c.shape(1)) return c.set_output(0, c.dtype(0));
+  const Shape &x = *c.shape(0), &w = *c.shape(1);
+  check_window("the window", {w[2], w[3]}, 2, 1);
+  check_model(x[3] < 0 || x[3] == w[0], "input {} does not have the channels of weight {}", to_string(x), to_string(w));
+  if (c.has_input(2) && c.shape(2)) check_model(*c.shape(2) == Shape{w[1]}, "bias has shape {} for {} channels", to_string(*c.shape(2)), w[1]);
+  Shape y{x[0], kUnknownDim, kUnknownDim, w[1]};
+  for (int i = 0; i < 2; ++i) {
+    if (x[i + 1] < 0) continue;
+    check_model(x[i + 1] >= 1 && x[i + 1] <= (int64_t{1} << 61) / kMaxWindowNumber, "an axis of size {} cannot be enlarged", x[i + 1]);
+    y[i + 1] = (x[i + 1] - 1) * strides[i] + (w[i + 2] - 1) * dilations[i] + 1 + extra[i] - pads[i] - pads[i + 2];
+    check_model(y[i + 1] >= 1, "pads leave nothing of axis {}", i + 1);
+  }
+  c.set_output(0, c.dtype(0), y);
+}
+
+int64_t conv_transpose_macs(const Graph& g, const Node& n) {
+  const Shape& w = *g[n.inputs[1]].shape;
+  return element_count(*g[n.inputs[0]].shape) * w[1] * w[2] * w[3];
 }
 
 void infer_expand_depthwise(InferContext& c) {
@@ -108,6 +140,52 @@ void infer_shuffle(InferContext& c) {
   infer::same_as_first(c);
 }
 
+// Files may hold any numbers: what a view reaches is checked without a product that overflows.
+void check_view(const char* what, const HeadView& view, const Shape& sizes, const std::optional<Shape>& shape) {
+  int64_t last = view.offset;
+  const int64_t steps[3] = {view.batch, view.head, view.row};
+  check_model(last >= 0 && last <= kMaxTensorBytes, "{} begins at {}", what, last);
+  for (int i = 0; i < 3; ++i) {
+    check_model(steps[i] >= 0 && steps[i] <= kMaxTensorBytes / sizes[i], "{} has the step {} over {} elements", what, steps[i], sizes[i]);
+    last += (sizes[i] - 1) * steps[i];
+  }
+  last += sizes[3] - 1;
+  if (shape && is_static(*shape)) check_model(last < element_count(*shape), "{} ends at element {} of {}", what, last, to_string(*shape));
+}
+
+void infer_fused_attention(InferContext& c) {
+  const Node& n = c.node();
+  const AttentionSizes s = fused_attention_sizes(n);
+  int64_t elements = 1;
+  for (int64_t size : {s.batch, s.query_heads, s.queries, s.keys, std::max(s.head_size, s.value_size)}) {
+    check_model(size >= 1 && size <= (int64_t{1} << 62) / elements, "attention over sizes that hold {}", size);
+    elements *= size;
+  }
+  check_model(s.kv_heads >= 1 && s.head_size >= 1 && s.value_size >= 1 && s.query_heads % s.kv_heads == 0,
+              "{} query heads of {} cannot share {} key heads of {}", s.query_heads, s.head_size, s.kv_heads, s.value_size);
+  const HeadView y = head_view(n, "y_view");
+  check_view("q_view", head_view(n, "q_view"), {s.batch, s.query_heads, s.queries, s.head_size}, c.shape(0));
+  check_view("k_view", head_view(n, "k_view"), {s.batch, s.kv_heads, s.keys, s.head_size}, c.shape(1));
+  check_view("v_view", head_view(n, "v_view"), {s.batch, s.kv_heads, s.keys, s.value_size}, c.shape(2));
+  // Every element of the output is written once: the steps are those of its axes in some order.
+  std::array<std::pair<int64_t, int64_t>, 3> axes{{{y.batch, s.batch}, {y.head, s.query_heads}, {y.row, s.queries}}};
+  std::sort(axes.begin(), axes.end());
+  int64_t step = s.value_size;
+  for (auto [given, size] : axes) {
+    if (size == 1) continue;
+    check_model(given == step, "y_view has the step {}, expected {}", given, step);
+    step *= size;
+  }
+  const Shape& shape = n.get_ints("y_shape");
+  check_model(y.offset == 0 && is_static(shape) && element_count(shape) == step, "y_shape {} does not hold {} elements", to_string(shape), step);
+  c.set_output(0, c.dtype(0), shape);
+}
+
+int64_t fused_attention_macs(const Graph&, const Node& n) {
+  const AttentionSizes s = fused_attention_sizes(n);
+  return element_count({s.batch, s.query_heads, s.queries, s.keys, s.head_size + s.value_size});
+}
+
 int64_t conv_macs(const Graph& g, const Node& n) {
   const Shape& w = *g[n.inputs[1]].shape;
   return element_count(*g[n.outputs[0]].shape) * w[1] * w[2] * w[3];
@@ -121,6 +199,10 @@ void declare_fused(OpRegistry& r) {
   r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5,
          .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}}),
          .infer = infer_conv, .macs = conv_macs});
+  // X [N, H, W, C], W [C, O, kH, kW], B [O] → [N, oH, oW, O]: the standard's of one group.
+  r.add({.name = "ConvTranspose", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 3,
+         .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"output_padding", Ints{}, true}}),
+         .infer = infer_conv_transpose, .macs = conv_transpose_macs});
   // X [N, H, W, C], W1 [E, C, 1, 1], B1 [E], W2 [E, 1, kH, kW], B2 [E] → [N, oH, oW, E]: a 1×1 convolution with its own
   // activation (expand_activation, expand_alpha, expand_beta), then a depthwise one, which the window is of.
   r.add({.name = "ExpandDepthwise", .domain = "ai.lathe", .minimum_inputs = 4, .maximum_inputs = 5,
@@ -141,6 +223,15 @@ void declare_fused(OpRegistry& r) {
   // convolution before could take.
   r.add({.name = "Affine", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 3,
          .attributes = with_epilogue({}), .infer = infer_affine});
+  // Attention of the standard on heads that stand inside Q, K and V (HeadView in attention.h) and are written where
+  // the next operator wants them: no head is moved by itself. attn_mask broadcasts to [batch, heads, queries, keys].
+  r.add({.name = "Attention", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 4,
+         .attributes = {{"batch", int64_t{1}, true}, {"q_num_heads", int64_t{1}, true}, {"kv_num_heads", int64_t{1}, true},
+                        {"queries", int64_t{1}, true}, {"keys", int64_t{1}, true}, {"head_size", int64_t{1}, true}, {"value_size", int64_t{1}, true},
+                        {"q_view", Ints{}, true}, {"k_view", Ints{}, true}, {"v_view", Ints{}, true}, {"y_view", Ints{}, true}, {"y_shape", Ints{}, true},
+                        {"is_causal", int64_t{0}}, {"left_window_size", int64_t{-1}}, {"right_window_size", int64_t{-1}},
+                        {"scale", 0.0f}, {"softcap", 0.0f}},
+         .infer = infer_fused_attention, .macs = fused_attention_macs});
   // Channels c = g·k + i of `axis` move to i·group + g (ShuffleNet, Zhang et al. 2018, section 3.1).
   r.add({.name = "ChannelShuffle", .domain = "ai.lathe", .attributes = {{"axis", int64_t{1}}, {"group", int64_t{1}, true}},
          .infer = infer_shuffle});

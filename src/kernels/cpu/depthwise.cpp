@@ -39,7 +39,8 @@ constexpr int RowsAtOnce() {
 struct Target {
   float* sums;              // of the first row, a vector an output; null: finished outputs go to y at once
   int64_t next_sums;        // from one row's sums to the next's
-  V least, most;            // the activation, when y is written
+  V least, most;            // the activation, when y is written:
+  bool hard_swish;          // this or the limits
 };
 
 // A Block is kRows × kTile outputs of one vector of channels whose accumulators stay in registers. The rows of the picture
@@ -92,7 +93,8 @@ HWY_INLINE void Block(D d, const DepthwiseArgs& a, const T* line, const float* w
         hn::Store(sum, d, to.sums + r * to.next_sums + (ox + t) * lanes);
         continue;
       }
-      const V out = MinKeepNaN(d, to.most, MaxKeepNaN(d, to.least, sum));
+      const V out = to.hard_swish ? Activate<ActivationKind::kHardSwish>(d, sum, to.least, to.most)
+                                  : MinKeepNaN(d, to.most, MaxKeepNaN(d, to.least, sum));
       T* at = y + (r * a.ow + ox + t) * c;
       if constexpr (sizeof(T) == 2) {
         if (a.native_half) {
@@ -169,14 +171,15 @@ void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums
   // the window is not there for each of them.
   using K_ = ActivationKind;
   const K_ kind = a.activation.kind;
-  const bool direct = K > 0 && !a.residual && (kind == K_::kNone || kind == K_::kRelu || kind == K_::kClip);
+  const bool limits = kind == K_::kNone || kind == K_::kRelu || kind == K_::kClip;
+  const bool direct = K > 0 && !a.residual && (limits || kind == K_::kHardSwish);
   if constexpr (K > 0) {
     uint32_t inside = 0;
     for (int i = 0; i < (kRows - 1) * S + K; ++i) {
       const int64_t iy = y0 + i * a.dilation_h;
       if (iy >= 0 && iy < a.h) inside |= 1u << i;
     }
-    Target to{direct ? nullptr : sums, a.ow * lanes, hn::Set(d, -HUGE_VALF), hn::Set(d, HUGE_VALF)};
+    Target to{direct ? nullptr : sums, a.ow * lanes, hn::Set(d, -HUGE_VALF), hn::Set(d, HUGE_VALF), !limits};
     if (kind == K_::kRelu) to.least = hn::Zero(d);
     if (kind == K_::kClip) to.least = hn::Set(d, a.activation.alpha), to.most = hn::Set(d, a.activation.beta);
     T* y = static_cast<T*>(a.y) + r * a.ow * a.c + ch;

@@ -1,4 +1,5 @@
-// Elementwise operators on f32: activations, and binary arithmetic with broadcasting.
+// Elementwise operators: activations, and binary arithmetic with broadcasting. f32, or bf16 that is widened, computed
+// on in f32 and rounded once.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cpp"
 #include <hwy/foreach_target.h>
@@ -9,7 +10,7 @@
 #include <cmath>
 
 #include "core/parallel.h"
-#include "kernels/cpu/activation-inl.h"
+#include "kernels/cpu/lanes-inl.h"
 #include "kernels/kernel.h"
 
 #ifndef LATHE_ELEMENTWISE_SHARED
@@ -19,8 +20,8 @@ enum class BinaryKind { kAdd, kSub, kMul, kDiv, kMax, kMin };
 enum class UnaryKind { kAbs, kNeg, kSqrt, kReciprocal, kExp, kFloor, kCeil, kRound, kErf };
 // Rows of `width` elements; an operand's step inside a row is 1 or 0 (one value for the row).
 struct BinaryRow {
-  const float *a, *b;
-  float* y;
+  const void *a, *b;
+  void* y;
   int64_t width;
   bool a_single, b_single;
 };
@@ -31,87 +32,107 @@ HWY_BEFORE_NAMESPACE();
 namespace lathe {
 namespace HWY_NAMESPACE {
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-template <class F>
-HWY_INLINE void ForEach(const float* x, float* y, int64_t count, F f) {
+template <class T, class F>
+HWY_INLINE void ForEach(const void* from, void* to, int64_t count, F f) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const hn::Mask<D> all = FirstLanes(d, lanes);
+  const T* x = static_cast<const T*>(from);
+  T* y = static_cast<T*>(to);
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) hn::StoreU(f(d, hn::LoadU(d, x + i)), d, y + i);
+  for (; i + lanes <= count; i += lanes) StoreChannels<true>(d, f(d, LoadChannels<true>(d, x + i, all)), y + i, all);
   if (i < count) {
-    auto m = hn::FirstN(d, static_cast<size_t>(count - i));
-    StoreMasked(f(d, LoadMasked(m, d, x + i)), m, d, y + i);
+    const hn::Mask<D> m = FirstLanes(d, count - i);
+    StoreChannels<false>(d, f(d, LoadChannels<false>(d, x + i, m)), y + i, m);
   }
 }
 
-void ActivateSpan(const float* x, float* y, int64_t count, ActivationSpec spec) {
-  WithActivation(spec.kind, [&]<ActivationKind kKind>() {
-    const D d0;
-    const V alpha = hn::Set(d0, spec.alpha), beta = hn::Set(d0, spec.beta);
-    ForEach(x, y, count, [&](D d, V v) { return Activate<kKind>(d, v, alpha, beta); });
+void ActivateSpan(const void* x, void* y, int64_t count, bool half, ActivationSpec spec) {
+  WithElements(half, [&]<class T>() {
+    WithActivation(spec.kind, [&]<ActivationKind kKind>() {
+      const D d0;
+      const V alpha = hn::Set(d0, spec.alpha), beta = hn::Set(d0, spec.beta);
+      ForEach<T>(x, y, count, [&](D d, V v) { return Activate<kKind>(d, v, alpha, beta); });
+    });
   });
 }
 
-void UnarySpan(const float* x, float* y, int64_t count, UnaryKind kind) {
+template <class T>
+void UnaryOf(const void* x, void* y, int64_t count, UnaryKind kind) {
   switch (kind) {
-    case UnaryKind::kAbs: return ForEach(x, y, count, [](D, V v) { return hn::Abs(v); });
-    case UnaryKind::kNeg: return ForEach(x, y, count, [](D, V v) { return hn::Neg(v); });
-    case UnaryKind::kSqrt: return ForEach(x, y, count, [](D, V v) { return hn::Sqrt(v); });
-    case UnaryKind::kReciprocal: return ForEach(x, y, count, [](D d, V v) { return hn::Div(hn::Set(d, 1.0f), v); });
-    case UnaryKind::kExp: return ForEach(x, y, count, [](D d, V v) {
+    case UnaryKind::kAbs: return ForEach<T>(x, y, count, [](D, V v) { return hn::Abs(v); });
+    case UnaryKind::kNeg: return ForEach<T>(x, y, count, [](D, V v) { return hn::Neg(v); });
+    case UnaryKind::kSqrt: return ForEach<T>(x, y, count, [](D, V v) { return hn::Sqrt(v); });
+    case UnaryKind::kReciprocal: return ForEach<T>(x, y, count, [](D d, V v) { return hn::Div(hn::Set(d, 1.0f), v); });
+    case UnaryKind::kExp: return ForEach<T>(x, y, count, [](D d, V v) {
         V e = hn::IfThenElse(hn::Gt(v, hn::Set(d, 88.3f)), hn::Exp(d, v), FastExp(d, v));
         e = hn::IfThenZeroElse(hn::Lt(v, hn::Set(d, -103.97f)), e);
         return hn::IfThenElse(hn::IsNaN(v), v, e);
       });
-    case UnaryKind::kFloor: return ForEach(x, y, count, [](D, V v) { return hn::Floor(v); });
-    case UnaryKind::kCeil: return ForEach(x, y, count, [](D, V v) { return hn::Ceil(v); });
-    case UnaryKind::kRound: return ForEach(x, y, count, [](D, V v) { return hn::Round(v); });
-    case UnaryKind::kErf: return ForEach(x, y, count, [](D d, V v) { return hn::IfThenElse(hn::IsNaN(v), v, FastErf(d, v)); });
+    case UnaryKind::kFloor: return ForEach<T>(x, y, count, [](D, V v) { return hn::Floor(v); });
+    case UnaryKind::kCeil: return ForEach<T>(x, y, count, [](D, V v) { return hn::Ceil(v); });
+    case UnaryKind::kRound: return ForEach<T>(x, y, count, [](D, V v) { return hn::Round(v); });
+    case UnaryKind::kErf: return ForEach<T>(x, y, count, [](D d, V v) { return hn::IfThenElse(hn::IsNaN(v), v, FastErf(d, v)); });
   }
 }
+void UnarySpan(const void* x, void* y, int64_t count, bool half, UnaryKind kind) {
+  WithElements(half, [&]<class T>() { UnaryOf<T>(x, y, count, kind); });
+}
 
-template <class F>
+HWY_INLINE V Spread(D d, const float* p) { return hn::Set(d, *p); }
+HWY_INLINE V Spread(D d, const uint16_t* p) { return hn::Set(d, to_float(BF16{*p})); }
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
+HWY_INLINE V Spread(D d, const NativeHalf* p) { return hn::Set(d, to_float(BF16{p->bits})); }
+#endif
+
+template <class T, class F>
 HWY_INLINE void Row(const BinaryRow& r, F f) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t i = 0;
+  const T *a = static_cast<const T*>(r.a), *b = static_cast<const T*>(r.b);
+  T* y = static_cast<T*>(r.y);
+  // Calls read<whole>(index, mask) for each vector of the row and stores what it gives.
+  auto fill = [&](auto read) {
+    const hn::Mask<D> all = FirstLanes(d, lanes);
+    int64_t i = 0;
+    for (; i + lanes <= r.width; i += lanes) StoreChannels<true>(d, read.template operator()<true>(i, all), y + i, all);
+    if (i < r.width) {
+      const hn::Mask<D> m = FirstLanes(d, r.width - i);
+      StoreChannels<false>(d, read.template operator()<false>(i, m), y + i, m);
+    }
+  };
   if (r.a_single && r.b_single) {
-    V v = f(hn::Set(d, *r.a), hn::Set(d, *r.b));
-    std::fill_n(r.y, r.width, hn::GetLane(v));
-  } else if (r.a_single || r.b_single) {
-    const V s = hn::Set(d, r.a_single ? *r.a : *r.b);
-    const float* p = r.a_single ? r.b : r.a;
-    auto apply = [&](V v) { return r.a_single ? f(s, v) : f(v, s); };
-    for (; i + lanes <= r.width; i += lanes) hn::StoreU(apply(hn::LoadU(d, p + i)), d, r.y + i);
-    if (i < r.width) {
-      auto m = hn::FirstN(d, static_cast<size_t>(r.width - i));
-      StoreMasked(apply(LoadMasked(m, d, p + i)), m, d, r.y + i);
-    }
+    const V v = f(Spread(d, a), Spread(d, b));
+    fill([&]<bool kWhole>(int64_t, hn::Mask<D>) { return v; });
+  } else if (r.a_single) {
+    const V s = Spread(d, a);
+    fill([&]<bool kWhole>(int64_t i, hn::Mask<D> m) { return f(s, LoadChannels<kWhole>(d, b + i, m)); });
+  } else if (r.b_single) {
+    const V s = Spread(d, b);
+    fill([&]<bool kWhole>(int64_t i, hn::Mask<D> m) { return f(LoadChannels<kWhole>(d, a + i, m), s); });
   } else {
-    for (; i + lanes <= r.width; i += lanes) hn::StoreU(f(hn::LoadU(d, r.a + i), hn::LoadU(d, r.b + i)), d, r.y + i);
-    if (i < r.width) {
-      auto m = hn::FirstN(d, static_cast<size_t>(r.width - i));
-      StoreMasked(f(LoadMasked(m, d, r.a + i), LoadMasked(m, d, r.b + i)), m, d, r.y + i);
-    }
+    fill([&]<bool kWhole>(int64_t i, hn::Mask<D> m) { return f(LoadChannels<kWhole>(d, a + i, m), LoadChannels<kWhole>(d, b + i, m)); });
   }
 }
 
-void Binary(const BinaryRow& r, BinaryKind kind) {
+template <class T>
+void BinaryOf(const BinaryRow& r, BinaryKind kind) {
   switch (kind) {
-    case BinaryKind::kAdd: return Row(r, [](V a, V b) { return hn::Add(a, b); });
-    case BinaryKind::kSub: return Row(r, [](V a, V b) { return hn::Sub(a, b); });
-    case BinaryKind::kMul: return Row(r, [](V a, V b) { return hn::Mul(a, b); });
-    case BinaryKind::kDiv: return Row(r, [](V a, V b) { return hn::Div(a, b); });
+    case BinaryKind::kAdd: return Row<T>(r, [](V a, V b) { return hn::Add(a, b); });
+    case BinaryKind::kSub: return Row<T>(r, [](V a, V b) { return hn::Sub(a, b); });
+    case BinaryKind::kMul: return Row<T>(r, [](V a, V b) { return hn::Mul(a, b); });
+    case BinaryKind::kDiv: return Row<T>(r, [](V a, V b) { return hn::Div(a, b); });
     // NaN wins, as in the operators' definition.
-    case BinaryKind::kMax: return Row(r, [](V a, V b) {
+    case BinaryKind::kMax: return Row<T>(r, [](V a, V b) {
         return hn::IfThenElse(hn::IsNaN(a), a, hn::IfThenElse(hn::IsNaN(b), b, hn::Max(a, b)));
       });
-    case BinaryKind::kMin: return Row(r, [](V a, V b) {
+    case BinaryKind::kMin: return Row<T>(r, [](V a, V b) {
         return hn::IfThenElse(hn::IsNaN(a), a, hn::IfThenElse(hn::IsNaN(b), b, hn::Min(a, b)));
       });
   }
+}
+void Binary(const BinaryRow& r, bool half, BinaryKind kind) {
+  WithElements(half, [&]<class T>() { BinaryOf<T>(r, kind); });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -126,15 +147,21 @@ HWY_EXPORT(Binary);
 
 namespace {
 
+// Calls span(x, y, count, half) for each thread's part.
+template <class Span>
+void over_elements(const Tensor* const* in, Tensor* const* out, Span span) {
+  const char* x = in[0]->data<char>();
+  char* y = out[0]->data<char>();
+  const bool half = out[0]->dtype() == DType::kBF16;
+  const int64_t bytes = half ? 2 : 4;
+  parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) { span(x + begin * bytes, y + begin * bytes, end - begin, half); });
+}
+
 class ActivationKernel : public Kernel {
  public:
   ActivationKernel(ActivationSpec spec) : spec_(spec) {}
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
-    const float* x = in[0]->data<float>();
-    float* y = out[0]->data<float>();
-    parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {
-      HWY_DYNAMIC_DISPATCH(ActivateSpan)(x + begin, y + begin, end - begin, spec_);
-    });
+    over_elements(in, out, [&](const void* x, void* y, int64_t count, bool half) { HWY_DYNAMIC_DISPATCH(ActivateSpan)(x, y, count, half, spec_); });
   }
   int in_place_input() const override { return 0; }
 
@@ -146,11 +173,7 @@ class UnaryKernel : public Kernel {
  public:
   UnaryKernel(UnaryKind kind) : kind_(kind) {}
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
-    const float* x = in[0]->data<float>();
-    float* y = out[0]->data<float>();
-    parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {
-      HWY_DYNAMIC_DISPATCH(UnarySpan)(x + begin, y + begin, end - begin, kind_);
-    });
+    over_elements(in, out, [&](const void* x, void* y, int64_t count, bool half) { HWY_DYNAMIC_DISPATCH(UnarySpan)(x, y, count, half, kind_); });
   }
   int in_place_input() const override { return 0; }
 
@@ -188,8 +211,10 @@ class BinaryKernel : public Kernel {
     same_size_ = r.in_shape(0) == y;
   }
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
-    const float *a = in[0]->data<float>(), *b = in[1]->data<float>();
-    float* y = out[0]->data<float>();
+    const char *a = in[0]->data<char>(), *b = in[1]->data<char>();
+    char* y = out[0]->data<char>();
+    const bool half = out[0]->dtype() == DType::kBF16;
+    const int64_t bytes = half ? 2 : 4;
     const Dim& inner = dims_.back();
     int64_t width = inner.size;
     auto row = [&](int64_t begin, int64_t end, int64_t from, int64_t to) {
@@ -201,8 +226,8 @@ class BinaryKernel : public Kernel {
           at_a += index * dims_[i].step_a;
           at_b += index * dims_[i].step_b;
         }
-        HWY_DYNAMIC_DISPATCH(Binary)({a + at_a + from * inner.step_a, b + at_b + from * inner.step_b, y + r * width + from,
-                                      to - from, !inner.wide_a, !inner.wide_b}, kind_);
+        HWY_DYNAMIC_DISPATCH(Binary)({a + (at_a + from * inner.step_a) * bytes, b + (at_b + from * inner.step_b) * bytes,
+                                      y + (r * width + from) * bytes, to - from, !inner.wide_a, !inner.wide_b}, half, kind_);
       }
     };
     if (rows_ == 1) {
@@ -225,23 +250,30 @@ class BinaryKernel : public Kernel {
   bool same_size_ = false;
 };
 
-bool f32(const KernelRequest& r) { return r.all_f32(); }
-bool f32_pair(const KernelRequest& r) { return r.all_f32() && r.node.inputs.size() == 2; }
+// Every operand and the result of one type.
+bool one_type(const KernelRequest& r) {
+  const DType type = r.output().dtype;
+  if (type != DType::kF32 && type != DType::kBF16) return false;
+  for (size_t i = 0; i < r.node.inputs.size(); ++i)
+    if (r.has_input(i) && r.input(i).dtype != type) return false;
+  return true;
+}
+bool pair(const KernelRequest& r) { return one_type(r) && r.node.inputs.size() == 2; }
 
 template <ActivationKind kKind, bool kAlpha = false, bool kBeta = false>
 KernelEntry activation_entry() {
-  return {"f32.activation", f32, [](const KernelRequest& r) -> std::unique_ptr<Kernel> {
+  return {"activation", one_type, [](const KernelRequest& r) -> std::unique_ptr<Kernel> {
             ActivationSpec s{kKind, kAlpha ? r.node.get_float("alpha") : 0, kBeta ? r.node.get_float("beta") : 0};
             return std::make_unique<ActivationKernel>(s);
           }};
 }
 template <UnaryKind kKind>
 KernelEntry unary_entry() {
-  return {"f32.unary", f32, [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<UnaryKernel>(kKind); }};
+  return {"unary", one_type, [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<UnaryKernel>(kKind); }};
 }
 template <BinaryKind kKind>
 KernelEntry binary_entry() {
-  return {"f32.binary", f32_pair, [](const KernelRequest& r) -> std::unique_ptr<Kernel> {
+  return {"binary", pair, [](const KernelRequest& r) -> std::unique_ptr<Kernel> {
             return std::make_unique<BinaryKernel>(r, kKind);
           }};
 }
@@ -259,14 +291,14 @@ void register_elementwise(KernelRegistry& r) {
   r.add("Tanh", "", activation_entry<A::kTanh>());
   r.add("Swish", "", activation_entry<A::kSwish, true>());
   r.add("Mish", "", activation_entry<A::kMish>());
-  r.add("Gelu", "", {"f32.activation", f32, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
+  r.add("Gelu", "", {"activation", one_type, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
           bool tanh = q.node.get_string("approximate") == "tanh";
           return std::make_unique<ActivationKernel>(ActivationSpec{tanh ? A::kGeluTanh : A::kGelu, 0, 0});
         }});
-  r.add("Clip", "", {"f32.activation", [](const KernelRequest& q) {
+  r.add("Clip", "", {"activation", [](const KernelRequest& q) {
           for (size_t i : {1, 2})
             if (q.has_input(i) && !q.input(i).is_constant()) return false;
-          return q.all_f32();
+          return q.input(0).dtype == q.output().dtype && (q.input(0).dtype == DType::kF32 || q.input(0).dtype == DType::kBF16);
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
           ActivationSpec s{A::kClip, q.has_input(1) ? static_cast<float>(q.input(1).constant.get(0)) : -INFINITY,
                            q.has_input(2) ? static_cast<float>(q.input(2).constant.get(0)) : INFINITY};

@@ -186,7 +186,7 @@ constexpr int64_t kBlockBytes = 24 << 10;
 constexpr int64_t kLeastBlockRows = 24;  // tiles of 8 and 6 rows come out even
 
 // Short runs of codes are copied so many at a time, whatever their number: a call of memcpy takes longer.
-constexpr int64_t kCopyBytes = 32;
+constexpr int64_t kCopyBytes = 64;
 
 int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -395,7 +395,8 @@ class IntegerConv : public IntegerProduct {
         }
         const char* source = x + (image * x_[1] + iy) * line + group * channels;
         if (brief && left >= 0 && left + w_[3] <= x_[2] && source + left * channels + kCopyBytes <= x_end) {
-          std::memcpy(at, source + left * channels, kCopyBytes);
+          std::memcpy(at, source + left * channels, kCopyBytes / 2);
+          if (run > kCopyBytes / 2) std::memcpy(at + kCopyBytes / 2, source + left * channels + kCopyBytes / 2, kCopyBytes / 2);
           at += run;
           continue;
         }

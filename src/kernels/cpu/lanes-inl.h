@@ -85,6 +85,15 @@ HWY_INLINE void StoreChannels(D, V v, NativeHalf* p, hn::Mask<D> m) {
 using NativeHalf = uint16_t;
 #endif
 
+// Calls body.template operator()<T>() for the type of elements in memory: f32, or bf16, which
+// rounds natively where the machine can.
+template <class Body>
+HWY_INLINE void WithElements(bool half, Body&& body) {
+  if (!half) body.template operator()<float>();
+  else if (has_bf16_instructions()) body.template operator()<NativeHalf>();
+  else body.template operator()<uint16_t>();
+}
+
 // y[at] = activation(acc + residual) or activation(acc) + residual. `residual` may be null.
 template <class T, ActivationKind kAct, bool kFull>
 HWY_INLINE void FinishLanes(D d, V acc, const T* residual, bool residual_first, T* y, hn::Mask<D> m, V alpha, V beta) {

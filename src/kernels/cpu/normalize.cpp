@@ -1,71 +1,128 @@
-// Softmax and layer normalization over the last axis, f32.
+// Softmax, layer and RMS normalization over the last axes, instance and group normalization, affine rows. f32, or bf16
+// with sums and variances in f32.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/normalize.cpp"
 #include <hwy/foreach_target.h>
 // Highway asks for this order
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/parallel.h"
 #include "kernels/cpu/lanes-inl.h"
 #include "kernels/kernel.h"
 
+#ifndef LATHE_NORMALIZE_SHARED
+#define LATHE_NORMALIZE_SHARED
+namespace lathe {
+struct NormArgs {
+  const float *scale, *bias;  // by element of a row; bias may be null
+  int64_t width;
+  float epsilon;
+  bool centred;  // the mean is taken off: layer normalization, else RMS
+};
+}  // namespace lathe
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace lathe {
 namespace HWY_NAMESPACE {
 
-using D = hn::ScalableTag<float>;
-using V = hn::Vec<D>;
-
-// Calls f(vector, mask, index) over a row; lanes past the end are `fill`.
-template <class F>
-HWY_INLINE void OverRow(const float* x, int64_t n, float fill, F f) {
+// Calls f<whole>(vector, mask, index) over a row; lanes past the end are zero.
+template <class T, class F>
+HWY_INLINE void OverRow(const T* x, int64_t n, F f) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const hn::Mask<D> all = FirstLanes(d, lanes);
   int64_t i = 0;
-  for (; i + lanes <= n; i += lanes) f(hn::LoadU(d, x + i), hn::FirstN(d, hn::Lanes(d)), i);
+  for (; i + lanes <= n; i += lanes) f.template operator()<true>(LoadChannels<true>(d, x + i, all), all, i);
   if (i < n) {
-    auto m = hn::FirstN(d, static_cast<size_t>(n - i));
-    f(hn::IfThenElse(m, LoadMasked(m, d, x + i), hn::Set(d, fill)), m, i);
+    const hn::Mask<D> m = FirstLanes(d, n - i);
+    f.template operator()<false>(LoadChannels<false>(d, x + i, m), m, i);
   }
 }
 
-// Two passes over registers' worth of a row; the greatest is subtracted first, so nothing overflows.
-void SoftmaxRow(const float* x, float* y, int64_t n) {
+// The greatest is subtracted first, so that nothing overflows. Exponents of bf16 are computed twice rather than
+// kept, rounded, for the division.
+template <class T>
+void SoftmaxOf(const T* x, T* y, int64_t n) {
   const D d;
-  V top = hn::Set(d, -INFINITY);
-  OverRow(x, n, -INFINITY, [&](V v, hn::Mask<D>, int64_t) { top = hn::Max(top, v); });
+  const V lowest = hn::Set(d, -INFINITY);
+  V top = lowest;
+  OverRow(x, n, [&]<bool kWhole>(V v, hn::Mask<D> m, int64_t) { top = hn::Max(top, kWhole ? v : hn::IfThenElse(m, v, lowest)); });
   const V greatest = hn::MaxOfLanes(d, top);
+  auto exponent = [&](V v) {
+    const V t = hn::Sub(v, greatest), e = hn::IfThenZeroElse(hn::Lt(t, hn::Set(d, -87.3f)), FastExp(d, t));
+    return hn::IfThenElse(hn::IsNaN(t), t, e);
+  };
+  constexpr bool kKeep = sizeof(T) == 4;
   V sum = hn::Zero(d);
-  OverRow(x, n, -INFINITY, [&](V v, hn::Mask<D> m, int64_t i) {
-    V e = FastExp(d, hn::Sub(v, greatest));
-    e = hn::IfThenZeroElse(hn::Lt(hn::Sub(v, greatest), hn::Set(d, -87.3f)), e);
-    e = hn::IfThenElseZero(m, hn::IfThenElse(hn::IsNaN(v), v, e));
-    sum = hn::Add(sum, e);
-    StoreMasked(e, m, d, y + i);
+  OverRow(x, n, [&]<bool kWhole>(V v, hn::Mask<D> m, int64_t i) {
+    const V e = exponent(v);
+    sum = hn::Add(sum, kWhole ? e : hn::IfThenElseZero(m, e));
+    if constexpr (kKeep) StoreChannels<kWhole>(d, e, y + i, m);
   });
   const V scale = hn::Div(hn::Set(d, 1.0f), hn::SumOfLanes(d, sum));
-  OverRow(y, n, 0, [&](V v, hn::Mask<D> m, int64_t i) { StoreMasked(hn::Mul(v, scale), m, d, y + i); });
+  OverRow(kKeep ? y : x, n, [&]<bool kWhole>(V v, hn::Mask<D> m, int64_t i) { StoreChannels<kWhole>(d, hn::Mul(kKeep ? v : exponent(v), scale), y + i, m); });
+}
+void SoftmaxRows(const void* x, void* y, int64_t rows, int64_t n, bool half) {
+  WithElements(half, [&]<class T>() {
+    for (int64_t r = 0; r < rows; ++r) SoftmaxOf(static_cast<const T*>(x) + r * n, static_cast<T*>(y) + r * n, n);
+  });
 }
 
-void LayerNormRow(const float* x, const float* scale, const float* bias, float* y, int64_t n, float epsilon) {
+// Mean and mean square about it (or about zero), in two passes: no cancellation.
+template <class T>
+HWY_INLINE std::pair<V, V> Moments(const T* x, int64_t n, const NormArgs& a) {
   const D d;
-  V sum = hn::Zero(d);
-  OverRow(x, n, 0, [&](V v, hn::Mask<D>, int64_t) { sum = hn::Add(sum, v); });
-  const V mean = hn::Set(d, hn::GetLane(hn::SumOfLanes(d, sum)) / static_cast<float>(n));
+  const float count = static_cast<float>(n);
+  V mean = hn::Zero(d);
+  if (a.centred) {
+    V sums[2] = {hn::Zero(d), hn::Zero(d)};
+    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+    OverRow(x, n, [&]<bool kWhole>(V v, hn::Mask<D>, int64_t i) { V& sum = sums[i / lanes & 1]; sum = hn::Add(sum, v); });
+    mean = hn::Set(d, hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[0], sums[1]))) / count);
+  }
   V squares = hn::Zero(d);
-  OverRow(x, n, 0, [&](V v, hn::Mask<D> m, int64_t) {
-    V c = hn::IfThenElseZero(m, hn::Sub(v, mean));
+  OverRow(x, n, [&]<bool kWhole>(V v, hn::Mask<D> m, int64_t) {
+    V c = hn::Sub(v, mean);
+    if constexpr (!kWhole) c = hn::IfThenElseZero(m, c);
     squares = hn::MulAdd(c, c, squares);
   });
-  float variance = hn::GetLane(hn::SumOfLanes(d, squares)) / static_cast<float>(n);
-  const V factor = hn::Set(d, 1.0f / std::sqrt(variance + epsilon));
-  OverRow(x, n, 0, [&](V v, hn::Mask<D> m, int64_t i) {
+  const float variance = hn::GetLane(hn::SumOfLanes(d, squares)) / count;
+  return {mean, hn::Set(d, 1.0f / std::sqrt(variance + a.epsilon))};
+}
+
+template <class T>
+void NormOf(const T* x, T* y, const NormArgs& a) {
+  const D d;
+  const auto [mean, factor] = Moments(x, a.width, a);
+  OverRow(x, a.width, [&, mean = mean, factor = factor]<bool kWhole>(V v, hn::Mask<D> m, int64_t i) {
     V r = hn::Mul(hn::Sub(v, mean), factor);
-    r = hn::Mul(r, LoadMasked(m, d, scale + i));
-    if (bias) r = hn::Add(r, LoadMasked(m, d, bias + i));
-    StoreMasked(r, m, d, y + i);
+    const V scale = LoadChannels<kWhole>(d, a.scale + i, m);
+    r = a.bias ? hn::MulAdd(r, scale, LoadChannels<kWhole>(d, a.bias + i, m)) : hn::Mul(r, scale);
+    StoreChannels<kWhole>(d, r, y + i, m);
+  });
+}
+void NormRows(const void* x, void* y, int64_t rows, bool half, const NormArgs& a) {
+  WithElements(half, [&]<class T>() {
+    for (int64_t r = 0; r < rows; ++r) NormOf(static_cast<const T*>(x) + r * a.width, static_cast<T*>(y) + r * a.width, a);
+  });
+}
+
+// One group of channels, each of `pixels` elements in a row; scale and bias by channel of the group.
+void NormGroup(const void* from, void* to, int64_t channels, int64_t pixels, bool half, const NormArgs& a) {
+  WithElements(half, [&]<class T>() {
+    const D d;
+    const T* x = static_cast<const T*>(from);
+    T* y = static_cast<T*>(to);
+    const auto [mean, factor] = Moments(x, channels * pixels, a);
+    for (int64_t c = 0; c < channels; ++c, x += pixels, y += pixels) {
+      const V scale = hn::Mul(factor, hn::Set(d, a.scale[c])), shift = hn::NegMulAdd(mean, scale, hn::Set(d, a.bias[c]));
+      OverRow(x, pixels, [&]<bool kWhole>(V v, hn::Mask<D> m, int64_t i) { StoreChannels<kWhole>(d, hn::MulAdd(v, scale, shift), y + i, m); });
+    }
   });
 }
 
@@ -89,12 +146,8 @@ void AffineOf(const void* from, const float* scale, const float* shift, void* to
     }
   });
 }
-void AffineRows(const void* x, const float* scale, const float* shift, void* y, int64_t rows, int64_t n, ActivationSpec spec) {
-  AffineOf<float>(x, scale, shift, y, rows, n, spec);
-}
-void AffineRowsHalf(const void* x, const float* scale, const float* shift, void* y, int64_t rows, int64_t n, ActivationSpec spec) {
-  if (has_bf16_instructions()) AffineOf<NativeHalf>(x, scale, shift, y, rows, n, spec);
-  else AffineOf<uint16_t>(x, scale, shift, y, rows, n, spec);
+void AffineRows(const void* x, const float* scale, const float* shift, void* y, int64_t rows, int64_t n, bool half, ActivationSpec spec) {
+  WithElements(half, [&]<class T>() { AffineOf<T>(x, scale, shift, y, rows, n, spec); });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -103,43 +156,78 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace lathe {
-HWY_EXPORT(SoftmaxRow);
-HWY_EXPORT(LayerNormRow);
+HWY_EXPORT(SoftmaxRows);
+HWY_EXPORT(NormRows);
+HWY_EXPORT(NormGroup);
 HWY_EXPORT(AffineRows);
-HWY_EXPORT(AffineRowsHalf);
 
 namespace {
+
+int64_t element_bytes(const Tensor& t) { return static_cast<int64_t>(size_of(t.dtype())); }
 
 class Softmax : public Kernel {
  public:
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
-    int64_t width = in[0]->shape().back(), rows = in[0]->size() / width;
-    const float* x = in[0]->data<float>();
-    float* y = out[0]->data<float>();
+    const int64_t width = in[0]->shape().back(), rows = in[0]->size() / width, row = width * element_bytes(*in[0]);
+    const bool half = in[0]->dtype() == DType::kBF16;
     parallel_for(rows, kParallelGrain / (8 * width) + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r) HWY_DYNAMIC_DISPATCH(SoftmaxRow)(x + r * width, y + r * width, width);
+      HWY_DYNAMIC_DISPATCH(SoftmaxRows)(in[0]->data<char>() + begin * row, out[0]->data<char>() + begin * row, end - begin, width, half);
     });
   }
   int in_place_input() const override { return 0; }
 };
 
-class LayerNorm : public Kernel {
+// LayerNormalization and RMSNormalization, from `axis` to the last.
+class RowNorm : public Kernel {
  public:
-  explicit LayerNorm(const KernelRequest& r) : epsilon_(r.node.get_float("epsilon")) {}
+  explicit RowNorm(const KernelRequest& r) : args_{nullptr, nullptr, 1, r.node.get_float("epsilon"), r.node.op->name == "LayerNormalization"} {
+    const int64_t axis = normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(r.in_shape().size()));
+    args_.width = product(r.in_shape(), axis, r.in_shape().size());
+    biased_ = r.has_input(2);
+    if (r.input(1).dtype == DType::kBF16) scale_ = cast(r.input(1).constant, DType::kF32);
+  }
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
-    int64_t width = in[0]->shape().back(), rows = in[0]->size() / width;
-    const float *x = in[0]->data<float>(), *scale = in[1]->data<float>();
-    const float* bias = in[2] ? in[2]->data<float>() : nullptr;
-    float* y = out[0]->data<float>();
-    parallel_for(rows, kParallelGrain / (4 * width) + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r)
-        HWY_DYNAMIC_DISPATCH(LayerNormRow)(x + r * width, scale, bias, y + r * width, width, epsilon_);
+    args_.scale = scale_.defined() ? scale_.data<float>() : in[1]->data<float>();
+    args_.bias = biased_ ? in[2]->data<float>() : nullptr;
+    const int64_t row = args_.width * element_bytes(*in[0]);
+    const bool half = in[0]->dtype() == DType::kBF16;
+    parallel_for(in[0]->size() / args_.width, kParallelGrain / (4 * args_.width) + 1, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(NormRows)(in[0]->data<char>() + begin * row, out[0]->data<char>() + begin * row, end - begin, half, args_);
+    });
+  }
+  int in_place_input() const override { return 0; }
+
+ private:
+  NormArgs args_;
+  Tensor scale_;  // widened
+  bool biased_;
+};
+
+// InstanceNormalization (every channel a group) and GroupNormalization, [N, C, …].
+class GroupNorm : public Kernel {
+ public:
+  explicit GroupNorm(const KernelRequest& r) : epsilon_(r.node.get_float("epsilon")) {
+    const Shape& x = r.in_shape();
+    groups_ = r.node.op->name == "GroupNormalization" ? r.node.get_int("num_groups") : x[1];
+    channels_ = x[1] / groups_;
+    pixels_ = product(x, 2, x.size());
+  }
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const int64_t group = channels_ * pixels_ * element_bytes(*in[0]);
+    const bool half = in[0]->dtype() == DType::kBF16;
+    parallel_for(in[0]->shape()[0] * groups_, kParallelGrain / (4 * channels_ * pixels_) + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t g = begin; g < end; ++g) {
+        const int64_t channel = g % groups_ * channels_;
+        const NormArgs args{in[1]->data<float>() + channel, in[2]->data<float>() + channel, 0, epsilon_, true};
+        HWY_DYNAMIC_DISPATCH(NormGroup)(in[0]->data<char>() + g * group, out[0]->data<char>() + g * group, channels_, pixels_, half, args);
+      }
     });
   }
   int in_place_input() const override { return 0; }
 
  private:
   float epsilon_;
+  int64_t groups_ = 1, channels_ = 1, pixels_ = 1;
 };
 
 class Affine : public Kernel {
@@ -149,12 +237,11 @@ class Affine : public Kernel {
     int64_t width = in[0]->shape().back(), rows = in[0]->size() / width;
     const float *scale = in[1]->data<float>(), *shift = in[2]->data<float>();
     const bool half = in[0]->dtype() == DType::kBF16;
-    const int64_t bytes = width * static_cast<int64_t>(size_of(in[0]->dtype()));
+    const int64_t bytes = width * element_bytes(*in[0]);
     const char* x = in[0]->data<char>();
     char* y = out[0]->data<char>();
     parallel_for(rows, kParallelGrain / (width + 1) + 1, [&](int64_t begin, int64_t end) {
-      if (half) HWY_DYNAMIC_DISPATCH(AffineRowsHalf)(x + begin * bytes, scale, shift, y + begin * bytes, end - begin, width, spec_);
-      else HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * bytes, scale, shift, y + begin * bytes, end - begin, width, spec_);
+      HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * bytes, scale, shift, y + begin * bytes, end - begin, width, half, spec_);
     });
   }
   int in_place_input() const override { return 0; }
@@ -163,28 +250,45 @@ class Affine : public Kernel {
   ActivationSpec spec_;
 };
 
-bool last_axis(const KernelRequest& r) {
-  if (!r.all_f32() || r.in_shape().empty() || r.in_shape().back() < 1) return false;
+bool one_type(const KernelRequest& r) {
+  const DType type = r.input(0).dtype;
+  return (type == DType::kF32 || type == DType::kBF16) && r.output().dtype == type;
+}
+bool all_f32(const KernelRequest& r, std::initializer_list<size_t> inputs) {
+  return std::all_of(inputs.begin(), inputs.end(), [&](size_t i) { return !r.has_input(i) || r.input(i).dtype == DType::kF32; });
+}
+
+bool softmax_supported(const KernelRequest& r) {
+  if (!one_type(r) || r.in_shape().empty() || r.in_shape().back() < 1) return false;
   auto rank = static_cast<int64_t>(r.in_shape().size());
   return normalize_axis(r.node.get_int("axis"), rank) == rank - 1;
+}
+
+bool row_norm_supported(const KernelRequest& r) {
+  // The standard gives an RMSNormalization's result the type of its scale.
+  const bool half_scale = r.input(1).dtype == DType::kBF16 && r.input(1).is_constant() && r.input(1).constant.has_elements();
+  if (!one_type(r) || !(half_scale ? all_f32(r, {2}) : all_f32(r, {1, 2})) || r.in_shape().empty()) return false;
+  for (size_t i = 1; i < r.node.outputs.size(); ++i)
+    if (r.node.outputs[i]) return false;
+  const Shape& x = r.in_shape();
+  const Shape row(x.begin() + normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(x.size())), x.end());
+  return r.in_shape(1) == row && (!r.has_input(2) || r.in_shape(2) == row);
+}
+
+bool group_norm_supported(const KernelRequest& r) { return one_type(r) && all_f32(r, {1, 2}) && r.in_shape().size() >= 2; }
+
+template <class Made>
+std::unique_ptr<Kernel> make(const KernelRequest& r) {
+  return std::make_unique<Made>(r);
 }
 
 }  // namespace
 
 void register_normalize(KernelRegistry& r) {
-  r.add("Softmax", "", {"f32.softmax", last_axis, [](const KernelRequest&) -> std::unique_ptr<Kernel> {
-          return std::make_unique<Softmax>();
-        }});
-  r.add("Affine", "ai.lathe", {"affine", [](const KernelRequest& q) {
-                                 DType type = q.input(0).dtype;
-                                 return (type == DType::kF32 || type == DType::kBF16) && q.output().dtype == type && q.input(1).dtype == DType::kF32 &&
-                                        q.input(2).dtype == DType::kF32;
-                               },
-                               [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Affine>(q); }});
-  r.add("LayerNormalization", "", {"f32.layer_norm", [](const KernelRequest& q) {
-          return last_axis(q) && q.node.outputs.size() == 1 && q.node.inputs.size() == 3 && q.has_input(2) &&
-                 q.in_shape(1).size() == 1 && q.in_shape(1)[0] == q.in_shape().back() && q.in_shape(2) == q.in_shape(1);
-        }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<LayerNorm>(q); }});
+  r.add("Softmax", "", {"softmax", softmax_supported, [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<Softmax>(); }});
+  r.add("Affine", "ai.lathe", {"affine", [](const KernelRequest& q) { return one_type(q) && all_f32(q, {1, 2}); }, make<Affine>});
+  for (const char* op : {"LayerNormalization", "RMSNormalization"}) r.add(op, "", {"row.norm", row_norm_supported, make<RowNorm>});
+  for (const char* op : {"InstanceNormalization", "GroupNormalization"}) r.add(op, "", {"group.norm", group_norm_supported, make<GroupNorm>});
 }
 
 }  // namespace lathe

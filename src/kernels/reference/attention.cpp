@@ -43,11 +43,12 @@ void store(Context& c, size_t i, const std::vector<double>& values) {
   for (int64_t k = 0; k < out.size(); ++k) out.set(k, values[k]);
 }
 
-// Softmax of one row in place; a row of −∞ alone becomes zeros.
+// Softmax of one row in place; a row of −∞ alone becomes zeros, one with a NaN all NaN.
 void softmax(double* row, int64_t count) {
   double largest = -kInfinity, sum = 0;
   for (int64_t i = 0; i < count; ++i) largest = std::max(largest, row[i]);
-  if (largest == -kInfinity) return std::fill(row, row + count, 0.0);
+  if (std::all_of(row, row + count, [](double v) { return v == -kInfinity; })) return std::fill(row, row + count, 0.0);
+  if (largest == -kInfinity) largest = 0;  // the others are NaN
   for (int64_t i = 0; i < count; ++i) sum += row[i] = std::exp(row[i] - largest);
   for (int64_t i = 0; i < count; ++i) row[i] /= sum;
 }

@@ -1,6 +1,7 @@
 // What the operators of ai.lathe mean, in terms of the standard ones: channels-last pictures are transposed,
 // the standard operator runs, then bias, activation and residual follow in the documented order. bf16 inputs
 // are widened first and the result is rounded once.
+#include "graph/ops/attention.h"
 #include "kernels/kernel.h"
 #include "kernels/reference/families.h"
 
@@ -57,6 +58,15 @@ void conv(Context& c) {
   finish(c, transpose(y, kToLast));
 }
 
+void conv_transpose(Context& c) {
+  const Node& n = c.node();
+  std::vector<Tensor> inputs{transpose(widened(c.input(0)), kToFirst), widened(c.input(1))};
+  if (c.has_input(2)) inputs.push_back(c.input(2));
+  Tensor y = evaluate("ConvTranspose", std::move(inputs), {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")},
+                                                           {"output_padding", n.get_ints("output_padding")}});
+  finish(c, transpose(y, kToLast));
+}
+
 void expand_depthwise(Context& c) {
   const Node& n = c.node();
   auto conv = [&](const Tensor& x, size_t weights, Attributes attributes) {
@@ -95,6 +105,36 @@ void affine(Context& c) {
   c.set_output(0, c.input(0).dtype() == y.dtype() ? y : cast(y, c.input(0).dtype()));
 }
 
+// Calls f(index in [B, H, S, D], index in the tensor that holds it).
+template <class F>
+void over_view(const ops::HeadView& v, const Shape& sizes, F f) {
+  int64_t i = 0;
+  for (int64_t b = 0; b < sizes[0]; ++b)
+    for (int64_t h = 0; h < sizes[1]; ++h)
+      for (int64_t s = 0; s < sizes[2]; ++s)
+        for (int64_t d = 0; d < sizes[3]; ++d) f(i++, v.offset + b * v.batch + h * v.head + s * v.row + d);
+}
+
+void attention(Context& c) {
+  const Node& n = c.node();
+  const ops::AttentionSizes s = ops::fused_attention_sizes(n);
+  auto heads = [&](size_t input, const char* view, const Shape& sizes) {
+    Tensor whole = widened(c.input(input)), t(whole.dtype(), sizes);
+    over_view(ops::head_view(n, view), sizes, [&](int64_t to, int64_t from) { t.set(to, whole.get(from)); });
+    return t;
+  };
+  std::vector<Tensor> inputs{heads(0, "q_view", {s.batch, s.query_heads, s.queries, s.head_size}),
+                             heads(1, "k_view", {s.batch, s.kv_heads, s.keys, s.head_size}),
+                             heads(2, "v_view", {s.batch, s.kv_heads, s.keys, s.value_size})};
+  if (c.has_input(3)) inputs.push_back(c.input(3).dtype() == DType::kBool ? c.input(3) : widened(c.input(3)));
+  Attributes a;
+  for (const char* name : {"is_causal", "left_window_size", "right_window_size"}) a[name] = n.get_int(name);
+  a["softcap"] = n.get_float("softcap");
+  if (n.has("scale")) a["scale"] = n.get_float("scale");
+  Tensor y = evaluate("Attention", std::move(inputs), std::move(a));
+  over_view(ops::head_view(n, "y_view"), y.shape(), [&](int64_t from, int64_t to) { c.output().set(to, y.get(from)); });
+}
+
 void channel_shuffle(Context& c) {
   const Tensor& x = c.input();
   int64_t axis = normalize_axis(c.node().get_int("axis"), x.rank()), groups = c.node().get_int("group");
@@ -112,10 +152,12 @@ void channel_shuffle(Context& c) {
 
 void register_fused(Registry& r) {
   r.add("Conv", conv, "ai.lathe");
+  r.add("ConvTranspose", conv_transpose, "ai.lathe");
   r.add("ExpandDepthwise", expand_depthwise, "ai.lathe");
   r.add("MatMul", matmul, "ai.lathe");
   r.add("Pool", pool, "ai.lathe");
   r.add("Affine", affine, "ai.lathe");
+  r.add("Attention", attention, "ai.lathe");
   r.add("ChannelShuffle", channel_shuffle, "ai.lathe");
 }
 

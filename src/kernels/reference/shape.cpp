@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "graph/ops/pad.h"
 #include "kernels/reference/families.h"
 #include "kernels/reference/strided.h"
 
@@ -100,17 +101,7 @@ void copy_by_tables(const Tensor& in, Tensor& out, const std::vector<Ints>& sour
   }
 }
 
-// The source of position `i` (which may lie outside [0, size)) under a Pad mode.
-int64_t pad_source(const std::string& mode, int64_t i, int64_t size) {
-  if (i >= 0 && i < size) return i;
-  if (mode == "constant") return -1;
-  check_model(size > 0, "Pad in mode '{}' needs elements to repeat, the axis is empty", mode);
-  if (mode == "edge") return i < 0 ? 0 : size - 1;
-  if (mode == "wrap") return (i % size + size) % size;
-  if (size == 1) return 0;
-  int64_t period = 2 * (size - 1), phase = (i % period + period) % period;
-  return phase < size ? phase : period - phase;
-}
+using ops::pad_source;
 
 void pad(Context& c) {
   const Tensor& in = c.input();

@@ -1,0 +1,142 @@
+// Elementwise operators, softmax and norms against the reference, in f32 and bf16, over odd shapes and broadcasts, with
+// numbers that are none, for every instruction set.
+#include "kernel_tester.h"
+
+namespace lathe {
+namespace {
+
+class RowKernel : public EveryKernel {};
+
+const float kExtremes[] = {NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e30f, -1e30f, 90.0f, -90.0f, 0.5f, -0.5f, 2.5f};
+
+Tensor with_extremes(DType type, const Shape& shape, std::mt19937& random) {
+  Tensor x = random_tensor(type, shape, random, -4, 4);
+  for (int64_t i = 0; i < x.size() && i < 12; ++i) x.set((i * 7 + 3) % x.size(), kExtremes[i]);
+  return x;
+}
+
+// Each element by itself: a difference beside a huge element must not be lost in a common scale.
+void check_each(Case& c, DType type) {
+  // Largest difference allowed: a rounding of bf16, or of the approximations that activation-inl.h states.
+  check(c, type == DType::kBF16 ? 1.0 / 128 : 2e-6, 1);
+}
+
+TEST_P(RowKernel, Unary) {
+  struct Op {
+    const char* name;
+    Attributes attributes;
+  };
+  const Op ops[] = {{"Relu", {}}, {"LeakyRelu", {{"alpha", 0.2f}}}, {"Elu", {{"alpha", 1.5f}}}, {"HardSigmoid", {{"alpha", 0.3f}, {"beta", 0.4f}}}, {"Sigmoid", {}},
+                    {"Tanh", {}}, {"Gelu", {}}, {"Gelu", {{"approximate", std::string("tanh")}}}, {"Swish", {{"alpha", 1.3f}}}, {"Mish", {}}, {"HardSwish", {}},
+                    {"Abs", {}}, {"Neg", {}}, {"Sqrt", {}}, {"Reciprocal", {}}, {"Exp", {}}, {"Floor", {}}, {"Ceil", {}}, {"Round", {}}, {"Erf", {}}};
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (const Op& op : ops)
+      for (int64_t count : {1, 5, 16, 33, 70}) {
+        omp_set_num_threads(1 + turn++ % 3);
+        Tensor x = random_tensor(type, {count}, random, -4, 4);
+        if (op.name == std::string("Reciprocal"))
+          for (int64_t i = 0; i < count; ++i) x.set(i, x.get(i) + (x.get(i) < 0 ? -0.5 : 0.5));
+        Case c = make_case(op.name, {x}, {false}, op.attributes, fmt::format("{} {} of {}", name_of(type), op.name, count));
+        check_each(c, type);
+        // One by one: what becomes of a NaN, an infinity, a zero. Infinities of the gated activations are left out: the
+        // formula gives ∞·0, and its limit is what kernels may give.
+        const std::string name = op.name;
+        const bool gated = name == "Gelu" || name == "Swish" || name == "Mish" || name == "HardSwish";
+        for (float extreme : kExtremes) {
+          if (count != 5 || (gated && std::isinf(extreme))) continue;
+          Tensor one(type, {5});
+          for (int64_t i = 0; i < 5; ++i) one.set(i, extreme);
+          Case e = make_case(op.name, {one}, {false}, op.attributes, fmt::format("{} {} of {}", name_of(type), op.name, extreme));
+          check_each(e, type);
+        }
+      }
+}
+
+TEST_P(RowKernel, ClipTakesItsLimits) {
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (int limits = 0; limits < 4; ++limits) {
+      auto limit = [&](float v) {
+        Tensor t(type, {});
+        t.set(0, v);
+        return t;
+      };
+      std::vector<Tensor> inputs{with_extremes(type, {37}, random), limits & 1 ? limit(-0.75f) : Tensor(), limits & 2 ? limit(1.5f) : Tensor()};
+      Case c = make_case("Clip", inputs, {false, true, true}, {}, fmt::format("{} clip {}", name_of(type), limits));
+      check_each(c, type);
+    }
+}
+
+TEST_P(RowKernel, BinaryBroadcasts) {
+  const std::pair<Shape, Shape> shapes[] = {{{7, 33}, {7, 33}}, {{2, 3, 17}, {17}},  {{5}, {3, 5}},       {{1}, {40}},          {{2, 4, 16}, {2, 1, 16}},
+                                            {{2, 4, 5}, {2, 4, 1}}, {{3, 1, 8}, {1, 6, 1}}, {{1, 1}, {1, 1}}, {{2, 3, 4, 5}, {3, 1, 1}}, {{35, 1}, {35, 1}}};
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (const char* op : {"Add", "Sub", "Mul", "Div", "Max", "Min"})
+      for (const auto& [a, b] : shapes)
+        for (bool extreme : {false, true}) {
+          omp_set_num_threads(1 + turn++ % 3);
+          Tensor x = extreme ? with_extremes(type, a, random) : random_tensor(type, a, random), y = random_tensor(type, b, random, 0.5f, 2);
+          if (extreme)  // huge ones would hide the others
+            for (int64_t i = 0; i < x.size(); ++i)
+              if (std::abs(x.get(i)) > 100) x.set(i, 7);
+          if (extreme && turn % 4 == 0) y.set(0, NAN);
+          Case c = make_case(op, {x, y}, {false, turn % 3 == 0}, {}, fmt::format("{} {} of {} and {}", name_of(type), op, to_string(a), to_string(b)));
+          check_each(c, type);
+        }
+}
+
+TEST_P(RowKernel, Softmax) {
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (int64_t width : {1, 2, 7, 16, 31, 64, 100, 197})
+      for (int kind = 0; kind < 4; ++kind) {
+        omp_set_num_threads(1 + turn++ % 3);
+        Tensor x = random_tensor(type, {5, width}, random, -3, 3);
+        if (kind == 1)
+          for (int64_t i = 0; i < x.size(); ++i) x.set(i, x.get(i) * 1000);
+        if (kind == 2) x.set(width, NAN);
+        if (kind == 3 && width > 1) x.set(width, -INFINITY);
+        Case c = make_case("Softmax", {x}, {false}, {{"axis", int64_t{-1}}}, fmt::format("{} softmax of {}, kind {}", name_of(type), width, kind));
+        check(c, type == DType::kBF16 ? 1.0 / 128 : 2e-6, 1e-3);
+      }
+}
+
+TEST_P(RowKernel, RowNorms) {
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (const char* op : {"LayerNormalization", "RMSNormalization"})
+      for (int64_t width : {1, 3, 16, 24, 33, 96, 130})
+        for (int kind = 0; kind < 4; ++kind) {
+          omp_set_num_threads(1 + turn++ % 3);
+          const bool layer = op[0] == 'L';
+          // Far from zero, where a variance from the mean of squares would cancel.
+          Tensor x = random_tensor(type, {2, 3, width}, random, kind == 1 ? 100 : -1, kind == 1 ? 104 : 1);
+          if (kind == 2) x.set(width, NAN);
+          const Shape row = kind == 3 ? Shape{3, width} : Shape{width};
+          std::vector<Tensor> inputs{x, random_tensor(layer ? DType::kF32 : type, row, random)};
+          if (layer && kind != 2) inputs.push_back(random_tensor(DType::kF32, row, random));
+          Case c = make_case(op, inputs, {false, true, true}, {{"axis", int64_t{kind == 3 ? 1 : -1}}, {"epsilon", 1e-3f}},
+                             fmt::format("{} {} of {}, kind {}", name_of(type), op, width, kind));
+          check(c, type == DType::kBF16 ? 1.0 / 128 : kind == 1 ? 2e-4 : 1e-5, 1);
+        }
+}
+
+TEST_P(RowKernel, GroupNorms) {
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (int64_t groups : {0, 1, 2, 6})
+      for (int64_t size : {1, 5, 16, 35}) {
+        omp_set_num_threads(1 + turn++ % 3);
+        std::vector<Tensor> inputs{random_tensor(type, {2, 6, 2, size}, random), random_tensor(DType::kF32, {6}, random), random_tensor(DType::kF32, {6}, random)};
+        Attributes a{{"epsilon", 1e-3f}};
+        if (groups) a["num_groups"] = groups;
+        Case c = make_case(groups ? "GroupNormalization" : "InstanceNormalization", inputs, {false, true, true}, a, fmt::format("{} norm of {} groups, 2x{}", name_of(type), groups, size));
+        check(c, type == DType::kBF16 ? 1.0 / 128 : 1e-5, 1);
+      }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, RowKernel, ::testing::ValuesIn(available_isas()), [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace lathe
