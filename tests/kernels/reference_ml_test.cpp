@@ -92,6 +92,8 @@ TEST(LinearClassifier, TakesTheBestScore) {
   EXPECT_EQ(elements(y[0]), (Values{1, 0}));
   EXPECT_NEAR(y[1].get(0), 1 / (1 + std::exp(1)), 1e-6);
   EXPECT_NEAR(y[1].get(1), 1 / (1 + std::exp(-1)), 1e-6);
+  a["post_transform"] = std::string("SOFTMAX");
+  EXPECT_THROW(run_ml("LinearClassifier", {floats({2, 2}, {1, 1, 0, 0})}, a, 2), Error);
 }
 
 TEST(Normalizer, DividesByTheNormOfTheRow) {
@@ -186,6 +188,10 @@ TEST(TreeEnsembleClassifier, VotesForClasses) {
   auto y = run_ml("TreeEnsembleClassifier", {floats({3, 2}, {0, -1, 1, 0, 2, 11})}, a, 2);
   EXPECT_EQ(elements(y[0]), (Values{30, 20, 20}));
   EXPECT_THAT(values(y[1]), ElementsAre(1, 0, 1.5, 0, 2, 1.5, 0, 8, 4));
+  Attributes one = a;  // what the other class scores is not said
+  one["class_ids"] = Ints(5, 0);
+  one["classlabels_int64s"] = Ints{10, 20};
+  EXPECT_THROW(run_ml("TreeEnsembleClassifier", {floats({1, 2}, {0, 0})}, one, 2), Error);
   a["classlabels_strings"] = Texts{"a", "b", "c"};
   EXPECT_THROW(run_ml("TreeEnsembleClassifier", {floats({1, 2}, {0, 0})}, a, 2), Error);
 }

@@ -205,6 +205,9 @@ void linear_classifier(Context& c) {
   auto count = static_cast<int64_t>(classes.size());
   // One score can stand for two classes: that of the second.
   bool single = count == 2 && static_cast<int64_t>(n.get_floats("coefficients").size()) == x.columns;
+  if (single && (transform == PostTransform::kSoftmax || transform == PostTransform::kSoftmaxZero))
+    fail(ErrorKind::kUnsupported, "node '{}': LinearClassifier with one score for two classes and {} is not supported", n.name,
+         n.get_string("post_transform"));
   for (int64_t row = 0; row < x.count; ++row) {
     std::vector<double> scores = linear(n, x, row, single ? 1 : count);
     auto best = std::max_element(scores.begin(), scores.end()) - scores.begin();

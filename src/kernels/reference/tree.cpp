@@ -261,13 +261,6 @@ void tree_regressor(Context& c) {
   score_rows(c, forest, numbers(n, "base_values"), post_transform_of(n.get_string("post_transform")));
 }
 
-// Two classes whose leaves vote for only one of them: the votes stand for the second class. Weights that are all positive
-// are its probability, others its margin (the rule of ONNX Runtime; the standard is silent).
-int64_t binary_from_one(std::vector<double>& scores, double vote, bool probabilities) {
-  scores = {probabilities ? 1 - vote : -vote, vote};
-  return vote > (probabilities ? 0.5 : 0);
-}
-
 void tree_classifier(Context& c) {
   const Node& n = c.node();
   const Tensor& x = c.input();
@@ -278,24 +271,19 @@ void tree_classifier(Context& c) {
   int64_t features = x.shape().back();
   forest.check(features);
   const Ints& voted = n.get_ints("class_ids");
-  std::vector<double> weights = numbers(n, "class_weights"), base = numbers(n, "base_values");
-  bool one = classes == 2 && std::set<int64_t>(voted.begin(), voted.end()).size() == 1;
-  bool probabilities = std::all_of(weights.begin(), weights.end(), [](double w) { return w >= 0; });
-  check_model(base.empty() || static_cast<int64_t>(base.size()) == classes || (one && base.size() == 1), "{} base values for {} classes",
-              base.size(), classes);
+  std::vector<double> base = numbers(n, "base_values");
+  // The standard does not say what the other class scores then, and ONNX Runtime has a rule for each transform.
+  if (classes == 2 && std::set<int64_t>(voted.begin(), voted.end()).size() == 1)
+    fail(ErrorKind::kUnsupported, "node '{}': TreeEnsembleClassifier with two classes of which the leaves vote for only one is not supported",
+         n.name);
+  check_model(base.empty() || static_cast<int64_t>(base.size()) == classes, "{} base values for {} classes", base.size(), classes);
   PostTransform transform = post_transform_of(n.get_string("post_transform"));
   for (int64_t row = 0; row < rows_of(x); ++row) {
     std::vector<double> values;
     for (const Score& s : forest(x, row * features)) values.push_back(s.value);
-    int64_t best = 0;
-    if (one) {
-      double vote = values[static_cast<size_t>(voted[0])] + (base.empty() ? 0 : base.back());
-      best = binary_from_one(values, vote, probabilities);
-    } else {
-      for (size_t k = 0; k < base.size(); ++k) values[k] += base[k];
-      best = std::max_element(values.begin(), values.end()) - values.begin();
-    }
-    apply_post_transform(one && probabilities && transform != PostTransform::kNone && transform != PostTransform::kProbit ? PostTransform::kNone : transform, values);
+    for (size_t k = 0; k < base.size(); ++k) values[k] += base[k];
+    auto best = std::max_element(values.begin(), values.end()) - values.begin();
+    apply_post_transform(transform, values);
     label.set_int(row, labels[static_cast<size_t>(best)]);
     if (!c.has_output(1)) continue;
     for (int64_t k = 0; k < classes; ++k) c.output(1).set(row * classes + k, values[static_cast<size_t>(k)]);
