@@ -56,7 +56,7 @@ TEST_F(InstallTest, ShowsOnlyItsInterface) {
 TEST_F(InstallTest, ExamplesBuildAndRunAgainstIt) {
   std::string build = (scratch_folder() / "examples").string(), flags = LATHE_EXAMPLE_FLAGS;
   fs::remove_all(build);
-  ShellResult r = shell(LATHE_CMAKE " -S " LATHE_SOURCE "/examples -B " + build + " -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=" + prefix() +
+  ShellResult r = shell(LATHE_CMAKE " -S " LATHE_SOURCE "/examples -G Ninja -B " + build + " -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=" + prefix() +
                         " -DCMAKE_C_FLAGS='-Wall -Wextra -Werror " + flags + "' -DCMAKE_CXX_FLAGS='-Wall -Wextra -Werror " + flags + "' && " +
                         LATHE_CMAKE " --build " + build);
   ASSERT_EQ(r.code, 0) << r.out << r.err;
