@@ -13,6 +13,8 @@ struct Requantize {
   DType type = DType::kU8;
   int zero = 0, low = 0, high = 255;
 
+  // All codes of a type.
+  static Requantize all(DType type, int zero) { return {type, zero, type == DType::kI8 ? -128 : 0, type == DType::kI8 ? 127 : 255}; }
   static Requantize of(const Node& node) {
     return {static_cast<DType>(node.get_int("output_dtype")), static_cast<int>(node.get_int("y_zero_point")),
             static_cast<int>(node.get_int("low")), static_cast<int>(node.get_int("high"))};

@@ -264,9 +264,10 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   if (options.slice && !options.reference) slices = choose_slices(g, options.input_shapes);
   if (slices) {
     plan.slices = slices->count;
-    open_batch(g, slices->input_shapes.begin()->second[0] * slices->count);
+    specialize_slice(g, *slices, integer);
+  } else {
+    specialize(g, options.input_shapes, integer);
   }
-  specialize(g, slices ? slices->input_shapes : options.input_shapes, integer);
   check_inputs(g);
   if (integer) expand_quantized(g);
   clean_up(g, integer);

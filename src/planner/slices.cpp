@@ -130,11 +130,15 @@ class Comparison {
     return !batched || keeps_apart(a);
   }
 
-  int64_t axis(ValueId v) const { return v ? axis_.at(v) : kNone; }
+  // None too of what pair() was not asked about: the shape that a Reshape is given.
+  int64_t axis(ValueId v) const {
+    auto known = axis_.find(v);
+    return known == axis_.end() ? kNone : known->second;
+  }
   int64_t rank(ValueId v) const { return static_cast<int64_t>(whole_[v].shape->size()); }
   bool only_first_batched(const Node& n) const {
     for (size_t i = 1; i < n.inputs.size(); ++i)
-      if (n.inputs[i] && !(i == 1 && (n.op->name == "Reshape" || n.op->name == "Expand")) && axis(n.inputs[i]) != kNone) return false;
+      if (axis(n.inputs[i]) != kNone) return false;
     return axis(n.inputs[0]) != kNone;
   }
   std::optional<std::vector<int64_t>> constant(const Node& n, size_t i) const {
@@ -228,11 +232,14 @@ class Comparison {
   std::map<ValueId, int64_t> axis_;
 };
 
-int64_t batch_of(const Graph& g) {
+// The first size that all inputs have once they are of the shapes `given`, else 0.
+int64_t batch_of(const Graph& g, const std::map<std::string, Shape>& given) {
   int64_t batch = 0;
   for (ValueId v : g.inputs) {
-    if (!g[v].shape || g[v].shape->empty() || (batch != 0 && (*g[v].shape)[0] != batch)) return 0;
-    batch = (*g[v].shape)[0];
+    auto it = given.find(g[v].name);
+    const Shape shape = it != given.end() ? it->second : g[v].shape.value_or(Shape{});
+    if (shape.empty() || (batch != 0 && shape[0] != batch)) return 0;
+    batch = shape[0];
   }
   return batch;
 }
@@ -260,13 +267,18 @@ int64_t typical_bytes(const Graph& g) {
 
 }  // namespace
 
+void specialize_slice(Graph& graph, const Slices& slices, bool keep_quantized) {
+  open_batch(graph, slices.batch);  // a model may fix it
+  specialize(graph, slices.input_shapes, keep_quantized);
+}
+
 bool same_apart(const Graph& whole, const Graph& part) { return Comparison(whole, part).separable(); }
 
 std::optional<Slices> choose_slices(const Graph& graph, const std::map<std::string, Shape>& input_shapes) {
+  int64_t batch = batch_of(graph, input_shapes);
+  if (batch < 2) return std::nullopt;
   Graph whole = graph;
   specialize(whole, input_shapes);
-  int64_t batch = batch_of(whole);
-  if (batch < 2) return std::nullopt;
   clean_up(whole);
   // As many images as keep what a typical layer reads and writes in the second-level cache, at most 4: beyond, weights are
   // read often enough already. Milliseconds an image with 1, 2, 4 and 16 together on an AMD EPYC with 1 MiB: mobilenet_v3_large
@@ -275,7 +287,7 @@ std::optional<Slices> choose_slices(const Graph& graph, const std::map<std::stri
   for (int64_t more : {2, 4})
     if (batch % more == 0 && one * more <= cache) images = more;
   if (images >= batch || one * batch <= cache) return std::nullopt;
-  Slices slices{batch / images, {}};
+  Slices slices{batch / images, batch, {}};
   Graph part = graph;
   for (size_t i = 0; i < part.inputs.size(); ++i) {
     ValueId v = part.inputs[i];
@@ -283,9 +295,8 @@ std::optional<Slices> choose_slices(const Graph& graph, const std::map<std::stri
     shape[0] = images;
     slices.input_shapes[part[v].name] = shape;
   }
-  open_batch(part, batch);
   try {
-    specialize(part, slices.input_shapes);
+    specialize_slice(part, slices);
     clean_up(part);
   } catch (const Error&) {  // a shape inside the model names the batch
     return std::nullopt;

@@ -76,11 +76,7 @@ std::vector<Tensor> random_inputs(const Graph& graph, uint64_t seed) {
   return inputs;
 }
 
-std::vector<Tensor> random_inputs(const Plan& plan, uint64_t seed) {
-  std::vector<Tensor> inputs;
-  for (ValueId v : plan.graph.inputs) inputs.push_back(random_tensor(plan.graph[v].dtype, whole_shape(plan, v).value(), seed++));
-  return inputs;
-}
+std::vector<Tensor> random_inputs(const Plan& plan, uint64_t seed) { return random_inputs(declaration_of(plan), seed); }
 
 int64_t count_macs(const Graph& graph, const Node& node) {
   // Products of two such counts fit into 64 bits. Real tensors are smaller; a broken model's need not be.

@@ -102,7 +102,7 @@ void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes, 
     }
     value.shape = given;
   }
-  fold_constants(graph, int64_t{1} << 20, keep_quantized);
+  fold_constants(graph, kLargestGrowth, keep_quantized);
 }
 
 void open_batch(Graph& graph, int64_t batch) {
@@ -221,7 +221,7 @@ void merge_common(Graph& g) {
 }
 
 void clean_up(Graph& g, bool keep_quantized) {
-  fold_constants(g, int64_t{1} << 20, keep_quantized);
+  fold_constants(g, kLargestGrowth, keep_quantized);
   remove_identities(g);
   fold_batch_norm(g);
   merge_common(g);

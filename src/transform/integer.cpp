@@ -16,8 +16,6 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-bool has_input(const Node& n, size_t i) { return i < n.inputs.size() && n.inputs[i]; }
-
 // Functions of one element: any chain of these is a table of 256 entries. With two operands, the other is a constant
 // of one element.
 const std::set<std::string> kUnary = {"Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Swish",
@@ -59,8 +57,7 @@ class IntegerPass {
   void island(NodeId id) {
     auto scale = tensor_scale(g_, g_[id]);
     if (!scale) return;
-    Target t{id, *scale, Requantize{scale->type, scale->zero, 0, 255}, g_[id].inputs[0]};
-    if (scale->type == DType::kI8) t.out.low = -128, t.out.high = 127;
+    Target t{id, *scale, Requantize::all(scale->type, scale->zero), g_[id].inputs[0]};
     if (table(t)) return;
     narrow(t);
     const Node* n = sole(t.value);
@@ -385,10 +382,12 @@ class IntegerPass {
       parts.push_back(*codes);
     }
     Attributes a{{"axis", n.get_int("axis")}};
-    std::vector<ValueId> inputs, scale_inputs = g_[t.node].inputs;
+    std::vector<ValueId> inputs;
+    const Requantize all = Requantize::all(t.out.type, t.out.zero);
+    const bool limited = t.out.low != all.low || t.out.high != all.high;
     for (const Codes& part : parts) {
       ValueId codes = part.value;
-      if (part.scale != t.scale || t.out.low > -128 + (t.out.type == DType::kU8 ? 128 : 0) || t.out.high < (t.out.type == DType::kU8 ? 255 : 127))
+      if (part.scale != t.scale || limited)
         codes = g_.add("ai.lathe::Table", {codes, g_.add_constant(requantized(part.scale, t))});
       inputs.push_back(codes);
     }
@@ -442,7 +441,7 @@ void expand_quantized(Graph& graph) {
 
 void to_integer(Graph& graph) {
   sink_dequantize(graph);
-  fold_constants(graph, int64_t{1} << 20, true);
+  fold_constants(graph, kLargestGrowth, true);
   IntegerPass(graph).run();
 }
 

@@ -14,8 +14,6 @@ using Ints = std::vector<int64_t>;
 const std::set<std::string> kMoves = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Expand", "Tile", "Split",
                                       "Gather", "DepthToSpace", "SpaceToDepth"};
 
-bool has_input(const Node& n, size_t i) { return i < n.inputs.size() && n.inputs[i]; }
-
 class Sink {
  public:
   explicit Sink(Graph& g) : g_(g) {}

@@ -24,7 +24,8 @@ void open_batch(Graph& graph, int64_t batch = 1);
 // values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
 // unless they only change the type of a constant. With `keep_quantized`, DequantizeLinear of a product's weights
 // and bias stays, so that to_integer() finds their codes.
-void fold_constants(Graph& graph, int64_t largest_growth = 1 << 20, bool keep_quantized = false);
+constexpr int64_t kLargestGrowth = 1 << 20;
+void fold_constants(Graph& graph, int64_t largest_growth = kLargestGrowth, bool keep_quantized = false);
 // Removes nodes that nothing needs, and identities (Identity, inference Dropout, Cast to the same type,
 // transposes, reshapes and pads that change nothing).
 void remove_dead(Graph& graph);

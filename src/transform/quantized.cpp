@@ -25,7 +25,7 @@ std::optional<TensorScale> tensor_scale(const Graph& g, const Node& n) {
   if (!constant(g, n.inputs[1]) || g[n.inputs[1]].dtype != DType::kF32 || g[n.inputs[1]].constant.size() != 1) return std::nullopt;
   TensorScale s{g[n.inputs[1]].constant.data<float>()[0], 0, codes.dtype};
   if (!std::isfinite(s.scale) || s.scale <= 0) return std::nullopt;
-  if (n.inputs.size() > 2 && n.inputs[2]) {
+  if (has_input(n, 2)) {
     if (!constant(g, n.inputs[2]) || g[n.inputs[2]].constant.size() != 1) return std::nullopt;
     s.zero = static_cast<int>(g[n.inputs[2]].constant.get_int(0));
   }
@@ -49,7 +49,7 @@ std::optional<Weights> weights_of(const Graph& g, ValueId v, int64_t axis) {
   const int64_t count = codes.dim(axis);
   if (scales.size() != 1 && (scales.rank() != 1 || scales.size() != count || normalize_axis(n.get_int("axis"), codes.rank()) != axis)) return std::nullopt;
   Weights w{codes, std::vector<float>(count), std::vector<int>(count, 0)};
-  const bool zeros = n.inputs.size() > 2 && n.inputs[2];
+  const bool zeros = has_input(n, 2);
   if (zeros && !constant(g, n.inputs[2])) return std::nullopt;
   for (int64_t i = 0; i < count; ++i) {
     w.scales[i] = scales.data<float>()[scales.size() == 1 ? 0 : i];

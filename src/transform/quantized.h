@@ -9,6 +9,8 @@
 
 namespace lathe {
 
+inline bool has_input(const Node& node, size_t i) { return i < node.inputs.size() && node.inputs[i]; }
+
 // One scale and zero point for all elements: code q stands for scale·(q − zero).
 struct TensorScale {
   float scale = 1;

@@ -35,4 +35,16 @@ inline std::optional<Shape> window_shape(InferContext& c, const std::vector<int6
   return y;
 }
 
+// The output's shape for weights [O, C / group, kH, kW] (input 1, whose shape is known) on pictures [N, H, W, C].
+inline std::optional<Shape> conv_shape(InferContext& c) {
+  const Shape& w = *c.shape(1);
+  int64_t group = c.node().get_int("group");
+  check_model(group >= 1 && group <= kMaxWindowNumber && w[0] % group == 0, "{} channels cannot form {} groups", w[0], group);
+  auto y = window_shape(c, {w[2], w[3]}, c.node().get_ints("dilations"), w[0]);
+  if (c.shape(0) && (*c.shape(0))[3] >= 0)
+    check_model(w[1] <= kMaxTensorBytes && (*c.shape(0))[3] == w[1] * group, "input {} does not have the channels of weight {} in {} groups",
+                to_string(*c.shape(0)), to_string(w), group);
+  return y;
+}
+
 }  // namespace lathe::ops

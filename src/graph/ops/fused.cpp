@@ -36,15 +36,10 @@ void infer_conv(InferContext& c) {
   c.expect_rank(1, 4, 4);
   if (!c.shape(1)) return c.set_output(0, c.dtype(0));
   const Shape& w = *c.shape(1);
-  int64_t group = c.node().get_int("group");
-  check_model(group >= 1 && group <= kMaxWindowNumber && w[0] % group == 0, "{} channels cannot form {} groups", w[0], group);
-  auto y = window_shape(c, {w[2], w[3]}, c.node().get_ints("dilations"), w[0]);
-  if (c.shape(0) && (*c.shape(0))[3] >= 0)
-    check_model(w[1] <= kMaxTensorBytes && (*c.shape(0))[3] == w[1] * group, "input {} does not have the channels of weight {} in {} groups",
-                to_string(*c.shape(0)), to_string(w), group);
+  auto y = conv_shape(c);
   check_epilogue(c, w[0], y);
   if (c.has_input(4)) {
-    check_model(w[2] == 1 && w[3] == 1 && group == 1, "a factor per channel needs a 1×1 convolution of one group, found weight {}", to_string(w));
+    check_model(w[2] == 1 && w[3] == 1 && c.node().get_int("group") == 1, "a factor per channel needs a 1×1 convolution of one group, found weight {}", to_string(w));
     check_model(c.dtype(4) == c.dtype(0) || c.dtype(4) == DType::kUndefined, "the factor per channel is {}, expected {}", name_of(c.dtype(4)),
                 name_of(c.dtype(0)));
     if (c.shape(0) && c.shape(4) && is_static(*c.shape(0)) && is_static(*c.shape(4)))

@@ -59,12 +59,7 @@ void infer_conv(InferContext& c) {
   c.expect_rank(1, 4, 4);
   if (!c.shape(1)) return c.set_output(0, output_type(c, false));
   const Shape& w = *c.shape(1);
-  int64_t group = c.node().get_int("group");
-  check_model(group >= 1 && group <= kMaxWindowNumber && w[0] % group == 0, "{} channels cannot form {} groups", w[0], group);
-  auto y = window_shape(c, {w[2], w[3]}, c.node().get_ints("dilations"), w[0]);
-  if (c.shape(0) && (*c.shape(0))[3] >= 0)
-    check_model(w[1] <= kMaxTensorBytes && (*c.shape(0))[3] == w[1] * group, "input {} does not have the channels of weight {} in {} groups",
-                to_string(*c.shape(0)), to_string(w), group);
+  auto y = conv_shape(c);
   c.set_output(0, check_product(c, w[0]), y);
 }
 

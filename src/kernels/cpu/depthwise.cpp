@@ -169,10 +169,10 @@ void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums
   const float* w = a.w + ch * a.kh * a.kw;
   // Cheap activations are done on the accumulators; others, and residuals, in a second walk over the sums, so that the code of
   // the window is not there for each of them.
-  using K_ = ActivationKind;
-  const K_ kind = a.activation.kind;
-  const bool limits = kind == K_::kNone || kind == K_::kRelu || kind == K_::kClip;
-  const bool direct = K > 0 && !a.residual && (limits || kind == K_::kHardSwish);
+  using Kind = ActivationKind;
+  const Kind kind = a.activation.kind;
+  const bool limits = kind == Kind::kNone || kind == Kind::kRelu || kind == Kind::kClip;
+  const bool direct = K > 0 && !a.residual && (limits || kind == Kind::kHardSwish);
   if constexpr (K > 0) {
     uint32_t inside = 0;
     for (int i = 0; i < (kRows - 1) * S + K; ++i) {
@@ -180,8 +180,8 @@ void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums
       if (iy >= 0 && iy < a.h) inside |= 1u << i;
     }
     Target to{direct ? nullptr : sums, a.ow * lanes, hn::Set(d, -HUGE_VALF), hn::Set(d, HUGE_VALF), !limits};
-    if (kind == K_::kRelu) to.least = hn::Zero(d);
-    if (kind == K_::kClip) to.least = hn::Set(d, a.activation.alpha), to.most = hn::Set(d, a.activation.beta);
+    if (kind == Kind::kRelu) to.least = hn::Zero(d);
+    if (kind == Kind::kClip) to.least = hn::Set(d, a.activation.alpha), to.most = hn::Set(d, a.activation.beta);
     T* y = static_cast<T*>(a.y) + r * a.ow * a.c + ch;
     // Two rows of seven sums, three to seven weights for each, and seven divides the widths of most networks. Where it does not,
     // the last blocks overlap.

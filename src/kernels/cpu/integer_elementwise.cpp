@@ -198,9 +198,7 @@ CodeScale scale_of(const Node& n, const std::string& operand, DType type) {
 class Quantize : public Kernel {
  public:
   explicit Quantize(const KernelRequest& r) : scale_(r.input(1).constant.data<float>()[0]) {
-    out_.type = r.output().dtype;
-    if (out_.type == DType::kI8) out_.low = -128, out_.high = 127;
-    if (r.has_input(2)) out_.zero = static_cast<int>(r.input(2).constant.get_int(0));
+    out_ = Requantize::all(r.output().dtype, r.has_input(2) ? static_cast<int>(r.input(2).constant.get_int(0)) : 0);
   }
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
     parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {

@@ -54,6 +54,9 @@ HWY_INLINE V Step(D d, V acc, V v) {
   return hn::IfThenElse(hn::IsNaN(acc), acc, hn::IfThenElse(hn::IsNaN(v), v, extreme));
 }
 
+// How partial results come together.
+constexpr ReduceKind Joining(ReduceKind kind) { return kind == ReduceKind::kMax || kind == ReduceKind::kMin ? kind : ReduceKind::kSum; }
+
 template <ReduceKind kKind>
 HWY_INLINE float Together(D d, V acc) {
   if constexpr (kKind == ReduceKind::kMax || kKind == ReduceKind::kMin) {
@@ -103,9 +106,9 @@ HWY_INLINE void ReduceToOne(const ReduceArgs& a, const T* x, T* y) {
       acc[1] = Step<kKind>(d, acc[1], hn::IfThenElse(m, LoadChannels<false>(d, row + i, m), Start<kKind>(d)));
     }
   });
-  const V both = Step<kKind == ReduceKind::kMax || kKind == ReduceKind::kMin ? kKind : ReduceKind::kSum>(d, acc[0], acc[1]);
-  const V rest = Step<kKind == ReduceKind::kMax || kKind == ReduceKind::kMin ? kKind : ReduceKind::kSum>(d, acc[2], acc[3]);
-  const float sum = Together<kKind>(d, Step<kKind == ReduceKind::kMax || kKind == ReduceKind::kMin ? kKind : ReduceKind::kSum>(d, both, rest));
+  const V both = Step<Joining(kKind)>(d, acc[0], acc[1]);
+  const V rest = Step<Joining(kKind)>(d, acc[2], acc[3]);
+  const float sum = Together<kKind>(d, Step<Joining(kKind)>(d, both, rest));
   StoreChannels<false>(d, Finished(d, a, hn::Set(d, sum)), y, FirstLanes(d, 1));
 }
 
