@@ -91,6 +91,7 @@ std::string packing_identity();
 void register_onednn(KernelRegistry&);
 void register_gemm(KernelRegistry&);
 void register_gemm_fallback(KernelRegistry&);
+void register_planar_conv(KernelRegistry&);
 void register_winograd(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
 void register_expand_depthwise(KernelRegistry&);

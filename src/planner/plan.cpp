@@ -281,6 +281,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
       clean_up(g);
     }
     fuse(g);
+    read_planes(g);
     if (options.bf16) to_bf16(g);
     clean_up(g);
   }
@@ -356,7 +357,7 @@ Plan restore_plan(Graph graph, const PlanRecord& record) {
 }
 
 std::vector<std::string_view> layouts_of(const Plan& plan) {
-  static const std::set<std::string_view> kChannelsLast = {"Affine", "Conv", "ExpandDepthwise", "IntegerConv", "IntegerPool", "Pool"};
+  static const std::set<std::string_view> kChannelsLast = {"Affine", "Conv", "ExpandDepthwise", "IntegerConv", "IntegerPool", "PlanarConv", "Pool"};
   const Graph& g = plan.graph;
   std::vector<std::string_view> layouts(g.value_count());
   auto picture = [&](ValueId v) { return v && g[v].shape && g[v].shape->size() == 4; };

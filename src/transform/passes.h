@@ -50,6 +50,9 @@ void fuse(Graph& graph);
 // Images channels-last: 2-D Conv, pooling and what stands between them, with as few transposes as possible.
 void assign_layout(Graph& graph);
 
+// After fuse: the first convolution takes the picture as it comes, in planes, and no transpose stands before it.
+void read_planes(Graph& graph);
+
 // After fuse: Conv and MatMul of ai.lathe, and what moves their results, in bf16; casts at the borders.
 void to_bf16(Graph& graph);
 

@@ -20,7 +20,7 @@ const std::set<std::string> kElementwise = {"Relu", "LeakyRelu", "Elu", "HardSwi
                                             "Softmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"};
 const std::set<std::string> kPairs = {"Add", "Sum", "Sub", "Mul", "Div", "Max", "Min", "RMSNormalization"};  // two inputs of the result's type
 
-bool is_product(const Node& n) { return n.op->domain == kLatheDomain && (n.op->name == "Conv" || n.op->name == "MatMul" || n.op->name == "ExpandDepthwise"); }
+bool is_product(const Node& n) { return n.op->domain == kLatheDomain && (n.op->name == "Conv" || n.op->name == "MatMul" || n.op->name == "ExpandDepthwise" || n.op->name == "PlanarConv"); }
 
 class HalfPass {
  public:
@@ -43,6 +43,7 @@ class HalfPass {
       const bool fused = n.op->domain == kLatheDomain, standard = n.op->domain.empty();
       if (fused && (op == "Conv" || op == "MatMul")) product(id);
       else if (fused && op == "ExpandDepthwise") expansion(id);
+      else if (fused && op == "PlanarConv") planes(id);
       else if ((fused && (op == "Pool" || op == "Affine" || op == "ConvTranspose")) || (standard && op == "ReduceMean")) half_kernel(id, 1);
       else if (op == "Attention") half_kernel(id, 3);
       // What follows the last product (boxes, probabilities) keeps its precision: nothing would be won by less.
@@ -113,6 +114,12 @@ class HalfPass {
     std::vector<ValueId> inputs = n.inputs;
     for (size_t i : {0, 1}) inputs[i] = half(inputs[i]);
     replace(id, inputs);
+  }
+
+  // Reads f32, as inputs are, and is exact up to the rounding of its result.
+  void planes(NodeId id) {
+    const NodeId made = replace(id, g_[id].inputs);
+    g_[made].attributes["to"] = static_cast<int64_t>(DType::kBF16);
   }
 
   bool made_in_half(ValueId v) const { return twin_.contains(v.index) && !g_[v].is_constant(); }

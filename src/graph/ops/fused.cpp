@@ -49,6 +49,19 @@ void infer_conv(InferContext& c) {
   c.set_output(0, c.dtype(0), y);
 }
 
+void infer_planar_conv(InferContext& c) {
+  c.expect_rank(0, 4, 4);
+  c.expect_rank(1, 4, 4);
+  const auto to = static_cast<DType>(c.node().get_int("to"));
+  check_model(to == DType::kF32 || to == DType::kBF16, "a convolution of planes cannot make {}", name_of(to));
+  if (!c.shape(1)) return c.set_output(0, to);
+  const Shape& w = *c.shape(1);
+  for (int64_t p : c.node().get_ints("pads")) check_model(p >= 0, "pads hold {}", p);
+  auto y = conv_shape(c, true);
+  if (c.has_input(2) && c.shape(2)) check_model(*c.shape(2) == Shape{w[0]}, "bias has shape {} for {} channels", to_string(*c.shape(2)), w[0]);
+  c.set_output(0, to, y);
+}
+
 void infer_conv_transpose(InferContext& c) {
   c.expect_rank(0, 4, 4);
   c.expect_rank(1, 4, 4);
@@ -194,6 +207,11 @@ void declare_fused(OpRegistry& r) {
   r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5,
          .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}}),
          .infer = infer_conv, .macs = conv_macs});
+  // X [N, C, H, W], W [O, C, kH, kW], B [O] → [N, oH, oW, O] of the type `to` (an ONNX type number: f32 or bf16): the
+  // first convolution of a network, which reads the picture as it comes, plane by plane.
+  r.add({.name = "PlanarConv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 3,
+         .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"to", int64_t{1}}}),
+         .infer = infer_planar_conv, .macs = conv_macs});
   // X [N, H, W, C], W [C, O, kH, kW], B [O] → [N, oH, oW, O]: the standard's of one group.
   r.add({.name = "ConvTranspose", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 3,
          .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"output_padding", Ints{}, true}}),

@@ -58,6 +58,14 @@ void conv(Context& c) {
   finish(c, transpose(y, kToLast));
 }
 
+void planar_conv(Context& c) {
+  const Node& n = c.node();
+  std::vector<Tensor> inputs{widened(c.input(0)), widened(c.input(1))};
+  if (c.has_input(2)) inputs.push_back(c.input(2));
+  Tensor y = evaluate("Conv", std::move(inputs), {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}});
+  finish(c, transpose(y, kToLast));
+}
+
 void conv_transpose(Context& c) {
   const Node& n = c.node();
   std::vector<Tensor> inputs{transpose(widened(c.input(0)), kToFirst), widened(c.input(1))};
@@ -152,6 +160,7 @@ void channel_shuffle(Context& c) {
 
 void register_fused(Registry& r) {
   r.add("Conv", conv, "ai.lathe");
+  r.add("PlanarConv", planar_conv, "ai.lathe");
   r.add("ConvTranspose", conv_transpose, "ai.lathe");
   r.add("ExpandDepthwise", expand_depthwise, "ai.lathe");
   r.add("MatMul", matmul, "ai.lathe");
