@@ -45,25 +45,25 @@ bool to_fused_matmul(Graph& g, NodeId id) {
   bool gemm = n.op->name == "Gemm";
   if (!n.op->domain.empty() || (!gemm && n.op->name != "MatMul")) return false;
   if (!f32_static(g, n.inputs[0]) || !f32_static(g, n.inputs[1]) || !g[n.inputs[1]].is_constant()) return false;
-  Tensor w = g[n.inputs[1]].constant;
+  const Tensor& w = g[n.inputs[1]].constant;
   if (w.rank() != 2 || g[n.inputs[0]].shape->size() < (gemm ? 2u : 1u)) return false;
   ValueId bias;
   if (gemm) {
     if (n.get_int("transA") || n.get_float("alpha") != 1) return false;
     if (n.inputs.size() > 2 && n.inputs[2]) {
       const Value& c = g[n.inputs[2]];
-      int64_t width = n.get_int("transB") ? w.shape()[0] : w.shape()[1];
+      int64_t width = w.shape()[n.get_int("transB") ? 0 : 1];
       if (!c.is_constant() || c.constant.size() != width || c.constant.shape().back() != width || n.get_float("beta") != 1) return false;
       bias = g.add_constant(c.constant.reshaped({width}));
     }
-    if (n.get_int("transB")) w = transpose(w, {1, 0});
   }
-  ValueId weights = w.raw() == g[n.inputs[1]].constant.raw() ? n.inputs[1] : g.add_constant(w, g[n.inputs[1]].name + "_t");
-  std::vector<ValueId> inputs{g[id].inputs[0], weights};
+  const int64_t transposed = gemm ? n.get_int("transB") : 0;
+  std::vector<ValueId> inputs{n.inputs[0], n.inputs[1]};
   if (bias) inputs.push_back(bias);
   g[id].op = &find_op("MatMul", "ai.lathe");
   g[id].inputs = inputs;
   g[id].attributes.clear();
+  if (transposed) g[id].attributes["transposed"] = int64_t{1};
   return true;
 }
 
@@ -76,10 +76,10 @@ static bool scale_columns(Graph& g, NodeId id, const Node& mul, ValueId y) {
   const Tensor& f = g[other].constant;
   if (!g[other].is_constant() || f.size() != channels || f.shape().back() != channels || f.rank() > static_cast<int64_t>(g[y].shape->size())) return false;
   Tensor w = g[g[id].inputs[1]].constant.clone();
-  bool conv = g[id].op->name == "Conv";
+  const bool channel_first = g[id].op->name == "Conv" || g[id].get_int("transposed");
   int64_t each = w.size() / channels;
   float* p = w.data<float>();
-  for (int64_t i = 0; i < w.size(); ++i) p[i] *= static_cast<float>(f.get(conv ? i / each : i % channels));
+  for (int64_t i = 0; i < w.size(); ++i) p[i] *= static_cast<float>(f.get(channel_first ? i / each : i % channels));
   ValueId weights = g.add_constant(std::move(w), g[g[id].inputs[1]].name + "_scaled");
   g[id].inputs[1] = weights;
   if (g[id].inputs.size() > 2 && g[id].inputs[2]) {

@@ -124,8 +124,10 @@ void infer_matmul(InferContext& c) {
   if (!c.shape(0) || !c.shape(1)) return c.set_output(0, c.dtype(0));
   Shape y = *c.shape(0);
   c.expect_rank(1, 2, 2);
-  check_model(!y.empty() && y.back() == (*c.shape(1))[0], "cannot multiply {} by {}", to_string(y), to_string(*c.shape(1)));
-  y.back() = (*c.shape(1))[1];
+  const bool transposed = c.node().get_int("transposed") != 0;
+  const Shape& w = *c.shape(1);
+  check_model(!y.empty() && y.back() == w[transposed], "cannot multiply {} by {}{}", to_string(y), to_string(w), transposed ? " transposed" : "");
+  y.back() = w[!transposed];
   check_epilogue(c, y.back(), y);
   c.set_output(0, c.dtype(0), y);
 }
@@ -222,10 +224,10 @@ void declare_fused(OpRegistry& r) {
          .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{1, 1}},
                                       {"expand_activation", std::string()}, {"expand_alpha", 0.0f}, {"expand_beta", 0.0f}}),
          .infer = infer_expand_depthwise, .macs = expand_depthwise_macs});
-  // A [..., K], W [K, N], B [N], R [..., N] → [..., N]
+  // A [..., K], W [K, N] or `transposed` [N, K], B [N], R [..., N] → [..., N]
   r.add({.name = "MatMul", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 4,
-         .attributes = with_epilogue({}), .infer = infer_matmul, .macs = [](const Graph& g, const Node& n) {
-           return element_count(*g[n.outputs[0]].shape) * (*g[n.inputs[1]].shape)[0];
+         .attributes = with_epilogue({{"transposed", int64_t{0}}}), .infer = infer_matmul, .macs = [](const Graph& g, const Node& n) {
+           return element_count(*g[n.outputs[0]].shape) * g[n.inputs[0]].shape->back();
          }});
   // X [N, H, W, C] → [N, oH, oW, C]; kind is "Max" or "Average"
   r.add({.name = "Pool", .domain = "ai.lathe",

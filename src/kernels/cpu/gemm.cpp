@@ -41,6 +41,43 @@ void Gemm(const GemmArgs& g) {
 #endif
 }
 
+// The 32-bit words of w [count][depth] to panels [count / width][depth][width], zero beyond `count`; the last panel has
+// half the width when that is enough. Four by four, since either side alone would be a word at a time.
+void TransposeWords(const uint32_t* w, int64_t count, int64_t depth, int64_t width, uint32_t* to) {
+  uint32_t* const end = to + (count + width - 1) / width * depth * width;
+  for (int64_t n0 = 0; n0 < count; n0 += width) {
+    const int64_t wide = count - n0 <= width / 2 ? width / 2 : width, here = std::min(wide, count - n0);
+    const uint32_t* from = w + n0 * depth;
+    int64_t k = 0;
+    for (; k + 4 <= depth; k += 4, to += 4 * wide) {
+      int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+      const hn::FixedTag<uint32_t, 4> d;
+      const hn::RepartitionToWide<decltype(d)> pairs;
+      for (; i + 4 <= here; i += 4) {
+        const uint32_t* p = from + i * depth + k;
+        const auto a = hn::LoadU(d, p), b = hn::LoadU(d, p + depth), c = hn::LoadU(d, p + 2 * depth), e = hn::LoadU(d, p + 3 * depth);
+        const auto ab0 = hn::BitCast(pairs, hn::InterleaveLower(d, a, b)), ab1 = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
+        const auto ce0 = hn::BitCast(pairs, hn::InterleaveLower(d, c, e)), ce1 = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
+        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab0, ce0)), d, to + i);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab0, ce0)), d, to + wide + i);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab1, ce1)), d, to + 2 * wide + i);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, ab1, ce1)), d, to + 3 * wide + i);
+      }
+#endif
+      for (int64_t r = 0; r < 4; ++r) {
+        for (int64_t j = i; j < here; ++j) to[r * wide + j] = from[j * depth + k + r];
+        std::fill_n(to + r * wide + here, wide - here, 0u);
+      }
+    }
+    for (; k < depth; ++k, to += wide) {
+      for (int64_t j = 0; j < here; ++j) to[j] = from[j * depth + k];
+      std::fill_n(to + here, wide - here, 0u);
+    }
+  }
+  std::fill(to, end, 0u);  // beyond a narrow last panel
+}
+
 size_t PanelWidth() { return kPanelVectors * hn::Lanes(D()); }
 
 }  // namespace HWY_NAMESPACE
@@ -51,6 +88,7 @@ HWY_AFTER_NAMESPACE();
 namespace lathe {
 HWY_EXPORT(Gemm);
 HWY_EXPORT(PanelWidth);
+HWY_EXPORT(TransposeWords);
 
 void run_gemm(const GemmArgs& args) { HWY_DYNAMIC_DISPATCH(Gemm)(args); }
 
@@ -100,8 +138,12 @@ Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at
 }  // namespace
 
 Tensor pack_pointwise(const Tensor& w) {
-  const int64_t n_count = w.shape()[0], k_count = w.shape()[1];
-  return pack_panels(w, gemm_panels(k_count, n_count), n_count, [&](int64_t k, int64_t n) { return n * k_count + k; });
+  const int64_t n_count = w.shape()[0], k_count = w.shape()[1], together = w.dtype() == DType::kF32 ? 1 : 2;
+  if (k_count % together) return pack_panels(w, gemm_panels(k_count, n_count), n_count, [&](int64_t k, int64_t n) { return n * k_count + k; });
+  // Whole words move, pairs of bf16 like f32.
+  Tensor packed(w.dtype(), gemm_panels(k_count, n_count));
+  HWY_DYNAMIC_DISPATCH(TransposeWords)(w.data<uint32_t>(), n_count, k_count / together, packed.shape()[2], packed.data<uint32_t>());
+  return packed;
 }
 
 namespace {
@@ -226,6 +268,7 @@ class GemmConv : public Product {
     int64_t channels = x[3], taps = w[2] * w[3];
     Shape panels = gemm_panels(taps * channels, w[0]);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
+      if (taps == 1) return pack_pointwise(t);
       return pack_panels(t, panels, w[0], [&](int64_t k, int64_t n) { return (n * channels + k % channels) * taps + k / channels; });
     });
     prepare(r);
@@ -235,14 +278,15 @@ class GemmConv : public Product {
 class GemmMatMul : public Product {
  public:
   explicit GemmMatMul(const KernelRequest& r) {
-    const Shape& w = r.in_shape(1);
-    int64_t rows = element_count(r.in_shape()) / w[0];
-    args_.rows.height = args_.rows.out_height = rows;
-    args_.rows.pixel = args_.depth = w[0];
-    args_.columns = w[1];
-    Shape panels = gemm_panels(w[0], w[1]);
+    const bool transposed = r.node.get_int("transposed") != 0;
+    const int64_t depth = r.in_shape(1)[transposed], columns = r.in_shape(1)[!transposed];
+    args_.rows.height = args_.rows.out_height = element_count(r.in_shape()) / depth;
+    args_.rows.pixel = args_.depth = depth;
+    args_.columns = columns;
+    Shape panels = gemm_panels(depth, columns);
     packed_ = r.packed_input(1, r.input(1).dtype, panels, kLayout, [&](const Tensor& t) {
-      return pack_panels(t, panels, w[1], [&](int64_t k, int64_t n) { return k * w[1] + n; }, true);
+      if (transposed) return pack_pointwise(t);
+      return pack_panels(t, panels, columns, [&](int64_t k, int64_t n) { return k * columns + n; }, true);
     });
     prepare(r);
   }
@@ -287,7 +331,7 @@ std::unique_ptr<Kernel> make_conv(const KernelRequest& r) {
 }
 std::unique_ptr<Kernel> make_matmul(const KernelRequest& r) { return std::make_unique<GemmMatMul>(r); }
 
-bool matmul_supported(const KernelRequest& r) { return types_fit(r, r.in_shape(1)[0]); }
+bool matmul_supported(const KernelRequest& r) { return types_fit(r, r.in_shape().back()); }
 
 }  // namespace
 

@@ -212,9 +212,10 @@ class FusedMatMul : public Primitive {
   explicit FusedMatMul(const KernelRequest& r) {
     const Shape &a = r.in_shape(), &w = r.in_shape(1);
     auto type = type_of(r.input(0).dtype);
-    int64_t k = w[0], n = w[1], m = element_count(a) / k;
+    const bool transposed = r.node.get_int("transposed") != 0;
+    int64_t k = w[transposed], n = w[!transposed], m = element_count(a) / k;
     memory::desc src({m, k}, type, memory::format_tag::ab), dst({m, n}, type_of(r.output().dtype), memory::format_tag::ab);
-    memory::desc any({k, n}, type, memory::format_tag::any), plain({k, n}, type_of(r.input(1).dtype), memory::format_tag::ab);
+    memory::desc any({k, n}, type, memory::format_tag::any), plain({k, n}, type_of(r.input(1).dtype), transposed ? memory::format_tag::ba : memory::format_tag::ab);
     residual_ = r.has_input(3);
     auto make = [&](const dnnl::matmul::desc& d) {
       dnnl::matmul::primitive_desc desc(d, epilogue(r.node, residual_), cpu());

@@ -92,7 +92,9 @@ void expand_depthwise(Context& c) {
 }
 
 void matmul(Context& c) {
-  Tensor y = evaluate("MatMul", {widened(c.input(0)), widened(c.input(1))});
+  Tensor w = widened(c.input(1));
+  if (c.node().get_int("transposed")) w = transpose(w, {1, 0});
+  Tensor y = evaluate("MatMul", {widened(c.input(0)), w});
   if (c.has_input(2)) y = evaluate("Add", {y, c.input(2)});
   finish(c, std::move(y));
 }
