@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
+#include <tuple>
 
 namespace lathe {
 
@@ -83,6 +85,41 @@ int64_t normalize_axis(int64_t axis, int64_t rank) {
   return axis < 0 ? axis + rank : axis;
 }
 
+// Large pages: fewer faults while weights are packed, fewer misses of the address cache while they are read.
+constexpr size_t kLargePage = size_t{2} << 20;
+
+// `bytes` aligned to 64, or to a large page and on large pages as far as whole ones go, so that no memory is taken
+// beyond the tensor. Null when there is none.
+static void* allocate(size_t bytes) {
+  const bool large = bytes >= kLargePage;
+  void* memory = nullptr;  // not from std::aligned_alloc, which asks for whole multiples of the alignment
+  if (::posix_memalign(&memory, large ? kLargePage : 64, bytes) != 0) return nullptr;
+#ifdef MADV_HUGEPAGE
+  if (large) ::madvise(memory, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+static thread_local TensorPool* current_pool = nullptr;
+
+TensorPool::Scope::Scope(TensorPool* pool) : before_(current_pool) { current_pool = pool; }
+TensorPool::Scope::~Scope() { current_pool = before_; }
+
+std::pair<void*, std::shared_ptr<const void>> TensorPool::cut(size_t bytes) {
+  constexpr size_t kSmallNetwork = size_t{1} << 20;  // which no large page is spent on
+  small_ += bytes;
+  if (bytes > kLargePage / 2 || small_ <= kSmallNetwork) return {};
+  if (!page_ || used_ + bytes > kLargePage) {
+    auto* page = static_cast<char*>(allocate(kLargePage));
+    if (!page) return {};
+    page_ = std::shared_ptr<char>(page, [](char* p) { std::free(p); });
+    used_ = 0;
+  }
+  char* at = page_.get() + used_;
+  used_ += bytes;
+  return {at, std::shared_ptr<const void>(page_, at)};
+}
+
 Tensor::Tensor(DType type, Shape shape) : type_(type), shape_(std::move(shape)) {
   count_ = element_count(shape_);
   if (size_of(type) == 0)
@@ -95,23 +132,25 @@ Tensor::Tensor(DType type, Shape shape) : type_(type), shape_(std::move(shape)) 
     fail(ErrorKind::kInput, "a tensor of shape {} and type {} is larger than this machine's memory", to_string(shape_),
          name_of(type));
   size_t bytes = (this->bytes() + 127) / 64 * 64;  // room to read one vector past the end
-  // Large pages, where the system grants them: fewer faults while weights are packed, fewer misses of the address
-  // cache while they are read. Only whole ones, so that no memory is taken beyond the tensor.
-  constexpr size_t kLargePage = size_t{2} << 20;
-  const bool large = bytes >= kLargePage;
-  void* memory = nullptr;  // not from std::aligned_alloc, which asks for whole multiples of the alignment
-  if (::posix_memalign(&memory, large ? kLargePage : 64, bytes) != 0)
-    fail(ErrorKind::kInput, "no memory is left for a tensor of shape {} and type {}", to_string(shape_), name_of(type));
-#ifdef MADV_HUGEPAGE
-  if (large) ::madvise(memory, bytes / kLargePage * kLargePage, MADV_HUGEPAGE);
-#endif
+  if (current_pool) std::tie(data_, owner_) = current_pool->cut(bytes);
+  if (data_) return;
+  void* memory = allocate(bytes);
+  if (!memory) fail(ErrorKind::kInput, "no memory is left for a tensor of shape {} and type {}", to_string(shape_), name_of(type));
   data_ = memory;
   owner_ = std::shared_ptr<const void>(memory, [](const void* p) { std::free(const_cast<void*>(p)); });
 }
 
 Tensor::Tensor(DType type, Shape shape, void* data, std::shared_ptr<const void> owner)
     : type_(type), shape_(std::move(shape)), count_(element_count(shape_)), data_(data),
-      owner_(std::move(owner)) {}
+      owner_(std::move(owner)), misaligned_(size_of(type) > 1 && reinterpret_cast<uintptr_t>(data) % size_of(type) != 0) {}
+
+void Tensor::align() const {
+  TensorPool::Scope alone(nullptr);  // the copy goes before the tensors of a pool do
+  const Tensor copy = clone();
+  data_ = copy.data_;
+  owner_ = copy.owner_;
+  misaligned_ = false;
+}
 
 Tensor Tensor::scalar(float value) { return of_f32({}, {value}); }
 
@@ -132,7 +171,7 @@ Tensor Tensor::of_f32(Shape shape, const std::vector<float>& values) {
 Tensor Tensor::clone() const {
   if (!defined()) return {};
   Tensor copy(type_, shape_);
-  if (bytes()) std::memcpy(copy.raw(), data_, bytes());
+  if (bytes()) std::memcpy(copy.raw(), unaligned(), bytes());
   return copy;
 }
 

@@ -42,7 +42,8 @@ class Tensor {
   Tensor() = default;
   // Allocates uninitialized elements, aligned to 64 bytes. Throws kInput when larger than kMaxTensorBytes.
   Tensor(DType type, Shape shape);
-  // Borrows `data`, which must outlive the tensor unless `owner` keeps it alive.
+  // Borrows `data`, which must outlive the tensor unless `owner` keeps it alive. Elements that do not lie at a multiple
+  // of their size, as in an ONNX file, are copied when they are first read: in one thread, before others read them.
   Tensor(DType type, Shape shape, void* data, std::shared_ptr<const void> owner = nullptr);
 
   static Tensor scalar(float value);
@@ -60,16 +61,24 @@ class Tensor {
   int64_t size() const { return count_; }  // elements
   size_t bytes() const { return count_ * size_of(type_); }
 
-  void* raw() { return data_; }
-  const void* raw() const { return data_; }
+  void* raw() {
+    if (misaligned_) align();
+    return data_;
+  }
+  const void* raw() const {
+    if (misaligned_) align();
+    return data_;
+  }
   template <class T>
   T* data() {
-    return static_cast<T*>(data_);
+    return static_cast<T*>(raw());
   }
   template <class T>
   const T* data() const {
-    return static_cast<const T*>(data_);
+    return static_cast<const T*>(raw());
   }
+  // Where the elements lie now, at any address: for memcpy and unaligned loads, which save the copy.
+  const void* unaligned() const { return data_; }
 
   Tensor clone() const;
   // The same elements under another shape of equal count.
@@ -79,12 +88,14 @@ class Tensor {
     require(other.bytes() == bytes(), "share: {} bytes for {}", other.bytes(), bytes());
     data_ = other.data_;
     owner_ = other.owner_;
+    misaligned_ = other.misaligned_;
   }
 
   // Borrows other memory for the elements, which must outlive the tensor. Allocates nothing.
   void point_at(void* data) {
     data_ = data;
     owner_.reset();
+    misaligned_ = false;
   }
 
   // Element access whatever the type, for code where clarity matters more than speed.
@@ -100,8 +111,35 @@ class Tensor {
   DType type_ = DType::kUndefined;
   Shape shape_;
   int64_t count_ = 0;
-  void* data_ = nullptr;
-  std::shared_ptr<const void> owner_;
+  void align() const;
+  mutable void* data_ = nullptr;
+  mutable std::shared_ptr<const void> owner_;
+  mutable bool misaligned_ = false;
+};
+
+// Cuts tensors out of large pages, where the system grants them: fewer faults while they are filled, fewer misses of the
+// address cache while they are read. For many that live about as long, as the packed weights of a network: a page goes
+// back when the last of its tensors goes.
+class TensorPool {
+ public:
+  // While one lives, the tensors that its thread allocates come from `pool`; null: as ever.
+  class Scope {
+   public:
+    explicit Scope(TensorPool* pool);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    TensorPool* before_;
+  };
+
+ private:
+  friend class Tensor;
+  // `bytes` at a multiple of 64, and what keeps them; null for what is better allocated by itself.
+  std::pair<void*, std::shared_ptr<const void>> cut(size_t bytes);
+  std::shared_ptr<char> page_;
+  size_t used_ = 0, small_ = 0;
 };
 
 // Converts element by element as ONNX Cast does.

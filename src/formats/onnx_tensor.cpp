@@ -80,9 +80,7 @@ Tensor external(onnx::TensorProto& proto, DType type, const Shape& shape, const 
               size, needed, offset);
   auto* bytes = static_cast<const uint8_t*>(owner.get()) + offset;
   if (bits_of(type) < 8) return unpack(type, shape, bytes, length);
-  if (reinterpret_cast<uintptr_t>(bytes) % size_of(type) == 0)
-    return Tensor(type, shape, const_cast<uint8_t*>(bytes), owner);
-  return Tensor(type, shape, const_cast<uint8_t*>(bytes), owner).clone();
+  return Tensor(type, shape, const_cast<uint8_t*>(bytes), owner);
 }
 
 template <class Field, class Set>
@@ -160,12 +158,7 @@ Tensor to_tensor(const onnx::TensorProto& proto, std::span<const uint8_t> raw, c
   check_raw_size(proto, type, shape, raw.size());
   // The map is read-only; so are constants. Its pages are let go with the last view of them.
   auto* data = const_cast<uint8_t*>(raw.data());
-  if (reinterpret_cast<uintptr_t>(data) % size_of(type) == 0)
-    return Tensor(type, shape, data, std::shared_ptr<const void>(data, [map, size = raw.size()](const void* p) { map->forget(p, size); }));
-  Tensor copy(type, shape);
-  std::memcpy(copy.raw(), data, raw.size());
-  map->forget(data, raw.size());
-  return copy;
+  return Tensor(type, shape, data, std::shared_ptr<const void>(data, [map, size = raw.size()](const void* p) { map->forget(p, size); }));
 }
 
 void from_tensor(const Tensor& tensor, onnx::TensorProto* proto) {

@@ -1,12 +1,12 @@
 #include "kernels/isa.h"
 
-#include <dnnl.hpp>
 #include <hwy/highway.h>
 #include <hwy/targets.h>
 
 #include <algorithm>
 #include <cstdlib>
 
+#include "kernels/cpu/onednn_library.h"
 #include "kernels/kernel.h"
 
 namespace lathe {
@@ -49,8 +49,8 @@ void force_isa(std::string_view name) {
   const bool wide = name.empty() || name.starts_with("avx3");
   allow_bf16_instructions(wide);
   allow_vnni_instructions(wide);
-  // Refused by oneDNN once it has made a kernel; then its own choice stands.
-  if (!wide) dnnl::set_max_cpu_isa(name == "avx2" ? dnnl::cpu_isa::avx2 : dnnl::cpu_isa::sse41);
+  // Once oneDNN is loaded its own choice stands.
+  if (!wide) limit_onednn(name == "avx2" ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_sse41);
 }
 
 void force_isa_from_environment() {

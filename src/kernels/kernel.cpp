@@ -32,6 +32,7 @@ Tensor KernelRequest::packed_input(size_t i, DType type, const Shape& shape, uin
                                    const std::function<Tensor(const Tensor&)>& pack) const {
   if (!packed) {
     require(input(i).constant.has_elements(), "node '{}': the elements of input {} were let go", node.name, i);
+    const TensorPool::Scope scope(pool);
     Tensor made = pack(input(i).constant);
     require(made.dtype() == type && made.shape() == shape, "node '{}': input {} was packed as {} {}, promised was {} {}",
             node.name, i, name_of(made.dtype()), to_string(made.shape()), name_of(type), to_string(shape));

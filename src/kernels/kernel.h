@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,11 +47,18 @@ class StalePacking : public Error {
   using Error::Error;
 };
 
+// A kernel's library is not on this machine: another kernel has to do.
+class LibraryMissing : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 struct KernelRequest {
   const Graph& graph;
   const Node& node;
   bool winograd = true;  // convolutions may trade exactness for fewer products (kernels/cpu/winograd.cpp)
   const std::vector<PackedInput>* packed = nullptr;  // packed_inputs() of the kernel that a .lathe file was made from
+  TensorPool* pool = nullptr;  // where packed inputs are allocated, if given
 
   const Value& input(size_t i) const { return graph[node.inputs[i]]; }
   const Value& output(size_t i = 0) const { return graph[node.outputs[i]]; }
@@ -83,8 +91,7 @@ class KernelRegistry {
   void add(std::string_view op, std::string_view domain, KernelEntry entry);
 };
 
-// What packed weights depend on besides the kernels' own layouts: processor, instruction sets in use, caches, and
-// the version of oneDNN. Weights packed under one identity are used under no other.
+// What packed weights depend on besides the kernels' own layouts: processor, instruction sets in use and caches. Weights packed under one identity are used under no other.
 std::string packing_identity();
 
 // One function a file of kernels/cpu.

@@ -29,19 +29,19 @@ bool is_dynamic(const Graph& g, const Node& n) {
   return false;
 }
 
-void choose_kernel(const Graph& g, const Node& n, const PlanOptions& options, KernelTuner* tuner, Step& step) {
+void choose_kernel(const KernelRequest& request, const PlanOptions& options, KernelTuner* tuner, Step& step) {
   std::vector<const KernelEntry*> entries;
-  if (!options.reference) entries = kernels_for({g, n});
+  if (!options.reference) entries = kernels_for(request);
   step.kernel_name = "reference";
   if (entries.empty()) return;
   if (tuner) {
-    int chosen = tuner->choose({g, n}, entries, &step.kernel);
+    int chosen = tuner->choose(request, entries, &step.kernel);
     if (chosen >= 0) step.kernel_name = entries[chosen]->name;
     return;
   }
   for (const KernelEntry* entry : entries) {
     try {
-      step.kernel = entry->make({g, n});
+      step.kernel = entry->make(request);
     } catch (const Error&) {
       throw;
     } catch (const std::exception&) {  // a library refuses what `supports` let through: the next one
@@ -234,6 +234,8 @@ void restore_kernel(const Graph& g, const PlanRecord::Choice& choice, Step& step
         step.kernel = (*entry)->make(request);
       } catch (const Error&) {
         throw;
+      } catch (const LibraryMissing& e) {
+        throw StalePacking(ErrorKind::kUnsupported, fmt::format("node '{}' ({}): kernel '{}': {}", n.name, n.op->name, choice.kernel_name, e.what()));
       } catch (const std::exception& e) {  // a library's
         fail(ErrorKind::kInput, "node '{}' ({}): kernel '{}' cannot be made: {}", n.name, n.op->name, choice.kernel_name, e.what());
       }
@@ -288,9 +290,10 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   std::optional<KernelTuner> tuner;
   if (options.tune && !options.reference) tuner.emplace(options.kernel_times.empty() ? default_kernel_times_file() : options.kernel_times);
   ConstantRelease constants(g);
+  TensorPool packed;
   for (NodeId id : g.order()) {
     Step step = classify(g, id);
-    if (step.kernel_name.empty()) choose_kernel(g, g[id], options, tuner ? &*tuner : nullptr, step);
+    if (step.kernel_name.empty()) choose_kernel({.graph = g, .node = g[id], .pool = &packed}, options, tuner ? &*tuner : nullptr, step);
     if (step.kernel) constants.packed_by(g[id], *step.kernel);
     plan.steps.push_back(std::move(step));
   }
@@ -298,6 +301,9 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     tuner->save();
     plan.notices = tuner->notices();
   }
+  // What is left is read as it is, maybe by several threads.
+  for (size_t i = 0; i < g.value_count(); ++i)
+    if (const Tensor& t = g[ValueId{static_cast<int32_t>(i)}].constant; t.defined()) (void)t.raw();
   place_values(plan, nullptr);
   return plan;
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 namespace lathe {
 namespace {
@@ -51,6 +52,44 @@ TEST(Tensor, TransposeMovesAxes) {
   Tensor u = transpose(t, {1, 0});
   EXPECT_EQ(u.shape(), (Shape{3, 2}));
   EXPECT_EQ(u.to_f32(), (std::vector<float>{0, 3, 1, 4, 2, 5}));
+}
+
+TEST(Tensor, ElementsAtOddAddressesAreCopiedWhenRead) {
+  std::vector<char> bytes(4 * 5 + 1);
+  const float values[] = {1, -2, 3.5f, 4, 5};
+  std::memcpy(bytes.data() + 1, values, sizeof values);
+  const Tensor t(DType::kF32, {5}, bytes.data() + 1);
+  EXPECT_EQ(t.unaligned(), bytes.data() + 1);
+  const Tensor before = t.reshaped({1, 5});
+  const Tensor copy = t.clone();
+  EXPECT_EQ(t.unaligned(), bytes.data() + 1);  // cloning copies from where they are
+  EXPECT_EQ(t.to_f32(), (std::vector<float>(values, values + 5)));
+  EXPECT_NE(t.unaligned(), bytes.data() + 1);
+  EXPECT_EQ(t.raw(), t.unaligned());
+  EXPECT_EQ(before.to_f32(), t.to_f32());
+  EXPECT_EQ(copy.to_f32(), t.to_f32());
+}
+
+TEST(Tensor, APoolCutsTensorsThatOutliveIt) {
+  std::vector<Tensor> tensors;
+  {
+    TensorPool pool;
+    const TensorPool::Scope scope(&pool);
+    for (int i = 0; i < 200; ++i) {
+      Tensor t(DType::kF32, {1 + i * 97 % 20000});
+      for (int64_t k = 0; k < t.size(); ++k) t.data<float>()[k] = static_cast<float>(i);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(t.raw()) % 64, 0u);
+      if (i % 3) tensors.push_back(t);
+    }
+    const Tensor large(DType::kF32, {1 << 20});  // by itself
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(large.raw()) % 64, 0u);
+  }
+  int i = 0;
+  for (const Tensor& t : tensors) {
+    if (i % 3 == 0) ++i;
+    for (int64_t k = 0; k < t.size(); ++k) ASSERT_EQ(t.data<float>()[k], static_cast<float>(i));
+    ++i;
+  }
 }
 
 TEST(Tensor, IntegersStayExactOver64Bits) {

@@ -53,6 +53,29 @@ TEST_P(EveryKernel, ConvolvesAnyShape) {
       }
 }
 
+TEST_P(EveryKernel, ConvolvesPlanes) {
+  const Window windows[] = {{3, 2, 1}, {3, 1, 1}, {7, 2, 3}, {4, 4}, {2, 1, 0}, {5, 3, 2}, {1, 1}};
+  int turn = 0;
+  for (DType to : {DType::kF32, DType::kBF16})
+    for (const Window& v : windows)
+      for (int64_t in : {1, 2, 3, 4})
+        for (int64_t out : {1, 8, 16, 17, 32, 40, 71}) {
+          const int64_t h = 7 + turn % 5, w = 7 + turn % 37;
+          omp_set_num_threads(1 + turn % 3);
+          Attributes a = epilogue(kActivations[turn % 13], false);
+          a["strides"] = Ints{v.stride, v.stride};
+          a["pads"] = Ints{v.pad, v.pad, v.pad, turn % 2 ? v.pad : v.pad + 1};
+          a["dilations"] = Ints{1, 1};
+          a["to"] = static_cast<int64_t>(to);
+          std::vector<Tensor> inputs{random_tensor(DType::kF32, {1 + turn % 2, in, h, w}, random), random_tensor(DType::kF32, {out, in, v.kernel, v.kernel}, random)};
+          if (turn % 4) inputs.push_back(random_tensor(DType::kF32, {out}, random));
+          Case c = make_case("ai.lathe::PlanarConv", inputs, {false, true, true}, a,
+                             fmt::format("planes to {}: {}x{}x{} to {}, window {}, stride {}, pad {}, '{}'", name_of(to), in, h, w, out, v.kernel, v.stride, v.pad, kActivations[turn % 13]));
+          check(c, tolerance(to));
+          ++turn;
+        }
+}
+
 TEST_P(EveryKernel, ConvolvesDepthwise) {
   const Window windows[] = {{3, 1, 1}, {3, 2, 1}, {5, 1, 2}, {5, 2, 2}, {7, 1, 3}, {3, 1, 0}, {3, 1, 2, 2}, {3, 3, 1}, {2, 1, 0}, {7, 2, 3}};
   int turn = 0;
@@ -95,10 +118,12 @@ TEST_P(EveryKernel, MultipliesAnyShape) {
       for (int64_t k : {1, 2, 3, 16, 33, 130})
         for (int64_t n : {1, 7, 16, 17, 31, 32, 33, 65}) {
           omp_set_num_threads(1 + turn % 3);
-          std::vector<Tensor> inputs{random_tensor(type, {m, k}, random), random_tensor(type, {k, n}, random), random_tensor(DType::kF32, {n}, random)};
+          std::vector<Tensor> inputs{random_tensor(type, {m, k}, random), random_tensor(type, turn % 2 ? Shape{n, k} : Shape{k, n}, random), random_tensor(DType::kF32, {n}, random)};
           if (turn % 3) inputs.push_back(random_tensor(type, {m, n}, random));
-          Case c = make_case("ai.lathe::MatMul", inputs, {false, true, true, false}, epilogue(kActivations[turn % 13], turn % 3 == 1),
-                             fmt::format("{} matmul {}x{}x{} '{}' residual {}", name_of(type), m, k, n, kActivations[turn % 13], turn % 3));
+          Attributes a = epilogue(kActivations[turn % 13], turn % 3 == 1);
+          a["transposed"] = int64_t{turn % 2};
+          Case c = make_case("ai.lathe::MatMul", inputs, {false, true, true, false}, a,
+                             fmt::format("{} matmul {}x{}x{}{} '{}' residual {}", name_of(type), m, k, n, turn % 2 ? " transposed" : "", kActivations[turn % 13], turn % 3));
           check(c, tolerance(type));
           ++turn;
         }

@@ -10,6 +10,7 @@
 
 #include "formats/onnx.h"
 #include "graph/op.h"
+#include "kernels/isa.h"
 #include "runtime/load.h"
 
 namespace lathe {
@@ -98,12 +99,10 @@ TEST_F(Pack, WithoutSourceSaysWhatIsMissing) {
 TEST_F(Pack, AnotherVersionIsPlannedFromTheModelInside) {
   ASSERT_EQ(call("pack " + at("net.onnx") + " -o " + at("net.lathe")).code, 0);
   std::string expected = outputs("net.onnx");
-  // The environment limits oneDNN's instruction set: to the file that is another machine.
+  if (available_isas().size() < 2) GTEST_SKIP() << "this machine has one instruction set only";
   Result r = call("run " + at("net.lathe") + " --random 5");
   EXPECT_EQ(r.text.find("note:"), std::string::npos) << r.text;
-  ::setenv("DNNL_MAX_CPU_ISA", "SSE41", 1);
-  r = call("run " + at("net.lathe") + " --random 5");
-  ::unsetenv("DNNL_MAX_CPU_ISA");
+  r = call("run " + at("net.lathe") + " --random 5 --isa " + available_isas().back());  // to the file that is another machine
   EXPECT_EQ(r.code, 0) << r.text;
   EXPECT_NE(r.text.find("another machine"), std::string::npos) << r.text;
 }

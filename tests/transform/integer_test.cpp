@@ -309,7 +309,7 @@ TEST(IntegerIslands, TheOptionTurnsThemOff) {
   off.integer = false;
   auto count = operators(make_plan(b.g, off));
   EXPECT_EQ(count["IntegerConv"], 0);
-  EXPECT_EQ(count["Conv"], 1);
+  EXPECT_EQ(count["PlanarConv"], 1);
 }
 
 }  // namespace

@@ -43,11 +43,18 @@ void Gemm(const GemmArgs& g) {
 
 // The 32-bit words of w [count][depth] to panels [count / width][depth][width], zero beyond `count`; the last panel has
 // half the width when that is enough. Four by four, since either side alone would be a word at a time.
-void TransposeWords(const uint32_t* w, int64_t count, int64_t depth, int64_t width, uint32_t* to) {
+// w lies at any address.
+void TransposeWords(const void* words, int64_t count, int64_t depth, int64_t width, uint32_t* to) {
+  const char* w = static_cast<const char*>(words);
+  const auto word = [](const char* p) {
+    uint32_t value;
+    std::memcpy(&value, p, sizeof value);
+    return value;
+  };
   uint32_t* const end = to + (count + width - 1) / width * depth * width;
   for (int64_t n0 = 0; n0 < count; n0 += width) {
     const int64_t wide = count - n0 <= width / 2 ? width / 2 : width, here = std::min(wide, count - n0);
-    const uint32_t* from = w + n0 * depth;
+    const char* from = w + n0 * depth * 4;
     int64_t k = 0;
     for (; k + 4 <= depth; k += 4, to += 4 * wide) {
       int64_t i = 0;
@@ -55,8 +62,8 @@ void TransposeWords(const uint32_t* w, int64_t count, int64_t depth, int64_t wid
       const hn::FixedTag<uint32_t, 4> d;
       const hn::RepartitionToWide<decltype(d)> pairs;
       for (; i + 4 <= here; i += 4) {
-        const uint32_t* p = from + i * depth + k;
-        const auto a = hn::LoadU(d, p), b = hn::LoadU(d, p + depth), c = hn::LoadU(d, p + 2 * depth), e = hn::LoadU(d, p + 3 * depth);
+        const auto row = [&](int64_t r) { return hn::LoadU(d, reinterpret_cast<const uint32_t*>(from + ((i + r) * depth + k) * 4)); };
+        const auto a = row(0), b = row(1), c = row(2), e = row(3);
         const auto ab0 = hn::BitCast(pairs, hn::InterleaveLower(d, a, b)), ab1 = hn::BitCast(pairs, hn::InterleaveUpper(d, a, b));
         const auto ce0 = hn::BitCast(pairs, hn::InterleaveLower(d, c, e)), ce1 = hn::BitCast(pairs, hn::InterleaveUpper(d, c, e));
         hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, ab0, ce0)), d, to + i);
@@ -66,12 +73,12 @@ void TransposeWords(const uint32_t* w, int64_t count, int64_t depth, int64_t wid
       }
 #endif
       for (int64_t r = 0; r < 4; ++r) {
-        for (int64_t j = i; j < here; ++j) to[r * wide + j] = from[j * depth + k + r];
+        for (int64_t j = i; j < here; ++j) to[r * wide + j] = word(from + (j * depth + k + r) * 4);
         std::fill_n(to + r * wide + here, wide - here, 0u);
       }
     }
     for (; k < depth; ++k, to += wide) {
-      for (int64_t j = 0; j < here; ++j) to[j] = from[j * depth + k];
+      for (int64_t j = 0; j < here; ++j) to[j] = word(from + (j * depth + k) * 4);
       std::fill_n(to + here, wide - here, 0u);
     }
   }
@@ -112,12 +119,18 @@ template <class At>
 Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at, bool rows = false) {
   int64_t panels = shape[0], k_count = shape[1], width = shape[2];
   Tensor packed(w.dtype(), shape);
-  auto fill = [&](auto* to, const auto* from, int64_t together) {
+  auto fill = [&](auto* to, int64_t together) {
+    using T = std::remove_pointer_t<decltype(to)>;
+    const T* from = rows && together == 1 ? nullptr : w.data<T>();  // whole rows are copied from where they lie
+    const char* bytes = static_cast<const char*>(w.unaligned());
     for (int64_t p = 0; p < panels; ++p) {
       int64_t wide = n_count - p * width <= width / 2 ? width / 2 : width;
       const int64_t count = std::min(wide, n_count - p * width);
-      if (rows && together == 1 && count == wide) {
-        for (int64_t k = 0; k < k_count; ++k, to += wide) std::memcpy(to, from + k * n_count + p * width, static_cast<size_t>(wide) * sizeof(*to));
+      if (rows && together == 1) {
+        for (int64_t k = 0; k < k_count; ++k, to += wide) {
+          std::memcpy(to, bytes + (k * n_count + p * width) * static_cast<int64_t>(sizeof(T)), static_cast<size_t>(count) * sizeof(T));
+          std::fill_n(to + count, wide - count, T{});
+        }
         continue;
       }
       for (int64_t k = 0; k < k_count; k += together)
@@ -130,8 +143,8 @@ Tensor pack_panels(const Tensor& w, const Shape& shape, int64_t n_count, At&& at
     const auto* end = packed.data<char>() + packed.bytes();  // beyond a narrow last panel
     std::memset(to, 0, static_cast<size_t>(end - reinterpret_cast<char*>(to)));
   };
-  if (w.dtype() == DType::kF32) fill(packed.data<float>(), w.data<float>(), 1);
-  else fill(packed.data<uint16_t>(), w.data<uint16_t>(), 2);
+  if (w.dtype() == DType::kF32) fill(packed.data<float>(), 1);
+  else fill(packed.data<uint16_t>(), 2);
   return packed;
 }
 
@@ -142,7 +155,7 @@ Tensor pack_pointwise(const Tensor& w) {
   if (k_count % together) return pack_panels(w, gemm_panels(k_count, n_count), n_count, [&](int64_t k, int64_t n) { return n * k_count + k; });
   // Whole words move, pairs of bf16 like f32.
   Tensor packed(w.dtype(), gemm_panels(k_count, n_count));
-  HWY_DYNAMIC_DISPATCH(TransposeWords)(w.data<uint32_t>(), n_count, k_count / together, packed.shape()[2], packed.data<uint32_t>());
+  HWY_DYNAMIC_DISPATCH(TransposeWords)(w.unaligned(), n_count, k_count / together, packed.shape()[2], packed.data<uint32_t>());
   return packed;
 }
 

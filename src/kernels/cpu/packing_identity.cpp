@@ -1,6 +1,5 @@
 #include <unistd.h>
 
-#include <dnnl.hpp>
 #include <hwy/highway.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -30,10 +29,8 @@ std::string processor() {
 }  // namespace
 
 std::string packing_identity() {
-  const dnnl_version_t* version = dnnl_version();
-  return fmt::format("{}; oneDNN {}.{}.{} {}, instructions {}; Highway targets {:x}; caches {} {} {}", processor(), version->major,
-                     version->minor, version->patch, version->hash, static_cast<int>(dnnl_get_effective_cpu_isa()),
-                     hwy::SupportedTargets(), ::sysconf(_SC_LEVEL1_DCACHE_SIZE), ::sysconf(_SC_LEVEL2_CACHE_SIZE),
+  // What oneDNN packed tells by its layout what it was packed for (kernels/cpu/onednn.cpp).
+  return fmt::format("{}; Highway targets {:x}; caches {} {} {}", processor(), hwy::SupportedTargets(), ::sysconf(_SC_LEVEL1_DCACHE_SIZE), ::sysconf(_SC_LEVEL2_CACHE_SIZE),
                      ::sysconf(_SC_LEVEL3_CACHE_SIZE));
 }
 

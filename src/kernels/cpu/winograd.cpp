@@ -308,8 +308,12 @@ class WinogradConv : public Kernel {
 
   static Tensor packed(const Tensor& w, int64_t channels, int64_t out, int64_t panels, int64_t width) {
     Tensor result(DType::kF32, {panels, kPositions, channels, width});
-    std::memset(result.raw(), 0, result.bytes());
     float* to = result.data<float>();
+    const float* filters = w.data<float>();
+    if (out % width) {  // the last panel is not full
+      const int64_t panel = kPositions * channels * width;
+      std::memset(to + (panels - 1) * panel, 0, static_cast<size_t>(panel) * sizeof(float));
+    }
     const FilterTransform transform = filter_transform();
     double g[9][kTogether], u[kPositions][kTogether];
     const int64_t together = std::min(kTogether, width);  // both are powers of two
@@ -317,7 +321,7 @@ class WinogradConv : public Kernel {
       for (int64_t c = 0; c < channels; ++c) {
         const int64_t count = std::min(together, out - n);
         for (int64_t t = 0; t < 9; ++t)
-          for (int64_t f = 0; f < kTogether; ++f) g[t][f] = f < count ? w.data<float>()[((n + f) * channels + c) * 9 + t] : 0;
+          for (int64_t f = 0; f < kTogether; ++f) g[t][f] = f < count ? filters[((n + f) * channels + c) * 9 + t] : 0;
         transform_filters(transform, g, u);
         for (int64_t p = 0; p < kPositions; ++p) {
           float* at = to + ((n / width * kPositions + p) * channels + c) * width + n % width;
