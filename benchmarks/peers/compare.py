@@ -50,20 +50,21 @@ def common(options):
 
 
 def time_ort(options, model):
-    found = run_json(["node", ORT_TIME, model, "--seconds", str(options.seconds), *common(options)])
-    # Node's own memory, measured before the session was made, is not the runtime's.
+    found = run_json(["node", ORT_TIME, model, "--seconds", str(options.seconds), "--runs", str(options.runs), *common(options)])
     return {"median": found["median_ms"], "min": found["min_ms"],
             "start": found["session_ms"] + found["first_ms"],
             "overhead": found["start_cpu_ms"] - found["run_cpu_ms"],
-            "rss": found["peak_rss_bytes"] - found["node_rss_bytes"]}
+            "rss": found["peak_rss_bytes"],
+            # Node's own memory, measured before the session was made, is not the runtime's.
+            "net": found["peak_rss_bytes"] - found["node_rss_bytes"]}
 
 
 def time_lathe(options, model):
     found = run_json([options.lathe, "bench", model, "--json", "--seconds", str(options.seconds),
-                      *common(options), *options.lathe_option])
+                      "--runs", str(options.runs), *common(options), *options.lathe_option])
     return {"median": found["latency_ms"]["median"], "min": found["latency_ms"]["min"],
             "start": found["start_ms"], "overhead": found["start_cpu_ms"] - found["run_cpu_ms"],
-            "rss": found["peak_rss_bytes"]}
+            "rss": found["peak_rss_bytes"], "net": found["peak_rss_bytes"]}
 
 
 def pack(options, model, folder):
@@ -113,7 +114,7 @@ def summarize(results):
         "ort_ms": middle(ort, "median"), "lathe_ms": middle(lathe, "median"),
         "ratio": middle(ort, "median") / middle(lathe, "median"), "ratio_low": min(by_round), "ratio_high": max(by_round),
         "minima": least(ort, "min") / least(lathe, "min"),
-        "ort_overhead_ms": least(ort, "overhead"), "ort_rss_mib": middle(ort, "rss") / 2**20,
+        "ort_overhead_ms": least(ort, "overhead"), "ort_rss_mib": middle(ort, "rss") / 2**20, "ort_net_mib": middle(ort, "net") / 2**20,
         "rounds": results,
     }
     # Start-up and memory of lathe as a share of ONNX Runtime's, from ONNX and from a .lathe file.
@@ -124,6 +125,7 @@ def summarize(results):
         row["rss_mib" + suffix] = middle(results[name], "rss") / 2**20
         row["start" + suffix] = max(row["overhead_ms" + suffix], 0.01) / max(row["ort_overhead_ms"], 0.01)
         row["rss" + suffix] = row["rss_mib" + suffix] / row["ort_rss_mib"]
+        row["net" + suffix] = row["rss_mib" + suffix] / row["ort_net_mib"]
     return row
 
 
@@ -137,9 +139,9 @@ def compare(options, models):
           f"{os.cpu_count()} processors, load {load:.1f} at the start")
     print("ratio, of minima: ONNX Runtime / lathe, above 1 lathe is faster; start-up, memory: lathe / ONNX Runtime, below 1 "
           "lathe needs less\n")
-    shares = [("start", "start-up"), ("rss", "memory")]
+    shares = [("start", "start-up"), ("rss", "memory"), ("net", "net")]
     if options.packed:
-        shares += [("start_packed", "packed start"), ("rss_packed", "packed memory")]
+        shares += [("start_packed", "packed start"), ("rss_packed", "memory"), ("net_packed", "net")]
     print(f"{'model':<22}{'ort ms':>9}{'lathe ms':>10}{'ratio':>8}{'low..high':>14}{'of minima':>11}"
           + "".join(f"{title:>{len(title) + 2}}" for _, title in shares) + f"{'load':>6}")
     rows, failures = {}, {}
@@ -264,6 +266,7 @@ def main():
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1, help="of each measurement (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=20, help="at least so many of each measurement (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these models")
     parser.add_argument("--lathe-option", action="append", default=[], metavar="OPTION",
                         help="passed on to lathe bench, as --lathe-option=--tune")
