@@ -129,6 +129,23 @@ TEST_P(EveryKernel, MultipliesAnyShape) {
         }
 }
 
+// Beyond some depth a product is made in parts.
+TEST_P(EveryKernel, MultipliesDeepMatrices) {
+  int turn = 0;
+  for (int64_t m : {49, 64})
+    for (int64_t k : {1025, 1040, 2051})
+      for (int64_t n : {16, 17, 65}) {
+        omp_set_num_threads(1 + turn % 3);
+        const char* activation = kActivations[turn % 4];
+        std::vector<Tensor> inputs{random_tensor(DType::kF32, {m, k}, random), random_tensor(DType::kF32, {k, n}, random), random_tensor(DType::kF32, {n}, random)};
+        if (turn % 3) inputs.push_back(random_tensor(DType::kF32, {m, n}, random));
+        Case c = make_case("ai.lathe::MatMul", inputs, {false, true, true, false}, epilogue(activation, turn % 3 == 1),
+                           fmt::format("matmul {}x{}x{} '{}' residual {}", m, k, n, activation, turn % 3));
+        check(c, 2e-4);
+        ++turn;
+      }
+}
+
 TEST_P(EveryKernel, PoolsAveragesAndScales) {
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16})

@@ -329,7 +329,8 @@ void GemmBlock(const GemmArgs& g, int64_t row0, int64_t row1, int64_t panel0, in
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t width = kPanelVectors * lanes, taps = g.rows.taps();
-  const int64_t panel_bytes = taps * g.depth * width * static_cast<int64_t>(sizeof(TIn));
+  const int64_t whole_depth = g.whole_depth ? g.whole_depth : g.depth;
+  const int64_t panel_bytes = taps * whole_depth * width * static_cast<int64_t>(sizeof(TIn));
   const int64_t tile_bytes = kTileRows * taps * g.depth * static_cast<int64_t>(sizeof(TIn));
   const int64_t block = std::max<int64_t>(1, std::min<int64_t>(kGemmBlockTiles, (512 << 10) / tile_bytes)) * kTileRows;
   const void** pointers = reinterpret_cast<const void**>(scratch);
@@ -342,8 +343,9 @@ void GemmBlock(const GemmArgs& g, int64_t row0, int64_t row1, int64_t panel0, in
     for (int64_t r = begin; r < end; r += kTileRows)
       FillRows<TIn>(g, r, static_cast<int>(std::min<int64_t>(kTileRows, end - r)), pointers + (r - begin) * taps);
     for (int64_t p = panel0; p < panel1; ++p) {
-      const void* panel = static_cast<const char*>(g.packed) + p * panel_bytes;
       const int vectors = g.columns - p * width <= lanes ? 1 : 2;
+      const char* const part = static_cast<const char*>(g.packed) + p * panel_bytes + g.first_depth * vectors * lanes * static_cast<int64_t>(sizeof(TIn));
+      const void* panel = part;
       if (g.scale) {
         const TIn* scale = static_cast<const TIn*>(g.scale) + begin / image_rows * g.depth;
         ScalePanel(static_cast<const TIn*>(panel), scale, g.depth, vectors, reinterpret_cast<TIn*>(scaled));
@@ -351,13 +353,13 @@ void GemmBlock(const GemmArgs& g, int64_t row0, int64_t row1, int64_t panel0, in
       }
       const Finished finished = FinishedFor<TIn, TOut>(g, g.columns - p * width);
       // The weights of a large network come from memory; the next panel is on its way while this one is used.
-      const char* ahead = g.scale ? nullptr : static_cast<const char*>(g.packed) + (p + 1) * panel_bytes;
-      if (p + 1 == panel1) ahead = nullptr;
+      const char* ahead = g.scale || p + 1 == panel1 ? nullptr : part + panel_bytes;
+      const char* const enough = part + panel_bytes + taps * g.depth * width * static_cast<int64_t>(sizeof(TIn));
       for (int64_t r = begin; r < end; r += kTileRows) {
         int rows = static_cast<int>(std::min<int64_t>(kTileRows, end - r));
         if (finished && rows == kTileRows) {
           finished(g, pointers + (r - begin) * taps, panel, ahead, r, p * width);
-          if (ahead && (ahead += taps * g.depth * 16) >= static_cast<const char*>(panel) + 2 * panel_bytes) ahead = nullptr;
+          if (ahead && (ahead += taps * g.depth * 16) >= enough) ahead = nullptr;
           continue;
         }
         Micro micro = nullptr;

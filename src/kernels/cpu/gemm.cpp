@@ -15,6 +15,31 @@ HWY_BEFORE_NAMESPACE();
 namespace lathe {
 namespace HWY_NAMESPACE {
 
+// Of more elements of depth, rows of A that share a block of the second-level cache are too few, and all weights would
+// be read again for each such block.
+constexpr int64_t kMostDepth = 1024;
+
+template <class TIn, class TOut>
+void GemmOf(const GemmArgs& g);
+
+// In parts of the depth, each added to what the parts before gave.
+void GemmInParts(const GemmArgs& g) {
+  const int64_t parts = (g.depth + kMostDepth - 1) / kMostDepth, step = (g.depth / parts + 15) / 16 * 16;
+  GemmArgs part = g;
+  part.whole_depth = g.depth;
+  part.bias = nullptr;
+  part.activation = {};
+  for (int64_t k = 0; k < g.depth; k += step) {
+    part.first_depth = k;
+    part.depth = std::min(step, g.depth - k);
+    part.a = static_cast<const float*>(g.a) + k;
+    if (k + step >= g.depth) part.bias = g.bias, part.activation = g.activation;
+    GemmOf<float, float>(part);
+    part.residual = g.y;
+    part.residual_first = true;
+  }
+}
+
 template <class TIn, class TOut>
 void GemmOf(const GemmArgs& g) {
   const D d;
@@ -34,7 +59,10 @@ void GemmOf(const GemmArgs& g) {
 }
 
 void Gemm(const GemmArgs& g) {
-  if (!g.bf16) return GemmOf<float, float>(g);
+  // The residual goes in with the first part: it must not come after an activation.
+  const bool in_parts = g.rows.taps() == 1 && g.depth > kMostDepth && g.rows.count() > 4 * kTileRows && !g.scale &&
+                        (!g.residual || g.residual_first || g.activation.kind == ActivationKind::kNone);
+  if (!g.bf16) return in_parts ? GemmInParts(g) : GemmOf<float, float>(g);
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
   if (g.bf16_out) return GemmOf<uint16_t, NativeHalf>(g);
   return GemmOf<uint16_t, float>(g);

@@ -24,6 +24,7 @@ struct GemmRows {
 struct GemmArgs {
   GemmRows rows;
   int64_t depth = 0;    // elements of A per row and tap
+  int64_t first_depth = 0, whole_depth = 0;  // of a product in parts: where the part begins in a panel of so many; 0: `depth`
   int64_t columns = 0;  // N
   const void* packed = nullptr;
   const void* scale = nullptr;  // [images, depth], multiplies A; one tap only. f32, or bf16 with A
