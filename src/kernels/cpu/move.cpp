@@ -59,7 +59,8 @@ class Split : public Kernel {
   std::vector<int64_t> widths_;
 };
 
-// Two groups of f32 channels interleave; the compiler makes a pair of unpack instructions of the inner loop.
+// Two groups of channels interleave; the compiler makes a pair of unpack instructions of the inner loop.
+template <class T>
 class InterleaveTwo : public Kernel {
  public:
   explicit InterleaveTwo(const KernelRequest& r) : channels_(r.in_shape().back()), pixels_(element_count(r.in_shape()) / channels_) {}
@@ -67,9 +68,9 @@ class InterleaveTwo : public Kernel {
     parallel_for(pixels_, kParallelGrain * 4 / channels_ + 1, [&](int64_t begin, int64_t end) {
       const int64_t half = channels_ / 2;
       for (int64_t p = begin; p < end; ++p) {
-        const float* __restrict a = in[0]->data<float>() + p * channels_;
-        const float* __restrict b = a + half;
-        float* __restrict y = out[0]->data<float>() + p * channels_;
+        const T* __restrict a = in[0]->data<T>() + p * channels_;
+        const T* __restrict b = a + half;
+        T* __restrict y = out[0]->data<T>() + p * channels_;
         for (int64_t c = 0; c < half; ++c) {
           y[2 * c] = a[c];
           y[2 * c + 1] = b[c];
@@ -239,10 +240,17 @@ void register_move(KernelRegistry& r) {
                       [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Split>(q); }});
   r.add("Transpose", "", {"transpose", nonempty, make_transpose});
   r.add("Slice", "", {"slice", constant_slice, make_slice});
-  r.add("ChannelShuffle", "ai.lathe", {"f32.shuffle.pair", [](const KernelRequest& q) {
-          int64_t rank = static_cast<int64_t>(q.in_shape().size());
-          return nonempty(q) && q.all_f32() && q.node.get_int("group") == 2 && normalize_axis(q.node.get_int("axis"), rank) == rank - 1;
-        }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<InterleaveTwo>(q); }});
+  r.add("ChannelShuffle", "ai.lathe", {"shuffle.pair", [](const KernelRequest& q) {
+          const auto rank = static_cast<int64_t>(q.in_shape().size());
+          const size_t width = size_of(q.input(0).dtype);
+          return nonempty(q) && (width == 1 || width == 2 || width == 4) && q.node.get_int("group") == 2 && normalize_axis(q.node.get_int("axis"), rank) == rank - 1;
+        }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
+          switch (size_of(q.input(0).dtype)) {
+            case 1: return std::make_unique<InterleaveTwo<uint8_t>>(q);
+            case 2: return std::make_unique<InterleaveTwo<uint16_t>>(q);
+            default: return std::make_unique<InterleaveTwo<uint32_t>>(q);
+          }
+        }});
   r.add("ChannelShuffle", "ai.lathe", {"shuffle", nonempty, make_shuffle});
 }
 
