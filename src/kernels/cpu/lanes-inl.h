@@ -90,7 +90,9 @@ using NativeHalf = uint16_t;
 template <class Body>
 HWY_INLINE void WithElements(bool half, Body&& body) {
   if (!half) body.template operator()<float>();
+#if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
   else if (has_bf16_instructions()) body.template operator()<NativeHalf>();
+#endif
   else body.template operator()<uint16_t>();
 }
 

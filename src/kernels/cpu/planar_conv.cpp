@@ -72,9 +72,9 @@ void PlanarTile(const PlanarArgs& g, const float* rows, int64_t ox, int64_t coun
   const int64_t stride = kStride ? kStride : g.stride_w;
   V acc[kPixels][kVectors];
   HWY_UNROLL(14)
-  for (int p = 0; p < kPixels; ++p)
+  for (auto& pixel : acc)
     HWY_UNROLL(2)
-    for (int v = 0; v < kVectors; ++v) acc[p][v] = hn::Zero(d);
+    for (V& sum : pixel) sum = hn::Zero(d);
   const float* line = rows + ox * stride;
   for (int64_t t = g.channels * g.taps_h; t > 0; --t, line += g.row) {
     for (int64_t kx = 0; kx < g.taps_w; ++kx, b += kVectors * lanes) {
