@@ -8,6 +8,7 @@
 #include "graph/op.h"
 #include "kernels/kernel.h"
 #include "transform/passes.h"
+#include "transform/round_weights.h"
 
 namespace lathe {
 namespace {
@@ -24,7 +25,7 @@ bool is_product(const Node& n) { return n.op->domain == kLatheDomain && (n.op->n
 
 class HalfPass {
  public:
-  explicit HalfPass(Graph& g) : g_(g), before_product_(g.value_count(), false) {
+  explicit HalfPass(Graph& g) : g_(g), moments_(expected_moments(g)), before_product_(g.value_count(), false) {
     std::vector<NodeId> order = g.order();
     for (size_t i = order.size(); i-- > 0;) {
       const Node& n = g[order[i]];
@@ -95,6 +96,7 @@ class HalfPass {
     const Node& n = g_[id];
     if (g_[n.inputs[0]].dtype != DType::kF32) return;
     std::vector<ValueId> inputs = n.inputs;
+    const ValueId read = inputs[0];
     inputs[0] = half(inputs[0]);
     for (size_t i = 3; i < inputs.size(); ++i)
       if (inputs[i]) inputs[i] = half(inputs[i]);
@@ -102,8 +104,19 @@ class HalfPass {
     // Kernels that compute in f32 whatever the pictures are (depthwise, Winograd) keep exact weights.
     const Node& half_node = g_[made];
     if (half_node.op->name == "Conv" && !kernels_for({g_, half_node}).empty()) return;
-    ValueId weights = half(half_node.inputs[1]);
+    ValueId weights = half_weights(half_node, half_node.inputs[1], read);
     g_[made].inputs[1] = weights;
+  }
+
+  // Of a product, or of the first of an ExpandDepthwise. Weights that several products share are rounded for the first.
+  ValueId half_weights(const Node& n, ValueId weights, ValueId read) {
+    const Tensor& w = g_[weights].constant;
+    if (twin_.contains(weights.index) || w.dtype() != DType::kF32 || !w.has_elements()) return half(weights);
+    const bool columns = n.op->name == "MatMul";
+    const int64_t group = n.op->name == "Conv" ? n.get_int("group") : 1;
+    auto expected = moments_.find(read.index);
+    Tensor rounded = round_weights(w, columns, group, expected == moments_.end() ? std::vector<float>{} : expected->second.mean);
+    return twin_[weights.index] = g_.add_constant(std::move(rounded), g_[weights].name + "_bf16");
   }
 
   // The depthwise weights are few: they stay exact.
@@ -112,7 +125,8 @@ class HalfPass {
     if (g_[n.inputs[0]].dtype != DType::kF32) return;
     if (!has_bf16_instructions() || g_[n.inputs[0]].shape->back() % 2 != 0) return;
     std::vector<ValueId> inputs = n.inputs;
-    for (size_t i : {0, 1}) inputs[i] = half(inputs[i]);
+    inputs[1] = half_weights(n, inputs[1], inputs[0]);
+    inputs[0] = half(inputs[0]);
     replace(id, inputs);
   }
 
@@ -166,6 +180,7 @@ class HalfPass {
   }
 
   Graph& g_;
+  std::map<int32_t, Moments> moments_;  // by f32 value
   std::map<int32_t, ValueId> twin_;
   std::vector<bool> before_product_;  // by value: a product follows somewhere
   std::set<int32_t> orphans_;         // f32 values whose producer now makes the bf16 twin
