@@ -1,7 +1,16 @@
 // bf16 where it pays: products with constant weights, and what stands between them. As in layout.cpp a
 // value has a twin, here of the other precision, and a cast is made only where a value is wanted in the
 // precision that nobody makes. Accumulation stays in f32 inside the kernels; graph inputs and outputs keep
-// their type.
+// their type. What stays in f32, since there bf16 costs answers and wins no time:
+//
+// - What the last product makes, and all that follows: scores that are nearly equal would be equal in bf16.
+// - What only depthwise convolutions read, and their weights: a window of nine taps takes differences of neighbours that
+//   are nearly the same, and errors of so few terms do not average out. The product before writes f32, the
+//   depthwise convolution bf16; between the two of an ExpandDepthwise it is so in any case.
+// - The first convolution of a network that goes on with a depthwise one, that one, and the product behind it, which
+//   writes bf16: few channels, whose errors all that follows sees.
+//
+// Weights are rounded so that their errors cancel (transform/round_weights.h).
 #include <algorithm>
 #include <set>
 
@@ -23,9 +32,18 @@ const std::set<std::string> kPairs = {"Add", "Sum", "Sub", "Mul", "Div", "Max", 
 
 bool is_product(const Node& n) { return n.op->domain == kLatheDomain && (n.op->name == "Conv" || n.op->name == "MatMul" || n.op->name == "ExpandDepthwise" || n.op->name == "PlanarConv"); }
 
+// A network's first convolution reads a picture of so many channels at most.
+constexpr int64_t kPictureChannels = 4;
+
+bool is_depthwise(const Graph& g, const Node& n) {
+  return n.op->domain == kLatheDomain && n.op->name == "Conv" && n.get_int("group") > 1 && (*g[n.inputs[1]].shape)[1] == 1 &&
+         n.get_int("group") == (*g[n.inputs[1]].shape)[0] && !(n.inputs.size() > 4 && n.inputs[4]);
+}
+
 class HalfPass {
  public:
-  explicit HalfPass(Graph& g) : g_(g), moments_(expected_moments(g)), before_product_(g.value_count(), false) {
+  explicit HalfPass(Graph& g) : g_(g), moments_(expected_moments(g)), consumers_(g.consumers()), before_product_(g.value_count(), false) {
+    for (ValueId v : g.outputs) public_.insert(v.index);
     std::vector<NodeId> order = g.order();
     for (size_t i = order.size(); i-- > 0;) {
       const Node& n = g[order[i]];
@@ -74,10 +92,15 @@ class HalfPass {
     return t;
   }
 
-  NodeId replace(NodeId id, std::vector<ValueId> inputs) {
+  // With `wide` the node makes f32, as it did, of bf16.
+  NodeId replace(NodeId id, std::vector<ValueId> inputs, bool wide = false) {
     Node n = g_[id];
     g_.remove(id);
     n.inputs = std::move(inputs);
+    if (wide) {
+      n.attributes["output_type"] = static_cast<int64_t>(DType::kF32);
+      return g_.add_node(std::move(n));
+    }
     for (ValueId& out : n.outputs) {
       if (!out) continue;
       const ValueId old = out;
@@ -92,15 +115,48 @@ class HalfPass {
     return g_.add_node(std::move(n));
   }
 
+  bool only_depthwise_reads(ValueId v) const {
+    const auto& readers = consumers_[v.index];
+    return !readers.empty() && !public_.contains(v.index) &&
+           std::all_of(readers.begin(), readers.end(), [&](NodeId id) { return is_depthwise(g_, g_[id]) && g_[id].inputs[0] == v; });
+  }
+
+  // Reads f32 and writes bf16.
+  void narrowing(NodeId id, std::vector<ValueId> inputs) {
+    g_[id].attributes["output_type"] = static_cast<int64_t>(DType::kBF16);
+    replace(id, std::move(inputs));
+  }
+
   void product(NodeId id) {
     const Node& n = g_[id];
-    if (g_[n.inputs[0]].dtype != DType::kF32) return;
+    const ValueId read = n.inputs[0], result = n.outputs[0];
+    if (g_[read].dtype != DType::kF32) return;
+    const bool depthwise = is_depthwise(g_, n), made_wide = !made_in_half(read), last = !before_product_[result.index];
+    // The beginning of a network of depthwise convolutions, up to the first product behind one.
+    if (n.op->name == "Conv" && made_wide && g_[read].shape->back() <= kPictureChannels && only_depthwise_reads(result)) {
+      beginning_.insert(result.index);
+      return;
+    }
     std::vector<ValueId> inputs = n.inputs;
-    const ValueId read = inputs[0];
-    inputs[0] = half(inputs[0]);
+    if (beginning_.contains(read.index)) {
+      if (depthwise) {
+        beginning_.insert(result.index);
+        return;
+      }
+      if (last) return;
+      if (inputs.size() > 3 && inputs[3]) inputs[3] = half(inputs[3]);
+      return narrowing(id, std::move(inputs));
+    }
     for (size_t i = 3; i < inputs.size(); ++i)
-      if (inputs[i]) inputs[i] = half(inputs[i]);
-    NodeId made = replace(id, inputs);
+      if (inputs[i] && !(depthwise && last)) inputs[i] = half(inputs[i]);
+    if (depthwise && made_wide) {
+      if (!last) narrowing(id, std::move(inputs));
+      return;
+    }
+    inputs[0] = half(inputs[0]);
+    const bool wide = !depthwise && (last || only_depthwise_reads(result));
+    if (wide && inputs.size() > 3 && inputs[3]) inputs[3] = n.inputs[3];
+    NodeId made = replace(id, inputs, wide);
     // Kernels that compute in f32 whatever the pictures are (depthwise, Winograd) keep exact weights.
     const Node& half_node = g_[made];
     if (half_node.op->name == "Conv" && !kernels_for({g_, half_node}).empty()) return;
@@ -123,6 +179,10 @@ class HalfPass {
   void expansion(NodeId id) {
     const Node& n = g_[id];
     if (g_[n.inputs[0]].dtype != DType::kF32) return;
+    if (beginning_.contains(n.inputs[0].index)) {
+      if (before_product_[n.outputs[0].index]) narrowing(id, n.inputs);
+      return;
+    }
     if (!has_bf16_instructions() || g_[n.inputs[0]].shape->back() % 2 != 0) return;
     std::vector<ValueId> inputs = n.inputs;
     inputs[1] = half_weights(n, inputs[1], inputs[0]);
@@ -181,6 +241,9 @@ class HalfPass {
 
   Graph& g_;
   std::map<int32_t, Moments> moments_;  // by f32 value
+  std::vector<std::vector<NodeId>> consumers_;  // by f32 value, before anything changed
+  std::set<int32_t> public_;
+  std::set<int32_t> beginning_;  // f32 values of the first convolutions
   std::map<int32_t, ValueId> twin_;
   std::vector<bool> before_product_;  // by value: a product follows somewhere
   std::set<int32_t> orphans_;         // f32 values whose producer now makes the bf16 twin

@@ -43,8 +43,8 @@ void RoundRow(const float* w, const float* mean, int64_t count, uint16_t* rounde
   const auto sum = [&](V v) { return hn::GetLane(hn::SumOfLanes(d, v)); };
   float a = sum(along), c = sum(common);
   const float average = sum(square) / static_cast<float>(count), share = kCommonError * average, own = kOwnError * average;
-  // A rounding error is a quarter of a step on average. What is left of a tenth of one is not worth another.
-  const float step = 4 * sum(size) / static_cast<float>(count), enough = 0.01f * step * step * average;
+  // A rounding error is a quarter of a step on average. What is left of a fifth of one is not worth another.
+  const float step = 4 * sum(size) / static_cast<float>(count), enough = 0.04f * step * step * average;
   if (!std::isfinite(a) || !std::isfinite(c) || !std::isfinite(enough)) return;
   // Weights that lie nearly in the middle first: others cost more than they mend.
   for (float least : {0.45f, 0.35f, 0.2f}) {
