@@ -12,6 +12,7 @@
 //
 // Weights are rounded so that their errors cancel (transform/round_weights.h).
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "graph/op.h"
@@ -29,6 +30,8 @@ const std::set<std::string> kElementwise = {"Relu", "LeakyRelu", "Elu", "HardSwi
                                             "Sqrt", "Reciprocal", "Exp", "Floor", "Ceil", "Round", "Erf", "Add", "Sum", "Sub", "Mul", "Div", "Max", "Min",
                                             "Softmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"};
 const std::set<std::string> kPairs = {"Add", "Sum", "Sub", "Mul", "Div", "Max", "Min", "RMSNormalization"};  // two inputs of the result's type
+
+const std::set<std::string> kReductions = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare"};
 
 bool is_product(const Node& n) { return n.op->domain == kLatheDomain && (n.op->name == "Conv" || n.op->name == "MatMul" || n.op->name == "ExpandDepthwise" || n.op->name == "PlanarConv"); }
 
@@ -63,10 +66,11 @@ class HalfPass {
       if (fused && (op == "Conv" || op == "MatMul")) product(id);
       else if (fused && op == "ExpandDepthwise") expansion(id);
       else if (fused && op == "PlanarConv") planes(id);
-      else if ((fused && (op == "Pool" || op == "Affine" || op == "ConvTranspose")) || (standard && op == "ReduceMean")) half_kernel(id, 1);
-      else if (op == "Attention") half_kernel(id, 3);
+      else if ((fused && (op == "Pool" || op == "Affine" || op == "ConvTranspose")) || (standard && (kReductions.contains(op) || op == "Resize"))) half_kernel(id, {0});
+      else if (op == "Attention") half_kernel(id, {0, 1, 2});
+      else if (standard && op == "Pad") half_kernel(id, n.inputs.size() > 2 && n.inputs[2] ? std::vector<size_t>{0, 2} : std::vector<size_t>{0});
       // What follows the last product (boxes, probabilities) keeps its precision: nothing would be won by less.
-      else if (standard && kElementwise.contains(op) && before_product_[n.outputs[0].index]) half_kernel(id, kPairs.contains(op) ? n.inputs.size() : 1);
+      else if (standard && kElementwise.contains(op) && before_product_[n.outputs[0].index]) half_kernel(id, kPairs.contains(op) ? first_inputs(n.inputs.size()) : std::vector<size_t>{0});
       else if ((fused && op == "ChannelShuffle") || (standard && kMoves.contains(op))) move(id);
     }
     for (auto& [wide, half] : twin_) {
@@ -118,7 +122,10 @@ class HalfPass {
   bool only_depthwise_reads(ValueId v) const {
     const auto& readers = consumers_[v.index];
     return !readers.empty() && !public_.contains(v.index) &&
-           std::all_of(readers.begin(), readers.end(), [&](NodeId id) { return is_depthwise(g_, g_[id]) && g_[id].inputs[0] == v; });
+           std::all_of(readers.begin(), readers.end(), [&](NodeId id) {
+             const std::vector<ValueId>& inputs = g_[id].inputs;
+             return is_depthwise(g_, g_[id]) && inputs[0] == v && std::count(inputs.begin(), inputs.end(), v) == 1;
+           });
   }
 
   // Reads f32 and writes bf16.
@@ -147,14 +154,15 @@ class HalfPass {
       if (inputs.size() > 3 && inputs[3]) inputs[3] = half(inputs[3]);
       return narrowing(id, std::move(inputs));
     }
+    const bool half_residual = inputs.size() > 3 && inputs[3] && made_in_half(inputs[3]);
     for (size_t i = 3; i < inputs.size(); ++i)
-      if (inputs[i] && !(depthwise && last)) inputs[i] = half(inputs[i]);
+      if (inputs[i] && !(depthwise && made_wide && last)) inputs[i] = half(inputs[i]);
     if (depthwise && made_wide) {
       if (!last) narrowing(id, std::move(inputs));
       return;
     }
     inputs[0] = half(inputs[0]);
-    const bool wide = !depthwise && (last || only_depthwise_reads(result));
+    const bool wide = !depthwise && (last || (!half_residual && only_depthwise_reads(result)));
     if (wide && inputs.size() > 3 && inputs[3]) inputs[3] = n.inputs[3];
     NodeId made = replace(id, inputs, wide);
     // Kernels that compute in f32 whatever the pictures are (depthwise, Winograd) keep exact weights.
@@ -198,13 +206,19 @@ class HalfPass {
 
   bool made_in_half(ValueId v) const { return twin_.contains(v.index) && !g_[v].is_constant(); }
 
-  // What reads something that is made in bf16 stays there, where a kernel computes on it in f32 inside. The first
-  // `data` inputs are of the result's type; others (scales, axes, masks) stay as they are.
-  void half_kernel(NodeId id, size_t data) {
+  static std::vector<size_t> first_inputs(size_t count) {
+    std::vector<size_t> all(count);
+    std::iota(all.begin(), all.end(), size_t{0});
+    return all;
+  }
+
+  // What reads something that is made in bf16 stays there, where a kernel computes on it in f32 inside. The inputs
+  // `data` are of the result's type; others (scales, axes, masks) stay as they are.
+  void half_kernel(NodeId id, const std::vector<size_t>& data) {
     const Node& n = g_[id];
-    if (n.outputs.size() != 1 || !g_[n.outputs[0]].shape || n.inputs.size() < data) return;
+    if (n.outputs.size() != 1 || !g_[n.outputs[0]].shape || n.inputs.size() <= data.back()) return;
     bool any = false;
-    for (size_t i = 0; i < data; ++i) {
+    for (size_t i : data) {
       const ValueId v = n.inputs[i];
       if (!v || g_[v].dtype != DType::kF32) return;
       if (made_in_half(v)) any = true;
@@ -212,14 +226,14 @@ class HalfPass {
     }
     if (!any) return;
     // Asked with values of the types that there would be.
-    for (size_t i = 0; i < data; ++i) g_[n.inputs[i]].dtype = DType::kBF16;
+    for (size_t i : data) g_[n.inputs[i]].dtype = DType::kBF16;
     g_[n.outputs[0]].dtype = DType::kBF16;
     const bool fits = !kernels_for({g_, n}).empty();
-    for (size_t i = 0; i < data; ++i) g_[n.inputs[i]].dtype = DType::kF32;
+    for (size_t i : data) g_[n.inputs[i]].dtype = DType::kF32;
     g_[n.outputs[0]].dtype = DType::kF32;
     if (!fits) return;
     std::vector<ValueId> inputs = n.inputs;
-    for (size_t i = 0; i < data; ++i) inputs[i] = half(inputs[i]);
+    for (size_t i : data) inputs[i] = half(inputs[i]);
     replace(id, inputs);
   }
 
