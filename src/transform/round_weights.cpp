@@ -179,6 +179,18 @@ class Expectation {
       return y;
     }
     if (op == "Pool") return *x;
+    if (op == "ChannelShuffle") {
+      const Shape& s = *g_[n.inputs[0]].shape;
+      if (!along_channels(n, s) || x->mean.size() != static_cast<size_t>(s.back())) return std::nullopt;
+      Moments y = *x;
+      const auto groups = static_cast<size_t>(n.get_int("group")), each = x->mean.size() / groups;
+      for (size_t i = 0; i < y.mean.size(); ++i) {
+        const size_t from = i % groups * each + i / groups;
+        y.mean[i] = x->mean[from];
+        y.variance[i] = x->variance[from];
+      }
+      return y;
+    }
     return std::nullopt;
   }
 
@@ -195,7 +207,7 @@ class Expectation {
       return m;
     }
     if (op == "Concat") {
-      if (normalize_axis(n.get_int("axis"), static_cast<int64_t>(y.size())) != static_cast<int64_t>(y.size()) - 1) return std::nullopt;
+      if (!along_channels(n, y)) return std::nullopt;
       Moments m;
       for (size_t i = 0; i < n.inputs.size(); ++i) {
         const Moments* part = known(n, i);
@@ -226,7 +238,27 @@ class Expectation {
     return keeps && x->mean.size() == channels ? std::optional(*x) : std::nullopt;
   }
 
+  static bool along_channels(const Node& n, const Shape& s) {
+    const auto rank = static_cast<int64_t>(s.size());
+    return normalize_axis(n.get_int("axis"), rank) == rank - 1;
+  }
+
+  void split(const Node& n) {
+    const Moments* x = known(n, 0);
+    if (!x || !along_channels(n, *g_[n.inputs[0]].shape)) return;
+    const Moments whole = *x;
+    size_t at = 0;
+    for (ValueId out : n.outputs) {
+      const Shape* part = out ? shape(out) : nullptr;
+      if (!part || at + static_cast<size_t>(part->back()) > whole.mean.size()) return;
+      const auto from = static_cast<int64_t>(at), to = from + part->back();
+      known_[out.index] = {{whole.mean.begin() + from, whole.mean.begin() + to}, {whole.variance.begin() + from, whole.variance.begin() + to}};
+      at += static_cast<size_t>(part->back());
+    }
+  }
+
   void follow(const Node& n) {
+    if (n.op->name == "Split" && n.op->domain.empty()) return split(n);
     if (n.outputs.empty() || !n.outputs[0]) return;
     const Shape* y = shape(n.outputs[0]);
     if (!y) return;

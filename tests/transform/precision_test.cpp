@@ -170,6 +170,32 @@ TEST(Precision, MomentsFollowBiasesAndActivations) {
   EXPECT_NEAR(m.variance[2], 1, 1e-2);
 }
 
+// ShuffleNet's moves: each channel takes its moments along.
+TEST(Precision, MomentsFollowChannels) {
+  Graph g;
+  ValueId x = g.add_input("x", DType::kF32, Shape{1, 2, 2, 3});
+  g.inputs = {x};
+  ValueId y = g.add("ai.lathe::Conv", {x, g.add_constant(Tensor::of_f32({6, 3, 1, 1}, std::vector<float>(18, 0.0f))), g.add_constant(floats({0, 1, 2, 3, 4, 5}))},
+                    {{"strides", Ints{1, 1}}, {"pads", Ints{0, 0, 0, 0}}, {"dilations", Ints{1, 1}}});
+  ValueId shuffled = g.add("ai.lathe::ChannelShuffle", {y}, {{"axis", int64_t{-1}}, {"group", int64_t{2}}});
+  Node split;
+  split.op = &find_op("Split");
+  split.inputs = {shuffled, g.add_constant(Tensor::of_i64({2, 4}))};
+  split.attributes["axis"] = int64_t{3};
+  for (const char* name : {"a", "b"}) {
+    Value part;
+    part.name = name;
+    split.outputs.push_back(g.add_value(std::move(part)));
+  }
+  const std::vector<ValueId> parts = split.outputs;
+  g.add_node(std::move(split));
+  infer_shapes(g);
+  const auto moments = expected_moments(g);
+  EXPECT_EQ(moments.at(shuffled.index).mean, (std::vector<float>{0, 3, 1, 4, 2, 5}));
+  EXPECT_EQ(moments.at(parts[0].index).mean, (std::vector<float>{0, 3}));
+  EXPECT_EQ(moments.at(parts[1].index).mean, (std::vector<float>{1, 4, 2, 5}));
+}
+
 double error_along(const Tensor& w, const Tensor& rounded, int64_t row, int64_t count, int64_t start, int64_t step, const std::vector<float>& mean, int64_t taps) {
   double sum = 0;
   for (int64_t k = 0; k < count; ++k) {
