@@ -176,7 +176,7 @@ class HalfPass {
   ValueId half_weights(const Node& n, ValueId weights, ValueId read) {
     const Tensor& w = g_[weights].constant;
     if (twin_.contains(weights.index) || w.dtype() != DType::kF32 || !w.has_elements()) return half(weights);
-    const bool columns = n.op->name == "MatMul";
+    const bool columns = n.op->name == "MatMul" && n.get_int("transposed") == 0;
     const int64_t group = n.op->name == "Conv" ? n.get_int("group") : 1;
     auto expected = moments_.find(read.index);
     Tensor rounded = round_weights(w, columns, group, expected == moments_.end() ? std::vector<float>{} : expected->second.mean);
@@ -200,6 +200,12 @@ class HalfPass {
 
   // Reads f32, as inputs are, and is exact up to the rounding of its result.
   void planes(NodeId id) {
+    const ValueId result = g_[id].outputs[0];
+    if (only_depthwise_reads(result)) {
+      beginning_.insert(result.index);
+      return;
+    }
+    if (!before_product_[result.index]) return;
     const NodeId made = replace(id, g_[id].inputs);
     g_[made].attributes["to"] = static_cast<int64_t>(DType::kBF16);
   }

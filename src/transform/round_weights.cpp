@@ -92,8 +92,8 @@ class Expectation {
     const float *w = constant(n, weights), *bias = constant(n, weights + 1);
     if (!w) return std::nullopt;
     const Shape& s = *g_[n.inputs[weights]].shape;
-    const bool columns = n.op->name == "MatMul";
-    const int64_t out = columns ? s[1] : s[0], depth = columns ? s[0] : s[1], taps = columns ? 1 : s[2] * s[3];
+    const bool columns = n.op->name == "MatMul" && n.get_int("transposed") == 0;
+    const int64_t out = columns ? s[1] : s[0], depth = columns ? s[0] : s[1], taps = s.size() == 4 ? s[2] * s[3] : 1;
     const auto channels = static_cast<int64_t>(x.mean.size());
     if (depth == 0 || channels % depth != 0) return std::nullopt;
     const int64_t groups = columns ? 1 : channels / depth;
@@ -145,6 +145,12 @@ class Expectation {
 
   std::optional<Moments> fused(const Node& n) const {
     const std::string& op = n.op->name;
+    if (op == "PlanarConv") {  // reads a network's input, whose channels stand elsewhere
+      const Shape* picture = shape(n.inputs[0]);
+      std::optional<Moments> y = picture && picture->size() == 4 ? product(n, 1, uniform((*picture)[1])) : std::nullopt;
+      if (y) activate_all(*y, activation_of(n));
+      return y;
+    }
     const Moments* x = known(n, 0);
     if (!x) return std::nullopt;
     if (op == "ExpandDepthwise") {
@@ -304,7 +310,7 @@ Tensor round_weights(const Tensor& weights, bool columns, int64_t group, const s
     });
     return y;
   }
-  const int64_t out = s[0], depth = s[1], taps = s[2] * s[3], row = depth * taps, each = std::max<int64_t>(out / group, 1);
+  const int64_t out = s[0], depth = s[1], taps = s.size() == 4 ? s[2] * s[3] : 1, row = depth * taps, each = std::max<int64_t>(out / group, 1);
   require(!any || static_cast<int64_t>(mean.size()) == depth * group, "{} means for weights {} in {} groups", mean.size(), to_string(s), group);
   parallel_for(out, kParallelGrain / (row + 1) + 1, [&](int64_t begin, int64_t end) {
     std::vector<float> means(static_cast<size_t>(row), 1.0f);

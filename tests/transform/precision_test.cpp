@@ -111,15 +111,15 @@ TEST(Precision, FirstConvolutionsOfADepthwiseNetworkStayF32) {
   ValueId y = n.conv(n.conv(n.conv(x, 3, 8, 3), 8, 8, 3, 8), 8, 16, 1);
   y = n.conv(y, 16, 16, 1);
   const Plan plan = n.plan(y);
-  EXPECT_EQ(steps(plan), "Transpose f32>f32, Conv f32>f32, Conv f32>f32, Conv f32>bf16, Conv bf16>f32, Transpose f32>f32, ");
+  EXPECT_EQ(steps(plan), "PlanarConv f32>f32, Conv f32>f32, Conv f32>bf16, Conv bf16>f32, Transpose f32>f32, ");
   EXPECT_LT(n.difference(y), 2e-2);
 }
 
-TEST(Precision, PicturesAreNarrowedBeforeTheyMove) {
+TEST(Precision, FirstConvolutionsOfOthersWriteBf16) {
   Network n;
   ValueId y = n.conv(n.conv(n.input({1, 3, 12, 12}), 3, 16, 3), 16, 16, 1);
   const Plan plan = n.plan(y);
-  EXPECT_TRUE(steps(plan).starts_with("Cast f32>bf16, Transpose bf16>bf16, Conv bf16>bf16")) << steps(plan);
+  EXPECT_TRUE(steps(plan).starts_with("PlanarConv f32>bf16, Conv bf16>f32")) << steps(plan);
 }
 
 // What stands between two products reads and writes bf16: the only cast is the input's.

@@ -32,7 +32,7 @@ std::map<ValueId, NodeId> rounded_weights(const Graph& g) {
 // and the fusion that it will be run with.
 Tensor rounded(const Tensor& w, const Node& reader) {
   if (reader.op->name == "Conv") return round_weights(w, false, reader.get_int("group"), {});
-  if (reader.op->name == "Gemm" && reader.get_int("transB")) return round_weights(w.reshaped({w.dim(0), w.dim(1), 1, 1}), false, 1, {}).reshaped(w.shape());
+  if (reader.op->name == "Gemm" && reader.get_int("transB")) return round_weights(w, false, 1, {});
   return round_weights(w, true, 1, {});
 }
 
