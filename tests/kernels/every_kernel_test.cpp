@@ -107,6 +107,65 @@ TEST_P(EveryKernel, ExpandsThenConvolvesDepthwise) {
                             random_tensor(DType::kF32, {wide}, random)},
                            {false, true, true, true, true}, a, fmt::format("{} expand {}x{}x{} to {}, window {}/{}", name_of(type), h, w, channels, wide, v.kernel, v.stride));
         check(c, tolerance(type));
+        if (type == DType::kF32) {
+          a["output_type"] = static_cast<int64_t>(DType::kBF16);
+          Case narrowing = make_case("ai.lathe::ExpandDepthwise", c.inputs, {false, true, true, true, true}, a, c.text + " to bf16");
+          check(narrowing, tolerance(DType::kBF16));
+        }
+        ++turn;
+      }
+}
+
+// One precision is read and the other written; a residual is of the one written.
+TEST_P(EveryKernel, ChangesPrecisionOnTheWay) {
+  int turn = 0;
+  for (DType from : {DType::kF32, DType::kBF16}) {
+    const DType to = from == DType::kF32 ? DType::kBF16 : DType::kF32;
+    auto check_as = [&](Case c, size_t residual) {
+      Node n = c.graph[c.graph.order()[0]];
+      n.attributes["output_type"] = static_cast<int64_t>(to);
+      std::vector<Tensor> inputs = c.inputs;
+      if (residual < inputs.size() && inputs[residual].defined()) inputs[residual] = cast(inputs[residual], to);
+      std::vector<bool> constants(inputs.size(), true);
+      constants[0] = false;
+      if (residual < inputs.size()) constants[residual] = false;
+      Case other = make_case("ai.lathe::" + n.op->name, inputs, constants, n.attributes, c.text + " to " + std::string(name_of(to)));
+      ASSERT_EQ(other.graph[other.graph.outputs[0]].dtype, to);
+      check(other, tolerance(DType::kBF16));
+    };
+    for (int64_t channels : {2, 7, 16, 17, 24, 33, 64})
+      for (const Window& v : {Window{}, Window{1, 2}, Window{3, 1, 1}, Window{3, 2, 1}, Window{5, 1, 2}, Window{7, 1, 3}, Window{5, 2, 2}}) {
+        omp_set_num_threads(1 + turn % 3);
+        const int64_t h = 7 + turn % 8, w = 7 + turn % 13;
+        check_as(conv(random, from, 1 + turn % 2, h, w, channels, 5 + turn % 40, v, kActivations[turn % 13], turn % 3, false, false), 3);
+        Window depthwise = v;
+        depthwise.groups = channels;
+        if (from == DType::kF32) check_as(conv(random, from, 1, h, w, channels, channels, depthwise, kActivations[turn % 13], turn % 3, false, true), 3);
+        std::vector<Tensor> inputs{random_tensor(from, {h, channels}, random), random_tensor(from, {channels, w * 3}, random), random_tensor(DType::kF32, {w * 3}, random)};
+        if (turn % 3) inputs.push_back(random_tensor(from, {h, w * 3}, random));
+        check_as(make_case("ai.lathe::MatMul", inputs, {false, true, true, false}, epilogue(kActivations[turn % 13], turn % 3 == 1), "matmul"), 3);
+        ++turn;
+      }
+  }
+}
+
+// A type that no product writes is refused.
+TEST(OutputType, IsF32OrBf16) {
+  std::mt19937 random(1);
+  Case c = conv(random, DType::kF32, 1, 4, 4, 4, 4, {}, "", 0, false, false);
+  c.graph[c.graph.order()[0]].attributes["output_type"] = static_cast<int64_t>(DType::kI64);
+  EXPECT_THROW(infer_shapes(c.graph), Error);
+}
+
+TEST_P(EveryKernel, MovesThreeChannelsBehind) {
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (int64_t h : {1, 2, 5, 17})
+      for (int64_t w : {1, 3, 16, 31, 33}) {
+        omp_set_num_threads(1 + turn % 3);
+        Case c = make_case("Transpose", {random_tensor(type, {1 + turn % 3, 3, h, w}, random)}, {false}, {{"perm", Ints{0, 2, 3, 1}}},
+                           fmt::format("{} transpose {}x{}", name_of(type), h, w));
+        check(c, 0);
         ++turn;
       }
 }

@@ -1,6 +1,7 @@
 // Elementwise operators, softmax and norms against the reference, in f32 and bf16, over odd shapes and broadcasts, with
 // numbers that are none, for every instruction set.
 #include "kernel_tester.h"
+#include "kernels/round_row.h"
 
 namespace lathe {
 namespace {
@@ -134,6 +135,34 @@ TEST_P(RowKernel, GroupNorms) {
         Case c = make_case(groups ? "GroupNormalization" : "InstanceNormalization", inputs, {false, true, true}, a, fmt::format("{} norm of {} groups, 2x{}", name_of(type), groups, size));
         check(c, type == DType::kBF16 ? 1.0 / 128 : 1e-5, 1);
       }
+}
+
+// Every length has a whole and a cut vector; nothing is written behind the row, and no weight goes further than to the next
+// number of bf16 on either side.
+TEST_P(RowKernel, RoundsWeightsSoThatErrorsCancel) {
+  std::normal_distribution<float> normal(0, 1);
+  double before = 0, after = 0;
+  for (int64_t count = 1; count < 140; ++count) {
+    std::vector<float> w(static_cast<size_t>(count)), mean(w.size());
+    for (float& v : w) v = normal(random);
+    for (float& v : mean) v = std::abs(normal(random));
+    if (count % 10 == 3) w[count / 2] = kExtremes[count / 10 % 12];
+    std::vector<uint16_t> y(w.size() + 1, 0x5a5a);
+    round_row(w.data(), mean.data(), count, y.data());
+    EXPECT_EQ(y.back(), 0x5a5a);
+    double plain = 0, cancelled = 0;
+    for (int64_t k = 0; k < count; ++k) {
+      const BF16 nearest = to_bf16(w[k]);
+      ASSERT_LE(std::abs(int{y[k]} - int{nearest.bits}), 1) << w[k];
+      plain += (double{to_float(nearest)} - w[k]) * mean[k];
+      cancelled += (double{to_float(BF16{y[k]})} - w[k]) * mean[k];
+    }
+    if (count % 10 == 3) continue;
+    before += plain * plain;
+    after += cancelled * cancelled;
+  }
+  EXPECT_LT(after, before / 10);
+  ++checked;
 }
 
 INSTANTIATE_TEST_SUITE_P(Isa, RowKernel, ::testing::ValuesIn(available_isas()), [](const auto& info) { return info.param; });

@@ -21,20 +21,33 @@ std::vector<AttributeSpec> with_epilogue(std::vector<AttributeSpec> attributes) 
   return attributes;
 }
 
+// Type of Y: output_type where it is given (a product may read one precision and write the other), else that of X.
+std::vector<AttributeSpec> with_output_type(std::vector<AttributeSpec> attributes) {
+  attributes.push_back({"output_type", int64_t{0}});
+  return attributes;
+}
+
+DType output_type(InferContext& c) {
+  const auto type = static_cast<DType>(c.node().get_int("output_type"));
+  if (type == DType::kUndefined) return c.dtype(0);
+  check_model(type == DType::kF32 || type == DType::kBF16, "output_type is {}, expected f32 or bf16", c.node().get_int("output_type"));
+  return type;
+}
+
 // A bias of one element a channel; a residual of the output's type and shape, as kernels add it in place.
 void check_epilogue(InferContext& c, int64_t channels, const std::optional<Shape>& y) {
+  const DType type = output_type(c);
   if (c.has_input(2) && c.shape(2))
     check_model(*c.shape(2) == Shape{channels}, "bias has shape {} for {} channels", to_string(*c.shape(2)), channels);
   if (!c.has_input(3)) return;
   check_model(!c.shape(3) || !y || !is_static(*y) || !is_static(*c.shape(3)) || *c.shape(3) == *y, "residual has shape {}, expected {}",
               c.shape(3) ? to_string(*c.shape(3)) : "", y ? to_string(*y) : "");
-  check_model(c.dtype(3) == c.dtype(0) || c.dtype(3) == DType::kUndefined, "residual is {}, expected {}", name_of(c.dtype(3)),
-              name_of(c.dtype(0)));
+  check_model(c.dtype(3) == type || c.dtype(3) == DType::kUndefined, "residual is {}, expected {}", name_of(c.dtype(3)), name_of(type));
 }
 
 void infer_conv(InferContext& c) {
   c.expect_rank(1, 4, 4);
-  if (!c.shape(1)) return c.set_output(0, c.dtype(0));
+  if (!c.shape(1)) return c.set_output(0, output_type(c));
   const Shape& w = *c.shape(1);
   auto y = conv_shape(c);
   check_epilogue(c, w[0], y);
@@ -46,7 +59,7 @@ void infer_conv(InferContext& c) {
       check_model(*c.shape(4) == Shape{(*c.shape(0))[0], 1, 1, (*c.shape(0))[3]}, "the factor per channel has shape {} for {}", to_string(*c.shape(4)),
                   to_string(*c.shape(0)));
   }
-  c.set_output(0, c.dtype(0), y);
+  c.set_output(0, output_type(c), y);
 }
 
 void infer_planar_conv(InferContext& c) {
@@ -94,7 +107,7 @@ int64_t conv_transpose_macs(const Graph& g, const Node& n) {
 void infer_expand_depthwise(InferContext& c) {
   c.expect_rank(1, 4, 4);
   c.expect_rank(3, 4, 4);
-  if (!c.shape(1) || !c.shape(3)) return c.set_output(0, c.dtype(0));
+  if (!c.shape(1) || !c.shape(3)) return c.set_output(0, output_type(c));
   const Shape &expand = *c.shape(1), &w = *c.shape(3);
   check_model(expand[2] == 1 && expand[3] == 1 && w[1] == 1 && w[0] == expand[0], "weights {} and {} are not of a 1×1 and a depthwise convolution",
               to_string(expand), to_string(w));
@@ -104,7 +117,7 @@ void infer_expand_depthwise(InferContext& c) {
   for (int64_t p : c.node().get_ints("pads")) check_model(p >= 0, "pads hold {}", p);
   if (c.shape(0) && (*c.shape(0))[3] >= 0)
     check_model((*c.shape(0))[3] == expand[1], "input {} does not have the channels of weight {}", to_string(*c.shape(0)), to_string(expand));
-  c.set_output(0, c.dtype(0), y);
+  c.set_output(0, output_type(c), y);
 }
 
 int64_t expand_depthwise_macs(const Graph& g, const Node& n) {
@@ -121,7 +134,7 @@ void infer_pool(InferContext& c) {
 }
 
 void infer_matmul(InferContext& c) {
-  if (!c.shape(0) || !c.shape(1)) return c.set_output(0, c.dtype(0));
+  if (!c.shape(0) || !c.shape(1)) return c.set_output(0, output_type(c));
   Shape y = *c.shape(0);
   c.expect_rank(1, 2, 2);
   const bool transposed = c.node().get_int("transposed") != 0;
@@ -129,7 +142,7 @@ void infer_matmul(InferContext& c) {
   check_model(!y.empty() && y.back() == w[transposed], "cannot multiply {} by {}{}", to_string(y), to_string(w), transposed ? " transposed" : "");
   y.back() = w[!transposed];
   check_epilogue(c, y.back(), y);
-  c.set_output(0, c.dtype(0), y);
+  c.set_output(0, output_type(c), y);
 }
 
 void infer_affine(InferContext& c) {
@@ -207,7 +220,7 @@ void declare_fused(OpRegistry& r) {
   // X [N, H, W, C], W [O, C/group, kH, kW], B [O], R [N, oH, oW, O], S [N, 1, 1, C] → [N, oH, oW, O]: the convolution of
   // X·S, the product of a squeeze-and-excite block (Hu et al. 2018, section 3.2).
   r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5,
-         .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}}),
+         .attributes = with_output_type(with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}})),
          .infer = infer_conv, .macs = conv_macs});
   // X [N, C, H, W], W [O, C, kH, kW], B [O] → [N, oH, oW, O] of the type `to` (an ONNX type number: f32 or bf16): the
   // first convolution of a network, which reads the picture as it comes, plane by plane.
@@ -221,12 +234,12 @@ void declare_fused(OpRegistry& r) {
   // X [N, H, W, C], W1 [E, C, 1, 1], B1 [E], W2 [E, 1, kH, kW], B2 [E] → [N, oH, oW, E]: a 1×1 convolution with its own
   // activation (expand_activation, expand_alpha, expand_beta), then a depthwise one, which the window is of.
   r.add({.name = "ExpandDepthwise", .domain = "ai.lathe", .minimum_inputs = 4, .maximum_inputs = 5,
-         .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{1, 1}},
-                                      {"expand_activation", std::string()}, {"expand_alpha", 0.0f}, {"expand_beta", 0.0f}}),
+         .attributes = with_output_type(with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{1, 1}},
+                                                       {"expand_activation", std::string()}, {"expand_alpha", 0.0f}, {"expand_beta", 0.0f}})),
          .infer = infer_expand_depthwise, .macs = expand_depthwise_macs});
   // A [..., K], W [K, N] or `transposed` [N, K], B [N], R [..., N] → [..., N]
   r.add({.name = "MatMul", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 4,
-         .attributes = with_epilogue({{"transposed", int64_t{0}}}), .infer = infer_matmul, .macs = [](const Graph& g, const Node& n) {
+         .attributes = with_output_type(with_epilogue({{"transposed", int64_t{0}}})), .infer = infer_matmul, .macs = [](const Graph& g, const Node& n) {
            return element_count(*g[n.outputs[0]].shape) * g[n.inputs[0]].shape->back();
          }});
   // X [N, H, W, C] → [N, oH, oW, C]; kind is "Max" or "Average"

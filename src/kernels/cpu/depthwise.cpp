@@ -1,4 +1,4 @@
-// Depthwise convolution, channels-last, f32 or bf16 with f32 weights and accumulation. A vector holds channels;
+// Depthwise convolution, channels-last, f32 or bf16 (or the first to the second) with f32 weights and accumulation. A vector holds channels;
 // two rows of outputs are walked in blocks of seven columns whose accumulators stay in registers.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/depthwise.cpp"
@@ -47,9 +47,9 @@ struct Target {
 // under both rows of outputs are loaded once: a 3×3 window at stride 1 with 2 × 7 outputs costs 36 loads for 126 products. K and
 // S are the window's size and stride, kLeft and kRight how many of its first and last columns lie outside the picture, all
 // known at compile time; kCheck finds out which do. `inside` tells which rows of the picture there are, bit 0 the first.
-template <class T, bool kFull, bool kCheck, int kRows, int kTile, int K, int S, int kLeft, int kRight>
+template <class T, class TOut, bool kFull, bool kCheck, int kRows, int kTile, int K, int S, int kLeft, int kRight>
 HWY_INLINE void Block(D d, const DepthwiseArgs& a, const T* line, const float* w, uint32_t inside, int64_t ox, hn::Mask<D> m, V bias,
-                      const Target& to, T* y) {
+                      const Target& to, TOut* y) {
   const size_t lanes = hn::Lanes(d);
   constexpr int kColumns = (kTile - 1) * S + K, kLines = (kRows - 1) * S + K;
   const int64_t x0 = ox * S - a.pad_left, c = a.c, next_line = a.dilation_h * a.wd * c;
@@ -95,8 +95,8 @@ HWY_INLINE void Block(D d, const DepthwiseArgs& a, const T* line, const float* w
       }
       const V out = to.hard_swish ? Activate<ActivationKind::kHardSwish>(d, sum, to.least, to.most)
                                   : MinKeepNaN(d, to.most, MaxKeepNaN(d, to.least, sum));
-      T* at = y + (r * a.ow + ox + t) * c;
-      if constexpr (sizeof(T) == 2) {
+      TOut* at = y + (r * a.ow + ox + t) * c;
+      if constexpr (sizeof(TOut) == 2) {
         if (a.native_half) {
           StoreChannels<kFull>(d, out, reinterpret_cast<NativeHalf*>(at), m);
           continue;
@@ -108,22 +108,22 @@ HWY_INLINE void Block(D d, const DepthwiseArgs& a, const T* line, const float* w
 }
 
 // The Block for the columns from ox on: most are inside the picture, the first and the last of a row lack half a window.
-template <class T, bool kFull, int kRows, int kTile, int K, int S>
+template <class T, class TOut, bool kFull, int kRows, int kTile, int K, int S>
 HWY_INLINE void BlockAt(D d, const DepthwiseArgs& a, const T* line, const float* w, uint32_t inside, int64_t ox, hn::Mask<D> m, V bias,
-                        const Target& to, T* y) {
+                        const Target& to, TOut* y) {
   const int64_t x0 = ox * S - a.pad_left, left = -x0, right = x0 + (kTile - 1) * S + K - a.wd;
   constexpr int P = K / 2;
   // Code for what is met often: the last row of an odd number of them and the last channels are not.
   constexpr bool kOften = kRows == RowsAtOnce<K>();
   if constexpr (kOften) {
-    if (left <= 0 && right <= 0) return Block<T, kFull, false, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
+    if (left <= 0 && right <= 0) return Block<T, TOut, kFull, false, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
     if constexpr (kFull) {
-      if (left == P && right <= 0) return Block<T, kFull, false, kRows, kTile, K, S, P, 0>(d, a, line, w, inside, ox, m, bias, to, y);
-      if (left <= 0 && right == P) return Block<T, kFull, false, kRows, kTile, K, S, 0, P>(d, a, line, w, inside, ox, m, bias, to, y);
-      if (left == P && right == P) return Block<T, kFull, false, kRows, kTile, K, S, P, P>(d, a, line, w, inside, ox, m, bias, to, y);
+      if (left == P && right <= 0) return Block<T, TOut, kFull, false, kRows, kTile, K, S, P, 0>(d, a, line, w, inside, ox, m, bias, to, y);
+      if (left <= 0 && right == P) return Block<T, TOut, kFull, false, kRows, kTile, K, S, 0, P>(d, a, line, w, inside, ox, m, bias, to, y);
+      if (left == P && right == P) return Block<T, TOut, kFull, false, kRows, kTile, K, S, P, P>(d, a, line, w, inside, ox, m, bias, to, y);
     }
   }
-  Block<T, kFull, true, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
+  Block<T, TOut, kFull, true, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
 }
 
 // One output of a window of any shape.
@@ -159,7 +159,7 @@ void FinishRow(D d, const DepthwiseArgs& a, const float* sums, int64_t at, hn::M
 
 // Rows r to r + kRows − 1 of the outputs, of one picture, one vector of channels from `ch` on. `sums` holds kRows rows of
 // vectors.
-template <class T, bool kFull, int K, int S, int kRows>
+template <class T, class TOut, bool kFull, int K, int S, int kRows>
 void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const hn::Mask<D> m = FirstLanes(d, a.c - ch);
@@ -182,19 +182,19 @@ void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums
     Target to{direct ? nullptr : sums, a.ow * lanes, hn::Set(d, -HUGE_VALF), hn::Set(d, HUGE_VALF), !limits};
     if (kind == Kind::kRelu) to.least = hn::Zero(d);
     if (kind == Kind::kClip) to.least = hn::Set(d, a.activation.alpha), to.most = hn::Set(d, a.activation.beta);
-    T* y = static_cast<T*>(a.y) + r * a.ow * a.c + ch;
+    TOut* y = static_cast<TOut*>(a.y) + r * a.ow * a.c + ch;
     // Two rows of seven sums, three to seven weights for each, and seven divides the widths of most networks. Where it does not,
     // the last blocks overlap.
     constexpr int kTile = 7;
     if (a.ow >= kTile)
       for (int64_t ox = 0; ox < a.ow; ox += kTile)
-        BlockAt<T, kFull, kRows, kTile, K, S>(d, a, row, w, inside, std::min(ox, a.ow - kTile), m, bias, to, y);
+        BlockAt<T, TOut, kFull, kRows, kTile, K, S>(d, a, row, w, inside, std::min(ox, a.ow - kTile), m, bias, to, y);
     else
       for (int k = 0; k < kRows; ++k)
         for (int64_t ox = 0; ox < a.ow; ++ox) {
           Target one = to;
           if (!direct) one.sums += k * to.next_sums;
-          Block<T, kFull, true, 1, 1, K, S, 0, 0>(d, a, row + k * S * a.wd * a.c, w, inside >> (k * S) & ((1u << K) - 1), ox, m, bias, one,
+          Block<T, TOut, kFull, true, 1, 1, K, S, 0, 0>(d, a, row + k * S * a.wd * a.c, w, inside >> (k * S) & ((1u << K) - 1), ox, m, bias, one,
                                                   y + k * a.ow * a.c);
         }
   } else {
@@ -206,25 +206,25 @@ void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums
   if (direct) return;
   for (int k = 0; k < kRows; ++k) {
     const int64_t at = (r + k) * a.ow * a.c + ch;
-    if constexpr (sizeof(T) == 2) {
+    if constexpr (sizeof(TOut) == 2) {
       if (a.native_half) {
         FinishRow<NativeHalf, kFull>(d, a, sums + k * a.ow * lanes, at, m);
         continue;
       }
     }
-    FinishRow<T, kFull>(d, a, sums + k * a.ow * lanes, at, m);
+    FinishRow<TOut, kFull>(d, a, sums + k * a.ow * lanes, at, m);
   }
 }
 
-template <class T, bool kFull, int K, int S>
+template <class T, class TOut, bool kFull, int K, int S>
 void Strip(D d, const DepthwiseArgs& a, int64_t from, int64_t to, int64_t ch, float* sums) {
   constexpr int kRows = RowsAtOnce<K>();
   for (int64_t r = from; r < to;) {
     if (kRows > 1 && r + kRows <= to && r / a.oh == (r + kRows - 1) / a.oh) {
-      RowChannels<T, kFull, K, S, kRows>(d, a, r, ch, sums);
+      RowChannels<T, TOut, kFull, K, S, kRows>(d, a, r, ch, sums);
       r += kRows;
     } else {
-      RowChannels<T, kFull, K, S, 1>(d, a, r, ch, sums);
+      RowChannels<T, TOut, kFull, K, S, 1>(d, a, r, ch, sums);
       ++r;
     }
   }
@@ -232,7 +232,7 @@ void Strip(D d, const DepthwiseArgs& a, int64_t from, int64_t to, int64_t ch, fl
 
 // A strip of rows is walked one vector of channels after the other: the strip stays in the second-level cache
 // (half of 1 MiB), and the rows of one vector under the window in the first.
-template <class T, int K, int S>
+template <class T, class TOut, int K, int S>
 void Run(const DepthwiseArgs& a) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -243,25 +243,26 @@ void Run(const DepthwiseArgs& a) {
     for (int64_t from = begin; from < end; from += strip) {
       const int64_t to = std::min(from + strip, end);
       int64_t ch = 0;
-      for (; ch + lanes <= a.c; ch += lanes) Strip<T, true, K, S>(d, a, from, to, ch, sums);
-      if (ch < a.c) Strip<T, false, K, S>(d, a, from, to, ch, sums);
+      for (; ch + lanes <= a.c; ch += lanes) Strip<T, TOut, true, K, S>(d, a, from, to, ch, sums);
+      if (ch < a.c) Strip<T, TOut, false, K, S>(d, a, from, to, ch, sums);
     }
   });
 }
 
-template <class T>
+template <class T, class TOut>
 void DepthwiseOf(const DepthwiseArgs& a) {
   bool dense = a.dilation_w == 1 && a.kh == a.kw && a.stride_h == a.stride_w;
-  if (dense && a.kw == 3 && a.stride_w == 1) return Run<T, 3, 1>(a);
-  if (dense && a.kw == 3 && a.stride_w == 2) return Run<T, 3, 2>(a);
-  if (dense && a.kw == 5 && a.stride_w == 1) return Run<T, 5, 1>(a);
-  if (dense && a.kw == 5 && a.stride_w == 2) return Run<T, 5, 2>(a);
-  if (dense && a.kw == 7 && a.stride_w == 1) return Run<T, 7, 1>(a);
-  return Run<T, 0, 1>(a);
+  if (dense && a.kw == 3 && a.stride_w == 1) return Run<T, TOut, 3, 1>(a);
+  if (dense && a.kw == 3 && a.stride_w == 2) return Run<T, TOut, 3, 2>(a);
+  if (dense && a.kw == 5 && a.stride_w == 1) return Run<T, TOut, 5, 1>(a);
+  if (dense && a.kw == 5 && a.stride_w == 2) return Run<T, TOut, 5, 2>(a);
+  if (dense && a.kw == 7 && a.stride_w == 1) return Run<T, TOut, 7, 1>(a);
+  return Run<T, TOut, 0, 1>(a);
 }
 
-void Depthwise(const DepthwiseArgs& a) { DepthwiseOf<float>(a); }
-void DepthwiseHalf(const DepthwiseArgs& a) { DepthwiseOf<uint16_t>(a); }
+void Depthwise(const DepthwiseArgs& a) { DepthwiseOf<float, float>(a); }
+void DepthwiseToHalf(const DepthwiseArgs& a) { DepthwiseOf<float, uint16_t>(a); }
+void DepthwiseHalf(const DepthwiseArgs& a) { DepthwiseOf<uint16_t, uint16_t>(a); }
 size_t DepthwiseLanes() { return hn::Lanes(D()); }
 
 }  // namespace HWY_NAMESPACE
@@ -271,11 +272,13 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lathe {
 HWY_EXPORT(Depthwise);
+HWY_EXPORT(DepthwiseToHalf);
 HWY_EXPORT(DepthwiseHalf);
 HWY_EXPORT(DepthwiseLanes);
 
-void run_depthwise(const DepthwiseArgs& args, bool half) {
-  if (half) HWY_DYNAMIC_DISPATCH(DepthwiseHalf)(args);
+void run_depthwise(const DepthwiseArgs& args, DepthwiseTypes types) {
+  if (types.half_in) HWY_DYNAMIC_DISPATCH(DepthwiseHalf)(args);
+  else if (types.half_out) HWY_DYNAMIC_DISPATCH(DepthwiseToHalf)(args);
   else HWY_DYNAMIC_DISPATCH(Depthwise)(args);
 }
 
@@ -319,7 +322,7 @@ class DepthwiseConv : public Kernel {
     args_.x = in[0]->raw();
     args_.residual = residual_ ? in[3]->raw() : nullptr;
     args_.y = out[0]->raw();
-    run_depthwise(args_, in[0]->dtype() == DType::kBF16);
+    run_depthwise(args_, {in[0]->dtype() == DType::kBF16, out[0]->dtype() == DType::kBF16});
   }
   size_t scratch_bytes() const override {
     return depthwise_scratch(args_.ow) * static_cast<size_t>(omp_get_max_threads());
@@ -339,9 +342,9 @@ class DepthwiseConv : public Kernel {
 void register_depthwise(KernelRegistry& r) {
   r.add("Conv", "ai.lathe", {"depthwise", [](const KernelRequest& q) {
           const Shape& w = q.in_shape(1);
-          DType type = q.input(0).dtype;
-          bool typed = (type == DType::kF32 || type == DType::kBF16) && q.output().dtype == type &&
-                       q.input(1).dtype == DType::kF32 && (!q.has_input(3) || q.input(3).dtype == type);
+          const DType type = q.input(0).dtype, out = q.output().dtype;
+          const bool typed = ((type == DType::kF32 && (out == type || out == DType::kBF16)) || (type == DType::kBF16 && out == type)) &&
+                             q.input(1).dtype == DType::kF32 && (!q.has_input(3) || q.input(3).dtype == out);
           return typed && !q.has_input(4) && q.input(1).is_constant() && w[1] == 1 && q.node.get_int("group") == w[0] &&
                  q.in_shape()[3] == w[0] && (!q.has_input(2) || (q.input(2).is_constant() && q.input(2).dtype == DType::kF32));
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv>(q); }});

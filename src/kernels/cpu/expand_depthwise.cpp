@@ -1,6 +1,7 @@
 // The first two convolutions of an inverted residual block (Sandler et al., "MobileNetV2", 2018, section 3.3) as one:
 // 1×1 to many channels, then depthwise. A strip of the expanded picture is made, used and forgotten in the
-// second-level cache; written out as a whole it would be several times the size of block's input and output.
+// second-level cache; written out as a whole it would be several times the size of block's input and output. It is f32
+// also where input and output are bf16: there it costs nothing, and the depthwise convolution gets it exact.
 #include <algorithm>
 #include <cstring>
 
@@ -20,8 +21,7 @@ class ExpandDepthwise : public Kernel {
     const Shape &x = r.in_shape(), &w1 = r.in_shape(1), &w2 = r.in_shape(3), &y = r.out_shape();
     const auto &strides = r.node.get_ints("strides"), &pads = r.node.get_ints("pads");
     DType type = r.input(0).dtype;
-    half_ = type == DType::kBF16;
-    element_ = static_cast<int64_t>(size_of(type));
+    half_out_ = r.output().dtype == DType::kBF16;
     expand_weights_ = r.packed_input(1, type, gemm_panels(x[3], w1[0]), kLayout, pack_pointwise);
     if (r.has_input(2)) expand_bias_ = r.packed_input(2, DType::kF32, {w1[0]}, 0, [](const Tensor& t) { return t; });
     weights_ = r.packed_input(3, DType::kF32, depthwise_panels(w2[0], w2[2] * w2[3]), kLayout, pack_depthwise);
@@ -32,13 +32,14 @@ class ExpandDepthwise : public Kernel {
     expand_.packed = expand_weights_.raw();
     expand_.bias = expand_bias_.defined() ? expand_bias_.data<float>() : nullptr;
     expand_.activation = activation_of(r.node, "expand_");
-    expand_.bf16 = expand_.bf16_out = half_;
+    expand_.bf16 = type == DType::kBF16;
     depthwise_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr,
                   1, x[1], x[2], w1[0], y[1], y[2], w2[2], w2[3], strides[0], strides[1], pads[0], pads[1], 1, 1,
                   activation_of(r.node), false, has_bf16_instructions(), nullptr};
     images_ = x[0];
-    in_row_ = x[2] * x[3] * element_;
-    row_ = x[2] * w1[0] * element_;
+    in_row_ = x[2] * x[3] * static_cast<int64_t>(size_of(type));
+    row_ = x[2] * w1[0] * static_cast<int64_t>(sizeof(float));
+    out_row_ = y[2] * y[3] * static_cast<int64_t>(size_of(r.output().dtype));
     strip_ = std::max<int64_t>(1, (kStripBytes / row_ - w2[2]) / strides[0] + 1);
     strip_ = std::min(strip_, y[1]);
   }
@@ -78,7 +79,7 @@ class ExpandDepthwise : public Kernel {
   void run_image(const char* x, char* y, int64_t image, int64_t from, int64_t to, char* own) {
     GemmArgs expand = expand_;
     DepthwiseArgs depthwise = depthwise_;
-    const int64_t height = depthwise_.h, out_row = depthwise_.ow * depthwise_.c * element_;
+    const int64_t height = depthwise_.h;
     char* parts = own + (static_cast<size_t>(strip_rows() * row_) + 63) / 64 * 64;
     expand.scratch = depthwise.scratch = parts;
     expand.scratch_per_thread = part_bytes();
@@ -99,8 +100,8 @@ class ExpandDepthwise : public Kernel {
       depthwise.h = end - begin;
       depthwise.oh = rows;
       depthwise.pad_top = begin - top;
-      depthwise.y = y + (image * depthwise_.oh + r) * out_row;
-      run_depthwise(depthwise, half_);
+      depthwise.y = y + (image * depthwise_.oh + r) * out_row_;
+      run_depthwise(depthwise, {false, half_out_});
       have_begin = begin;
       have_end = end;
     }
@@ -109,15 +110,16 @@ class ExpandDepthwise : public Kernel {
   GemmArgs expand_;
   DepthwiseArgs depthwise_{};
   Tensor expand_weights_, expand_bias_, weights_, bias_;
-  int64_t images_ = 1, element_ = 4, in_row_ = 0, row_ = 0, strip_ = 1;  // rows in bytes
-  bool half_ = false;
+  int64_t images_ = 1, in_row_ = 0, row_ = 0, out_row_ = 0, strip_ = 1;  // rows in bytes
+  bool half_out_ = false;
 };
 
 bool supported(const KernelRequest& r) {
   DType type = r.input(0).dtype;
   if (type != DType::kF32 && !(type == DType::kBF16 && has_bf16_instructions() && r.in_shape()[3] % 2 == 0)) return false;
   auto f32 = [&](size_t i) { return !r.has_input(i) || (r.input(i).is_constant() && r.input(i).dtype == DType::kF32); };
-  return r.output().dtype == type && r.input(1).is_constant() && r.input(1).dtype == type && f32(2) && f32(3) && f32(4);
+  const DType out = r.output().dtype;
+  return (out == type || (type == DType::kF32 && out == DType::kBF16)) && r.input(1).is_constant() && r.input(1).dtype == type && f32(2) && f32(3) && f32(4);
 }
 
 }  // namespace

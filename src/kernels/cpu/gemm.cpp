@@ -60,9 +60,13 @@ void GemmOf(const GemmArgs& g) {
 
 void Gemm(const GemmArgs& g) {
   // The residual goes in with the first part: it must not come after an activation.
-  const bool in_parts = g.rows.taps() == 1 && g.depth > kMostDepth && g.rows.count() > 4 * kTileRows && !g.scale &&
+  const bool in_parts = !g.bf16_out && g.rows.taps() == 1 && g.depth > kMostDepth && g.rows.count() > 4 * kTileRows && !g.scale &&
                         (!g.residual || g.residual_first || g.activation.kind == ActivationKind::kNone);
-  if (!g.bf16) return in_parts ? GemmInParts(g) : GemmOf<float, float>(g);
+  if (!g.bf16) {
+    if (in_parts) return GemmInParts(g);
+    WithElements(g.bf16_out, [&]<class TOut>() { GemmOf<float, TOut>(g); });
+    return;
+  }
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
   if (g.bf16_out) return GemmOf<uint16_t, NativeHalf>(g);
   return GemmOf<uint16_t, float>(g);
@@ -333,14 +337,14 @@ class GemmMatMul : public Product {
   }
 };
 
-// f32 throughout, or bf16 factors with an f32 or bf16 result.
+// Both factors f32 or bf16, and either result.
 bool types_fit(const KernelRequest& r, int64_t depth) {
   DType in = r.input(0).dtype, out = r.output().dtype;
   if (r.input(1).dtype != in || !r.input(1).is_constant()) return false;
   if (r.has_input(2) && (!r.input(2).is_constant() || r.input(2).dtype != DType::kF32)) return false;
   if (r.has_input(3) && r.input(3).dtype != out) return false;
-  if (in == DType::kF32) return out == DType::kF32;
-  return in == DType::kBF16 && (out == DType::kBF16 || out == DType::kF32) && depth % 2 == 0 && has_bf16_instructions();
+  if (out != DType::kBF16 && out != DType::kF32) return false;
+  return in == DType::kF32 || (in == DType::kBF16 && depth % 2 == 0 && has_bf16_instructions());
 }
 
 bool conv_supported(const KernelRequest& r) {

@@ -194,9 +194,15 @@ bool constant_bias(const KernelRequest& r) {
   return !r.has_input(2) || (r.input(2).is_constant() && r.input(2).dtype == DType::kF32);
 }
 
+// f32, or bf16 with a result of either.
+bool precisions(const KernelRequest& r) {
+  const DType in = r.input(0).dtype, out = r.output().dtype;
+  return (in == DType::kF32 && out == in) || (in == DType::kBF16 && (out == in || out == DType::kF32));
+}
+
 bool conv_supported(const KernelRequest& r) {
   DType type = r.input(0).dtype;
-  if (type != DType::kF32 && type != DType::kBF16) return false;
+  if (!precisions(r)) return false;
   const auto& pads = r.node.get_ints("pads");
   bool non_negative = std::all_of(pads.begin(), pads.end(), [](int64_t p) { return p >= 0; });
   return r.input(1).is_constant() && r.input(1).dtype == type && !r.has_input(4) && non_negative && constant_bias(r);
@@ -265,8 +271,7 @@ void register_onednn(KernelRegistry& r) {
           return std::make_unique<Conv>(q, dnnl::algorithm::convolution_direct);
         }});
   r.add("MatMul", "ai.lathe", {"matmul.packed.onednn", [](const KernelRequest& q) {
-          DType t = q.input(0).dtype;
-          return (t == DType::kF32 || t == DType::kBF16) && q.input(1).is_constant() && constant_bias(q);
+          return precisions(q) && q.input(1).is_constant() && constant_bias(q);
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<FusedMatMul>(q); }});
   r.add("MatMul", "", {"f32.matmul.onednn", matmul_supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
           return std::make_unique<MatMul>(q);

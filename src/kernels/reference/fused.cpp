@@ -88,7 +88,7 @@ void expand_depthwise(Context& c) {
                                                   {"activation", n.get_string("expand_activation")}, {"alpha", n.get_float("expand_alpha")}, {"beta", n.get_float("expand_beta")}});
   Tensor y = conv(expanded, 3, {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", ones}, {"group", c.input(3).shape()[0]},
                                 {"activation", n.get_string("activation")}, {"alpha", n.get_float("alpha")}, {"beta", n.get_float("beta")}});
-  c.set_output(0, c.input(0).dtype() == y.dtype() ? y : cast(y, c.input(0).dtype()));
+  c.set_output(0, c.output().dtype() == y.dtype() ? y : cast(y, c.output().dtype()));
 }
 
 void matmul(Context& c) {

@@ -1,18 +1,20 @@
 // Products in bf16: the weights of convolutions and matrix products are stored in 16 bits, and the planner runs these
 // products and what moves their results in bf16, with sums in f32 (transform/precision.cpp). In the file the
 // weights are bf16 initializers behind a Cast to f32, which every runtime of opset 13 and later understands.
-#include <set>
+#include <map>
 
 #include "graph/op.h"
 #include "optimize/technique.h"
 #include "transform/passes.h"
+#include "transform/round_weights.h"
 
 namespace lathe::techniques {
 namespace {
 
-// The weights that transform/precision.cpp would round: 2-D convolutions but the depthwise, matrix products.
-std::set<ValueId> rounded_weights(const Graph& g) {
-  std::set<ValueId> weights;
+// The weights that transform/precision.cpp would round (2-D convolutions but the depthwise, matrix products), and a node that
+// reads each.
+std::map<ValueId, NodeId> rounded_weights(const Graph& g) {
+  std::map<ValueId, NodeId> weights;
   for (NodeId id : g.order()) {
     const Node& n = g[id];
     if (!n.op->domain.empty() || n.inputs.size() < 2 || !n.inputs[1]) continue;
@@ -21,9 +23,17 @@ std::set<ValueId> rounded_weights(const Graph& g) {
     if (!w.is_constant() || w.dtype != DType::kF32) continue;
     size_t rank = w.constant.shape().size();
     bool depthwise = op == "Conv" && rank == 4 && w.constant.dim(1) == 1 && n.get_int("group") > 1;
-    if ((op == "Conv" && rank == 4 && !depthwise) || ((op == "MatMul" || op == "Gemm") && rank == 2)) weights.insert(n.inputs[1]);
+    if ((op == "Conv" && rank == 4 && !depthwise) || ((op == "MatMul" || op == "Gemm") && rank == 2)) weights.emplace(n.inputs[1], id);
   }
   return weights;
+}
+
+// In bf16, with errors that cancel over each sum. Every input counts the same: what a file holds does not depend on the shapes
+// and the fusion that it will be run with.
+Tensor rounded(const Tensor& w, const Node& reader) {
+  if (reader.op->name == "Conv") return round_weights(w, false, reader.get_int("group"), {});
+  if (reader.op->name == "Gemm" && reader.get_int("transB")) return round_weights(w, false, 1, {});
+  return round_weights(w, true, 1, {});
 }
 
 }  // namespace
@@ -42,8 +52,8 @@ Technique bf16() {
   };
   t.apply = [](Candidate& c, const Settings&) {
     clean_up(c.graph);  // batch norms must be in the weights before these are rounded
-    for (ValueId w : rounded_weights(c.graph)) {
-      ValueId half = c.graph.add_constant(cast(c.graph[w].constant, DType::kBF16), c.graph[w].name + "_bf16");
+    for (const auto& [w, reader] : rounded_weights(c.graph)) {
+      ValueId half = c.graph.add_constant(rounded(c.graph[w].constant, c.graph[reader]), c.graph[w].name + "_bf16");
       ValueId wide = c.graph.add("Cast", {half}, {{"to", static_cast<int64_t>(DType::kF32)}});
       c.graph.replace_uses(w, wide);
     }
