@@ -193,6 +193,23 @@ static void join_expansion(Graph& g, NodeId id, const std::vector<std::vector<No
   g[id].attributes = std::move(a);
 }
 
+// A shuffle of two groups that were put together for it takes them apart.
+static void take_groups(Graph& g, NodeId id, const std::vector<std::vector<NodeId>>& consumers, const std::vector<bool>& is_public) {
+  const Node& n = g[id];
+  const ValueId x = n.inputs[0];
+  const NodeId from = g[x].producer;
+  if (n.inputs.size() != 1 || n.get_int("group") != 2 || !from || is_public[x.index] || consumers[x.index].size() != 1) return;
+  const Node& concat = g[from];
+  if (!concat.op->domain.empty() || concat.op->name != "Concat" || concat.inputs.size() != 2 || !g[x].shape) return;
+  const auto rank = static_cast<int64_t>(g[x].shape->size());
+  const int64_t axis = normalize_axis(n.get_int("axis"), rank);
+  const auto &a = g[concat.inputs[0]].shape, &b = g[concat.inputs[1]].shape;
+  if (axis != rank - 1 || normalize_axis(concat.get_int("axis"), rank) != axis || !a || !b || *a != *b || !is_static(*a)) return;
+  const size_t width = size_of(g[x].dtype);
+  if (width > 4) return;
+  g[id].inputs = concat.inputs;
+}
+
 void fuse(Graph& g) {
   for (NodeId id : g.order()) to_fused_matmul(g, id);
   auto consumers = g.consumers();
@@ -208,6 +225,8 @@ void fuse(Graph& g) {
     if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "Conv") absorb_scale(g, id, consumers, is_public);
   for (NodeId id : order)
     if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "Conv") join_expansion(g, id, consumers, is_public);
+  for (NodeId id : order)
+    if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "ChannelShuffle") take_groups(g, id, consumers, is_public);
   remove_dead(g);
 }
 

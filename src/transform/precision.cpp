@@ -206,8 +206,7 @@ class HalfPass {
       return;
     }
     if (!before_product_[result.index]) return;
-    const NodeId made = replace(id, g_[id].inputs);
-    g_[made].attributes["to"] = static_cast<int64_t>(DType::kBF16);
+    narrowing(id, g_[id].inputs);
   }
 
   bool made_in_half(ValueId v) const { return twin_.contains(v.index) && !g_[v].is_constant(); }
@@ -246,7 +245,7 @@ class HalfPass {
   void move(NodeId id) {
     const Node& n = g_[id];
     std::vector<ValueId> inputs = n.inputs;
-    const size_t data = n.op->name == "Concat" ? inputs.size() : 1;
+    const size_t data = n.op->name == "Concat" || n.op->name == "ChannelShuffle" ? inputs.size() : 1;
     bool any = false;
     for (size_t i = 0; i < data; ++i) {
       if (made_in_half(inputs[i])) any = true;

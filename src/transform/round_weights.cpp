@@ -143,6 +143,18 @@ class Expectation {
     for (size_t i = 0; i < m.mean.size(); ++i) activate(spec, m.mean[i], m.variance[i]);
   }
 
+  // Of all inputs, one behind the other.
+  std::optional<Moments> joined(const Node& n) const {
+    Moments m;
+    for (size_t i = 0; i < n.inputs.size(); ++i) {
+      const Moments* part = known(n, i);
+      if (!part) return std::nullopt;
+      m.mean.insert(m.mean.end(), part->mean.begin(), part->mean.end());
+      m.variance.insert(m.variance.end(), part->variance.begin(), part->variance.end());
+    }
+    return m;
+  }
+
   std::optional<Moments> fused(const Node& n) const {
     const std::string& op = n.op->name;
     if (op == "PlanarConv") {  // reads a network's input, whose channels stand elsewhere
@@ -186,14 +198,14 @@ class Expectation {
     }
     if (op == "Pool") return *x;
     if (op == "ChannelShuffle") {
-      const Shape& s = *g_[n.inputs[0]].shape;
-      if (!along_channels(n, s) || x->mean.size() != static_cast<size_t>(s.back())) return std::nullopt;
-      Moments y = *x;
-      const auto groups = static_cast<size_t>(n.get_int("group")), each = x->mean.size() / groups;
+      const std::optional<Moments> whole = along_channels(n, *g_[n.inputs[0]].shape) ? joined(n) : std::nullopt;
+      if (!whole) return std::nullopt;
+      Moments y = *whole;
+      const auto groups = static_cast<size_t>(n.get_int("group")), each = y.mean.size() / groups;
       for (size_t i = 0; i < y.mean.size(); ++i) {
         const size_t from = i % groups * each + i / groups;
-        y.mean[i] = x->mean[from];
-        y.variance[i] = x->variance[from];
+        y.mean[i] = whole->mean[from];
+        y.variance[i] = whole->variance[from];
       }
       return y;
     }
@@ -212,17 +224,7 @@ class Expectation {
       for (size_t i = 0; i < channels; ++i) m.mean[i] = bias ? bias[i] : 0, m.variance[i] = scale[i] * scale[i];
       return m;
     }
-    if (op == "Concat") {
-      if (!along_channels(n, y)) return std::nullopt;
-      Moments m;
-      for (size_t i = 0; i < n.inputs.size(); ++i) {
-        const Moments* part = known(n, i);
-        if (!part) return std::nullopt;
-        m.mean.insert(m.mean.end(), part->mean.begin(), part->mean.end());
-        m.variance.insert(m.variance.end(), part->variance.begin(), part->variance.end());
-      }
-      return m;
-    }
+    if (op == "Concat") return along_channels(n, y) ? joined(n) : std::nullopt;
     if (!x) return std::nullopt;
     if (op == "Add") {
       const Moments* other = known(n, 1);

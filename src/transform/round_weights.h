@@ -22,8 +22,9 @@ struct Moments {
 // (after Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2).
 std::map<int32_t, Moments> expected_moments(const Graph& graph);
 
-// The weights of a Conv [O, C / group, kH, kW] or a transposed matrix [N, K], or, with `columns`, of a MatMul [K, N] in bf16. `mean`: of each channel of the
-// input, C of them or K; empty: all the same. A row that holds a NaN or an infinity is rounded to nearest.
+// The weights of a Conv [O, C / group, kH, kW] or a transposed matrix [N, K], or, with `columns`, of a MatMul [K, N], in
+// bf16. `mean`: of each channel of the input, C of them or K; empty: all the same. A row that holds a NaN or an infinity
+// is rounded to nearest.
 Tensor round_weights(const Tensor& weights, bool columns, int64_t group, const std::vector<float>& mean);
 
 }  // namespace lathe

@@ -66,7 +66,7 @@ TEST_P(EveryKernel, ConvolvesPlanes) {
           a["strides"] = Ints{v.stride, v.stride};
           a["pads"] = Ints{v.pad, v.pad, v.pad, turn % 2 ? v.pad : v.pad + 1};
           a["dilations"] = Ints{1, 1};
-          a["to"] = static_cast<int64_t>(to);
+          a["output_type"] = static_cast<int64_t>(to);
           std::vector<Tensor> inputs{random_tensor(DType::kF32, {1 + turn % 2, in, h, w}, random), random_tensor(DType::kF32, {out, in, v.kernel, v.kernel}, random)};
           if (turn % 4) inputs.push_back(random_tensor(DType::kF32, {out}, random));
           Case c = make_case("ai.lathe::PlanarConv", inputs, {false, true, true}, a,

@@ -65,8 +65,7 @@ void infer_conv(InferContext& c) {
 void infer_planar_conv(InferContext& c) {
   c.expect_rank(0, 4, 4);
   c.expect_rank(1, 4, 4);
-  const auto to = static_cast<DType>(c.node().get_int("to"));
-  check_model(to == DType::kF32 || to == DType::kBF16, "a convolution of planes cannot make {}", name_of(to));
+  const DType to = output_type(c);
   if (!c.shape(1)) return c.set_output(0, to);
   const Shape& w = *c.shape(1);
   for (int64_t p : c.node().get_ints("pads")) check_model(p >= 0, "pads hold {}", p);
@@ -156,11 +155,19 @@ void infer_affine(InferContext& c) {
 }
 
 void infer_shuffle(InferContext& c) {
-  if (c.shape(0)) {
-    int64_t axis = normalize_axis(c.node().get_int("axis"), static_cast<int64_t>(c.shape(0)->size())), group = c.node().get_int("group");
-    check_model(group >= 1 && (*c.shape(0))[axis] % group == 0, "{} cannot form {} groups along axis {}", to_string(*c.shape(0)), group, axis);
+  if (!c.shape(0)) return c.set_output(0, c.dtype(0));
+  Shape y = *c.shape(0);
+  const int64_t axis = normalize_axis(c.node().get_int("axis"), static_cast<int64_t>(y.size())), group = c.node().get_int("group");
+  const size_t parts = c.node().inputs.size();
+  if (parts > 1) {
+    check_model(static_cast<int64_t>(parts) == group, "{} groups cannot be shuffled in {}", parts, group);
+    for (size_t i = 1; i < parts; ++i)
+      check_model(c.dtype(i) == c.dtype(0) && c.shape(i) && *c.shape(i) == y, "group {} is not like the first, {}", i, to_string(y));
+    check_model(y[axis] >= 0 && y[axis] <= kMaxDimension / group, "{} groups of {} are too large", group, to_string(y));
+    y[axis] *= group;
   }
-  infer::same_as_first(c);
+  check_model(group >= 1 && y[axis] % group == 0, "{} cannot form {} groups along axis {}", to_string(y), group, axis);
+  c.set_output(0, c.dtype(0), y);
 }
 
 // Files may hold any numbers: what a view reaches is checked without a product that overflows.
@@ -222,10 +229,10 @@ void declare_fused(OpRegistry& r) {
   r.add({.name = "Conv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5,
          .attributes = with_output_type(with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}})),
          .infer = infer_conv, .macs = conv_macs});
-  // X [N, C, H, W], W [O, C, kH, kW], B [O] → [N, oH, oW, O] of the type `to` (an ONNX type number: f32 or bf16): the
-  // first convolution of a network, which reads the picture as it comes, plane by plane.
+  // X [N, C, H, W], W [O, C, kH, kW], B [O] → [N, oH, oW, O]: the first convolution of a network, which reads the picture
+  // as it comes, plane by plane.
   r.add({.name = "PlanarConv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 3,
-         .attributes = with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"to", int64_t{1}}}),
+         .attributes = with_output_type(with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}})),
          .infer = infer_planar_conv, .macs = conv_macs});
   // X [N, H, W, C], W [C, O, kH, kW], B [O] → [N, oH, oW, O]: the standard's of one group.
   r.add({.name = "ConvTranspose", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 3,
@@ -260,8 +267,9 @@ void declare_fused(OpRegistry& r) {
                         {"is_causal", int64_t{0}}, {"left_window_size", int64_t{-1}}, {"right_window_size", int64_t{-1}},
                         {"scale", 0.0f}, {"softcap", 0.0f}},
          .infer = infer_fused_attention, .macs = fused_attention_macs});
-  // Channels c = g·k + i of `axis` move to i·group + g (ShuffleNet, Zhang et al. 2018, section 3.1).
-  r.add({.name = "ChannelShuffle", .domain = "ai.lathe", .attributes = {{"axis", int64_t{1}}, {"group", int64_t{1}, true}},
+  // Channels c = g·k + i of `axis` move to i·group + g (ShuffleNet, Zhang et al. 2018, section 3.1). One input, or one
+  // for each group, all of one shape.
+  r.add({.name = "ChannelShuffle", .domain = "ai.lathe", .minimum_inputs = 1, .maximum_inputs = 64, .attributes = {{"axis", int64_t{1}}, {"group", int64_t{1}, true}},
          .infer = infer_shuffle});
 }
 

@@ -63,13 +63,17 @@ class Split : public Kernel {
 template <class T>
 class InterleaveTwo : public Kernel {
  public:
-  explicit InterleaveTwo(const KernelRequest& r) : channels_(r.in_shape().back()), pixels_(element_count(r.in_shape()) / channels_) {}
+  explicit InterleaveTwo(const KernelRequest& r)
+      : channels_(r.out_shape().back()), pixels_(element_count(r.out_shape()) / channels_), apart_(r.node.inputs.size() == 2) {}
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const T* first = in[0]->data<T>();
+    const T* second = apart_ ? in[1]->data<T>() : first + channels_ / 2;
+    const int64_t step = apart_ ? channels_ / 2 : channels_;
     parallel_for(pixels_, kParallelGrain * 4 / channels_ + 1, [&](int64_t begin, int64_t end) {
       const int64_t half = channels_ / 2;
       for (int64_t p = begin; p < end; ++p) {
-        const T* __restrict a = in[0]->data<T>() + p * channels_;
-        const T* __restrict b = a + half;
+        const T* __restrict a = first + p * step;
+        const T* __restrict b = second + p * step;
         T* __restrict y = out[0]->data<T>() + p * channels_;
         for (int64_t c = 0; c < half; ++c) {
           y[2 * c] = a[c];
@@ -81,6 +85,7 @@ class InterleaveTwo : public Kernel {
 
  private:
   int64_t channels_, pixels_;
+  bool apart_;  // the groups are two inputs
 };
 
 // Output element order, input strides: serves Transpose, Slice and ChannelShuffle.
@@ -251,7 +256,7 @@ void register_move(KernelRegistry& r) {
             default: return std::make_unique<InterleaveTwo<uint32_t>>(q);
           }
         }});
-  r.add("ChannelShuffle", "ai.lathe", {"shuffle", nonempty, make_shuffle});
+  r.add("ChannelShuffle", "ai.lathe", {"shuffle", [](const KernelRequest& q) { return nonempty(q) && q.node.inputs.size() == 1; }, make_shuffle});
 }
 
 }  // namespace lathe

@@ -146,8 +146,13 @@ void attention(Context& c) {
 }
 
 void channel_shuffle(Context& c) {
-  const Tensor& x = c.input();
+  Tensor x = c.input();
   int64_t axis = normalize_axis(c.node().get_int("axis"), x.rank()), groups = c.node().get_int("group");
+  if (c.node().inputs.size() > 1) {
+    std::vector<Tensor> parts;
+    for (size_t i = 0; i < c.node().inputs.size(); ++i) parts.push_back(c.input(i));
+    x = evaluate("Concat", std::move(parts), {{"axis", axis}});
+  }
   Shape split = x.shape();
   check_model(groups > 0 && split[axis] % groups == 0, "{} channels cannot be shuffled in {} groups", split[axis], groups);
   split[axis] /= groups;
