@@ -277,6 +277,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     recognize(g);
     place_heads(g);
     hoist_reshapes(g);
+    lift_sequences(g);
     assign_layout(g);
     if (integer) {
       to_integer(g);

@@ -47,6 +47,8 @@ void place_heads(Graph& graph);
 void hoist_reshapes(Graph& graph);
 // Conv, MatMul and Gemm with constant weights take bias, activation and residual addition.
 void fuse(Graph& graph);
+// Convolutions and pooling along one axis become those of pictures of height one, which assign_layout() takes.
+void lift_sequences(Graph& graph);
 // Images channels-last: 2-D Conv, pooling and what stands between them, with as few transposes as possible.
 void assign_layout(Graph& graph);
 
