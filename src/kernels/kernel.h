@@ -103,6 +103,7 @@ void register_winograd(KernelRegistry&);
 void register_depthwise(KernelRegistry&);
 void register_expand_depthwise(KernelRegistry&);
 void register_elementwise(KernelRegistry&);
+void register_select(KernelRegistry&);
 void register_normalize(KernelRegistry&);
 void register_pool(KernelRegistry&);
 void register_move(KernelRegistry&);
