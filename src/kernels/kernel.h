@@ -113,6 +113,7 @@ void register_reduce(KernelRegistry&);
 void register_conv_transpose(KernelRegistry&);
 void register_attention(KernelRegistry&);
 void register_recurrent(KernelRegistry&);
+void register_dynamic_integer(KernelRegistry&);
 void register_integer_gemm(KernelRegistry&);
 void register_integer_depthwise(KernelRegistry&);
 void register_integer_elementwise(KernelRegistry&);

@@ -281,6 +281,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     assign_layout(g);
     if (integer) {
       to_integer(g);
+      fuse_dynamic_products(g);
       clean_up(g);
     }
     fuse(g);

@@ -64,6 +64,9 @@ void expand_quantized(Graph& graph);
 // After assign_layout, before fuse: DequantizeLinear → operator → QuantizeLinear becomes integer arithmetic
 // (graph/ops/integer.cpp). DequantizeLinear that remains of weights is for clean_up() to fold.
 void to_integer(Graph& graph);
+// MatMulInteger and what makes f32 of its sums become one operator, which takes the scale and zero point of its input
+// at run time.
+void fuse_dynamic_products(Graph& graph);
 
 // The shape of a value, which must be static.
 const Shape& static_shape(const Graph& graph, ValueId value);

@@ -72,6 +72,21 @@ void matmul(Context& c) {
   }
 }
 
+void dynamic_matmul(Context& c) {
+  const int64_t depth = c.input(1).dim(0), columns = c.input(1).dim(1), zero = c.has_input(3) ? c.input(3).get_int(0) : 0;
+  const std::vector<int64_t> xs = codes_of(c.input(0)), ws = codes_of(c.input(1));
+  const float scale = c.input(4).data<float>()[0];
+  Tensor& y = c.output();
+  for (int64_t at = 0; at < y.size(); ++at) {
+    const int64_t row = at / columns, column = at % columns;
+    const int64_t weight_zero = c.has_input(5) ? c.input(5).get_int(c.input(5).size() == 1 ? 0 : column) : 0;
+    int64_t sum = 0;
+    for (int64_t k = 0; k < depth; ++k) sum += (xs[row * depth + k] - zero) * (ws[k * columns + column] - weight_zero);
+    const float scaled = static_cast<float>(static_cast<int32_t>(sum)) * (scale * c.input(2).data<float>()[column]);
+    y.data<float>()[at] = c.has_input(6) ? scaled + c.input(6).data<float>()[column] : scaled;
+  }
+}
+
 // One operand of Add and Mul, moved to u8.
 struct Operand {
   const Tensor& codes;
@@ -166,6 +181,7 @@ void table(Context& c) {
 void register_integer(Registry& r) {
   r.add("IntegerConv", conv, "ai.lathe");
   r.add("IntegerMatMul", matmul, "ai.lathe");
+  r.add("DynamicMatMul", dynamic_matmul, "ai.lathe");
   r.add("IntegerAdd", add, "ai.lathe");
   r.add("IntegerMul", mul, "ai.lathe");
   r.add("IntegerPool", pool, "ai.lathe");
