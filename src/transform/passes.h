@@ -6,7 +6,10 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "graph/graph.h"
 
@@ -21,11 +24,20 @@ void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes, 
 void open_batch(Graph& graph, int64_t batch = 1);
 
 // Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
-// values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
+// values of known shape. An If becomes the branch that it takes, when that is known. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
 // unless they only change the type of a constant. With `keep_quantized`, DequantizeLinear of a product's weights
 // and bias stays, so that to_integer() finds their codes.
 constexpr int64_t kLargestGrowth = 1 << 20;
 void fold_constants(Graph& graph, int64_t largest_growth = kLargestGrowth, bool keep_quantized = false);
+// The subgraphs of a node, and the values that each captures.
+struct BranchCaptures {
+  std::string_view name;  // of the attribute
+  std::shared_ptr<Graph> graph;
+  std::span<const ValueId> captures;
+};
+std::vector<BranchCaptures> branches_of(const Node& node);
+// Every If whose condition is a constant becomes the branch that it takes. Says whether there was one.
+bool inline_branches(Graph& graph);
 // Removes nodes that nothing needs, and identities (Identity, inference Dropout, Cast to the same type,
 // transposes, reshapes and pads that change nothing).
 void remove_dead(Graph& graph);
