@@ -336,11 +336,11 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     recognize(g);
     place_heads(g);
     hoist_reshapes(g);
+    if (integer) fuse_dynamic_products(g);
     lift_sequences(g);
     assign_layout(g);
     if (integer) {
       to_integer(g);
-      fuse_dynamic_products(g);
       clean_up(g);
     }
     fuse(g);

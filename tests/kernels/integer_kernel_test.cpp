@@ -170,6 +170,27 @@ TEST_P(IntegerKernel, MultipliesDynamically) {
       }
 }
 
+TEST_P(IntegerKernel, ConvolvesDynamically) {
+  int turn = 0;
+  for (const Window& v : {Window{1, 1, 0, 1}, Window{3, 1, 1, 1}, Window{3, 2, 1, 2}, Window{5, 1, 2, 1}, Window{2, 2, 0, 1}})
+    for (int64_t channels : {1, 3, 8, 17, 36})
+      for (int64_t groups : {int64_t{1}, channels}) {
+        omp_set_num_threads(1 + turn % 3);
+        const DType types[] = {DType::kU8, DType::kI8}, x = types[turn % 2], w = types[turn / 2 % 2];
+        const int64_t out = groups == 1 ? 1 + turn * 7 % 40 : channels, reach = (v.kernel - 1) * v.dilation + 1;
+        Tensor zero(x, {}), multipliers(DType::kF32, {out}), bias(DType::kF32, {out});
+        zero.set_int(0, random_zero(x, random));
+        for (int64_t c = 0; c < out; ++c) multipliers.set(c, 0.001 * static_cast<double>(1 + random() % 50)), bias.set(c, static_cast<double>(random() % 100) - 50);
+        Attributes a{{"strides", Ints{v.stride, v.stride}}, {"pads", Ints{v.pad, v.pad, v.pad / 2, v.pad}}, {"dilations", Ints{v.dilation, v.dilation}}, {"group", groups}};
+        Case c = make_case("ai.lathe::DynamicConv",
+                           {random_codes(x, {1 + turn % 2, reach + turn % 9, reach + turn % 14, channels}, random), random_codes(w, {out, channels / groups, v.kernel, v.kernel}, random),
+                            multipliers, turn % 5 ? zero : Tensor(), Tensor::scalar(0.02f), w == DType::kU8 ? random_codes(w, {turn % 3 ? out : 1}, random) : Tensor(), turn % 2 ? bias : Tensor()},
+                           {false, true, true, false, false, true, true}, a, fmt::format("{} channels to {}, groups {}, window {}, turn {}", channels, out, groups, v.kernel, turn));
+        check(c, 0, 1);
+        ++turn;
+      }
+}
+
 TEST_P(IntegerKernel, FindsTheRange) {
   for (int64_t count : {1, 5, 16, 33, 1000, 100'000})
     for (int kind = 0; kind < 9; ++kind) {

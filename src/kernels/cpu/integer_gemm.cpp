@@ -4,7 +4,7 @@
 // taken off once per column: −zero·Σw stands with the packed weights, and taps outside the picture read the zero point.
 // A zero point of W goes into weights of i16; weights of i8 leave it to the sum of each row of A.
 //
-// DynamicMatMul and MatMulInteger learn the zero point (and the scale) of X with each run: sums of the weights' columns
+// DynamicConv, DynamicMatMul and MatMulInteger learn the zero point (and the scale) of X with each run: sums of the weights' columns
 // are packed in place of that product, and bias and multipliers are made of them first.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/integer_gemm.cpp"
@@ -227,6 +227,7 @@ class IntegerProduct : public Kernel {
         g.bias += group * panels * lanes_;
         g.scale += group * panels * lanes_;
         if (g.zeros) g.zeros += group * panels * lanes_;
+        if (g.shift) g.shift += group * panels * lanes_;
         const char* a = copies_ ? copy(x, row, row + count, group, own) : x + row * row_bytes();
         sum_rows(g, a, count, own);
         HWY_DYNAMIC_DISPATCH(IntegerPanels)(g, a, row_bytes(), count, 0, panels, y + row * y_stride + group * columns_ * y_width, y_stride);
@@ -385,56 +386,17 @@ class IntegerMatMul : public IntegerProduct {
   int64_t depth_;
 };
 
-class DynamicMatMul : public IntegerMatMul {
- public:
-  // Which inputs hold what; 0: none. `x_scale` and `multipliers` make f32 of the sums.
-  struct Places {
-    size_t x_zero, weight_zeros, x_scale, multipliers, shift;
-  };
-  DynamicMatMul(const KernelRequest& r, const Places& p) : IntegerMatMul(r, dynamic_operands(r, p)), places_(p) {
-    if (!r.has_input(p.x_zero)) places_.x_zero = 0;
-    if (p.shift == 0 || !r.has_input(p.shift)) return;
-    shift_ = Tensor(DType::kF32, {padded()});
-    std::memset(shift_.raw(), 0, shift_.bytes());
-    std::memcpy(shift_.raw(), r.input(p.shift).constant.raw(), r.input(p.shift).constant.bytes());
-    gemm_.shift = shift_.data<float>();
-  }
-  size_t scratch_bytes() const override { return static_cast<size_t>(2 * own_bytes()) + IntegerMatMul::scratch_bytes(); }
-  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
-    auto* bias = static_cast<int32_t*>(scratch);
-    auto* scale = reinterpret_cast<float*>(static_cast<char*>(scratch) + own_bytes());
-    const auto zero = static_cast<uint32_t>((places_.x_zero ? in[places_.x_zero]->get_int(0) : 0) + (gemm_.flip ? 128 : 0));
-    const float x_scale = places_.x_scale ? in[places_.x_scale]->data<float>()[0] : 1;
-    for (int64_t c = 0; c < padded(); ++c) {
-      bias[c] = static_cast<int32_t>(zero * bias_.data<uint32_t>()[c]);
-      scale[c] = x_scale * scale_.data<float>()[c];
-    }
-    gemm_.bias = bias;
-    gemm_.scale = scale;
-    IntegerMatMul::run(in, out, static_cast<char*>(scratch) + 2 * own_bytes());
-  }
-
- private:
-  static Operands dynamic_operands(const KernelRequest& r, const Places& p) {
-    auto constant = [&](size_t i) { return i && r.has_input(i) ? &r.input(i).constant : nullptr; };
-    return {0, Requantize{p.x_scale ? DType::kF32 : DType::kI32}, constant(p.multipliers), nullptr, constant(p.weight_zeros), true};
-  }
-  int64_t padded() const { return panels() * lanes_; }
-  int64_t own_bytes() const { return rounded(padded() * 4, 64); }
-  Places places_;
-  Tensor shift_;
-};
-
-constexpr DynamicMatMul::Places kOfMatMulInteger{2, 3, 0, 0, 0}, kOfDynamicMatMul{3, 5, 4, 2, 6};
-
 class IntegerConv : public IntegerProduct {
  public:
-  explicit IntegerConv(const KernelRequest& r)
+  explicit IntegerConv(const KernelRequest& r) : IntegerConv(r, operands_of(r)) {}
+
+ protected:
+  IntegerConv(const KernelRequest& r, const Operands& operands)
       : x_(r.in_shape()), w_(r.in_shape(1)), y_(r.out_shape()), strides_(r.node.get_ints("strides")), pads_(r.node.get_ints("pads")),
         dilations_(r.node.get_ints("dilations")) {
     rows_ = y_[0] * y_[1] * y_[2];
     const int64_t channels = w_[1], taps = w_[2] * w_[3], groups = r.node.get_int("group");
-    prepare(r, operands_of(r), w_[0] / groups, groups, taps * channels, [channels, taps](const Tensor& w, int64_t column, int64_t k) {
+    prepare(r, operands, w_[0] / groups, groups, taps * channels, [channels, taps](const Tensor& w, int64_t column, int64_t k) {
       return w.get_int((column * channels + k % channels) * taps + k / channels);
     });
     const bool plain = taps == 1 && groups == 1 && strides_[0] * strides_[1] == 1 && std::all_of(pads_.begin(), pads_.end(), [](int64_t p) { return p == 0; });
@@ -489,6 +451,54 @@ class IntegerConv : public IntegerProduct {
   std::vector<int64_t> strides_, pads_, dilations_;
 };
 
+// A product whose input is quantized as it comes.
+template <class Product>
+class Dynamic : public Product {
+ public:
+  // Which inputs hold what; 0: none. `x_scale` and `multipliers` make f32 of the sums.
+  struct Places {
+    size_t x_zero, weight_zeros, x_scale, multipliers, shift;
+  };
+  Dynamic(const KernelRequest& r, const Places& p) : Product(r, operands(r, p)), places_(p) {
+    if (!r.has_input(p.x_zero)) places_.x_zero = 0;
+    if (p.shift == 0 || !r.has_input(p.shift)) return;
+    shift_ = Tensor(DType::kF32, this->bias_.shape());
+    std::memset(shift_.raw(), 0, shift_.bytes());
+    const Tensor& given = r.input(p.shift).constant;
+    for (int64_t c = 0; c < given.size(); ++c) shift_.data<float>()[this->place(c)] = given.data<float>()[c];
+    this->gemm_.shift = shift_.data<float>();
+  }
+  size_t scratch_bytes() const override { return static_cast<size_t>(2 * own_bytes()) + Product::scratch_bytes(); }
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    auto* bias = static_cast<int32_t*>(scratch);
+    auto* scale = reinterpret_cast<float*>(static_cast<char*>(scratch) + own_bytes());
+    this->zero_ = places_.x_zero ? static_cast<int>(in[places_.x_zero]->get_int(0)) : 0;  // what padding is filled with
+    const auto zero = static_cast<uint32_t>(this->zero_ + (this->gemm_.flip ? 128 : 0));
+    const float x_scale = places_.x_scale ? in[places_.x_scale]->template data<float>()[0] : 1;
+    for (int64_t c = 0; c < this->bias_.size(); ++c) {
+      bias[c] = static_cast<int32_t>(zero * this->bias_.template data<uint32_t>()[c]);
+      scale[c] = x_scale * this->scale_.template data<float>()[c];
+    }
+    this->gemm_.bias = bias;
+    this->gemm_.scale = scale;
+    Product::run(in, out, static_cast<char*>(scratch) + 2 * own_bytes());
+  }
+
+ private:
+  static typename Product::Operands operands(const KernelRequest& r, const Places& p) {
+    auto constant = [&](size_t i) { return i && r.has_input(i) ? &r.input(i).constant : nullptr; };
+    return {0, Requantize{p.x_scale ? DType::kF32 : DType::kI32}, constant(p.multipliers), nullptr, constant(p.weight_zeros), true};
+  }
+  int64_t own_bytes() const { return rounded(this->bias_.size() * 4, 64); }
+  Places places_;
+  Tensor shift_;
+};
+
+using DynamicMatMul = Dynamic<IntegerMatMul>;
+using DynamicConv = Dynamic<IntegerConv>;
+constexpr DynamicMatMul::Places kOfMatMulInteger{2, 3, 0, 0, 0}, kOfDynamicMatMul{3, 5, 4, 2, 6};
+constexpr DynamicConv::Places kOfDynamicConv{3, 5, 4, 2, 6};
+
 bool constant_operands(const KernelRequest& r) {
   for (size_t i = 1; i < r.node.inputs.size(); ++i)
     if (r.has_input(i) && !r.input(i).is_constant()) return false;
@@ -497,24 +507,27 @@ bool constant_operands(const KernelRequest& r) {
 
 bool is_code(DType type) { return type == DType::kU8 || type == DType::kI8; }
 
-// Constant weights, one zero point of X and, of W, one in all or one a column.
-bool one_zero_point(const KernelRequest& r, const DynamicMatMul::Places& p) {
-  if (!is_code(r.input(0).dtype) || !is_code(r.input(1).dtype) || !r.input(1).is_constant() || r.in_shape(1).size() != 2 || r.in_shape().size() < 2) return false;
+// Constant weights with `columns` of them, one zero point of X and, of W, one in all or one a column.
+template <class Places>
+bool one_zero_point(const KernelRequest& r, const Places& p, int64_t columns) {
+  if (!is_code(r.input(0).dtype) || !is_code(r.input(1).dtype) || !r.input(1).is_constant() || r.in_shape().size() < 2) return false;
   if (r.has_input(p.x_zero) && (element_count(r.in_shape(p.x_zero)) != 1 || r.input(p.x_zero).dtype != r.input(0).dtype)) return false;
   if (!r.has_input(p.weight_zeros)) return true;
   const Value& zeros = r.input(p.weight_zeros);
-  return zeros.is_constant() && zeros.dtype == r.input(1).dtype && zeros.shape->size() <= 1 && (element_count(*zeros.shape) == 1 || element_count(*zeros.shape) == r.in_shape(1)[1]);
+  return zeros.is_constant() && zeros.dtype == r.input(1).dtype && zeros.shape->size() <= 1 && (element_count(*zeros.shape) == 1 || element_count(*zeros.shape) == columns);
 }
+bool constant_scales(const KernelRequest& r) { return r.input(2).is_constant() && (!r.has_input(6) || r.input(6).is_constant()); }
 
 }  // namespace
 
 void register_integer_gemm(KernelRegistry& r) {
   r.add("IntegerConv", "ai.lathe", {"integer.conv.gemm", constant_operands, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<IntegerConv>(q); }});
-  r.add("MatMulInteger", "", {"integer.matmul.dynamic", [](const KernelRequest& q) { return one_zero_point(q, kOfMatMulInteger); },
+  r.add("MatMulInteger", "", {"integer.matmul.dynamic", [](const KernelRequest& q) { return q.in_shape(1).size() == 2 && one_zero_point(q, kOfMatMulInteger, q.in_shape(1)[1]); },
                               [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DynamicMatMul>(q, kOfMatMulInteger); }});
-  r.add("DynamicMatMul", "ai.lathe", {"integer.matmul.dynamic", [](const KernelRequest& q) {
-          return one_zero_point(q, kOfDynamicMatMul) && q.input(2).is_constant() && (!q.has_input(6) || q.input(6).is_constant());
-        }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DynamicMatMul>(q, kOfDynamicMatMul); }});
+  r.add("DynamicMatMul", "ai.lathe", {"integer.matmul.dynamic", [](const KernelRequest& q) { return one_zero_point(q, kOfDynamicMatMul, q.in_shape(1)[1]) && constant_scales(q); },
+                                      [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DynamicMatMul>(q, kOfDynamicMatMul); }});
+  r.add("DynamicConv", "ai.lathe", {"integer.conv.dynamic", [](const KernelRequest& q) { return one_zero_point(q, kOfDynamicConv, q.in_shape(1)[0]) && constant_scales(q); },
+                                    [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DynamicConv>(q, kOfDynamicConv); }});
   r.add("IntegerMatMul", "ai.lathe", {"integer.matmul", constant_operands, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<IntegerMatMul>(q); }});
 }
 
