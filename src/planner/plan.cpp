@@ -333,6 +333,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   if (integer) expand_quantized(g);
   clean_up(g, integer);
   if (options.fuse) {
+    spell_out(g);
     recognize(g);
     place_heads(g);
     hoist_reshapes(g);

@@ -49,6 +49,8 @@ void fold_batch_norm(Graph& graph);
 // All of the above until nothing changes.
 void clean_up(Graph& graph, bool keep_quantized = false);
 
+// Operators that are others in disguise become those: Einsum products and moves, DepthToSpace moves.
+void spell_out(Graph& graph);
 // Spellings of one function become one node: Gelu (both forms), Swish, HardSwish, Mish, LayerNormalization,
 // RMSNormalization, scaled dot-product attention, channel shuffle.
 void recognize(Graph& graph);
