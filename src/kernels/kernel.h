@@ -109,6 +109,7 @@ void register_pool(KernelRegistry&);
 void register_move(KernelRegistry&);
 void register_table_copy(KernelRegistry&);
 void register_resize(KernelRegistry&);
+void register_grid_sample(KernelRegistry&);
 void register_reduce(KernelRegistry&);
 void register_conv_transpose(KernelRegistry&);
 void register_attention(KernelRegistry&);
