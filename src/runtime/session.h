@@ -34,8 +34,18 @@ class Session {
   void set_profiling(bool on) {
     if (on && !profiling_) times_.assign(times_.size(), {});
     profiling_ = on;
+    for (auto& branches : branches_)
+      for (Branch& b : branches)
+        if (b.session) b.session->set_profiling(on);
   }
   const std::vector<StepTime>& step_times() const { return times_; }
+  // What executes the branches of an If that have plans of their own; empty for other steps.
+  std::vector<const Session*> branches_of_step(size_t step) const {
+    std::vector<const Session*> sessions;
+    for (const Branch& b : branches_[step])
+      if (b.session) sessions.push_back(b.session.get());
+    return sessions;
+  }
 
  private:
   // In memory of the caller's: the arena of a branch lies in the scratch of its step.
