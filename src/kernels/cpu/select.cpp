@@ -25,15 +25,18 @@ bool is_number(DType type) {
   return with_number(type, []<class T>() {});
 }
 
-// y[i] = f(a[i or 0], b[i or 0]).
+// y[i] = f(a[i or 0], b[i or 0]). The result is no operand's memory, and single values are read once: else every element
+// would be read and written by itself.
 template <class A, class Y, class F>
-void pairs(const A* a, bool a_single, const A* b, bool b_single, Y* y, int64_t count, F f) {
+void pairs(const A* __restrict a, bool a_single, const A* __restrict b, bool b_single, Y* __restrict y, int64_t count, F f) {
   if (a_single && b_single) {
     std::fill_n(y, count, f(*a, *b));
   } else if (a_single) {
-    for (int64_t i = 0; i < count; ++i) y[i] = f(*a, b[i]);
+    const A x = *a;
+    for (int64_t i = 0; i < count; ++i) y[i] = f(x, b[i]);
   } else if (b_single) {
-    for (int64_t i = 0; i < count; ++i) y[i] = f(a[i], *b);
+    const A x = *b;
+    for (int64_t i = 0; i < count; ++i) y[i] = f(a[i], x);
   } else {
     for (int64_t i = 0; i < count; ++i) y[i] = f(a[i], b[i]);
   }
@@ -77,16 +80,24 @@ class WhereKernel : public Kernel {
   }
 
  private:
-  static void row(const uint8_t* condition, const T* a, int64_t step_a, const T* b, int64_t step_b, T* y, int64_t count) {
-    if (step_a && step_b) {
-      for (int64_t i = 0; i < count; ++i) y[i] = condition[i] ? a[i] : b[i];
-    } else if (step_a) {
-      for (int64_t i = 0; i < count; ++i) y[i] = condition[i] ? a[i] : *b;
-    } else if (step_b) {
-      for (int64_t i = 0; i < count; ++i) y[i] = condition[i] ? *a : b[i];
-    } else {
-      for (int64_t i = 0; i < count; ++i) y[i] = condition[i] ? *a : *b;
-    }
+  // Both operands are read whatever the condition, so that it chooses among numbers and no branch is guessed.
+  static void row(const uint8_t* __restrict condition, const T* __restrict a, int64_t step_a, const T* __restrict b, int64_t step_b, T* __restrict y,
+                  int64_t count) {
+    const T one_a = *a, one_b = *b;
+    auto choose = [&](auto of_a, auto of_b) {
+      for (int64_t i = 0; i < count; ++i) {
+        const T x = of_a(i), z = of_b(i);
+        y[i] = condition[i] ? x : z;
+      }
+    };
+    auto each_a = [&](int64_t i) { return a[i]; };
+    auto each_b = [&](int64_t i) { return b[i]; };
+    auto same_a = [&](int64_t) { return one_a; };
+    auto same_b = [&](int64_t) { return one_b; };
+    if (step_a && step_b) choose(each_a, each_b);
+    else if (step_a) choose(each_a, same_b);
+    else if (step_b) choose(same_a, each_b);
+    else choose(same_a, same_b);
   }
   Broadcast broadcast_;
 };
