@@ -17,8 +17,8 @@ ValueId weights(Graph& g, const Shape& s, uint64_t seed) {
   return g.add_constant(t);
 }
 
-// Runs both ways; the number of steps on reference kernels.
-int compare(const Graph& graph, const std::string& text) {
+// Runs both ways; no step may be left to a reference kernel.
+void compare(const Graph& graph, const std::string& text) {
   PlanOptions slow;
   slow.reference = true;
   slow.fuse = false;
@@ -36,7 +36,6 @@ int compare(const Graph& graph, const std::string& text) {
   int references = 0;
   for (const Step& s : fast.plan().steps) references += !s.view && s.kernel_name.starts_with("reference");
   EXPECT_EQ(references, 0) << text << "\n" << print_plan(fast.plan());
-  return references;
 }
 
 struct Window {
@@ -60,6 +59,17 @@ TEST(LiftSequences, ConvolvesAlongOneAxis) {
         g.outputs = {g.add("Relu", {g.add("Conv", inputs, a)})};
         compare(g, fmt::format("{} channels, window {}/{} dilation {} groups {} {}", channels, w.kernel, w.stride, w.dilation, groups, w.auto_pad));
       }
+}
+
+// Windows as long as those of a Fourier transform, over few positions.
+TEST(LiftSequences, ConvolvesWithLongWindows) {
+  for (int64_t length : {576, 2000})
+    for (int64_t taps : {256, 400}) {
+      Graph g;
+      g.inputs = {g.add_input("x", DType::kF32, Shape{1, 1, length})};
+      g.outputs = {g.add("Conv", {g.inputs[0], weights(g, {34, 1, taps}, 3)}, {{"strides", Ints{128}}})};
+      compare(g, fmt::format("{} taps over {}", taps, length));
+    }
 }
 
 // A block as networks for sound have them: norm, pooling, a shortcut, joined channels and an upsampling convolution.
