@@ -41,6 +41,7 @@ void write_trace(const std::string& path, const Session& session) {
 
 struct Layer {
   std::string name, op, kernel;
+  std::string branch_of;  // the If that it stands in, whose time has its own in it
   double ms, percent;
   int64_t macs;
   double gflops;         // 0: no multiply–accumulates
@@ -54,27 +55,34 @@ double limit_of(const Device& host, const std::string& precision, int threads) {
   return cores * (precision == "bf16" ? cpu.per_core.bf16.value_or(0) : cpu.per_core.f32.value_or(0));
 }
 
-std::vector<Layer> layers_of(const Session& session, double limit) {
+// Of a branch that was never taken, nothing.
+void add_layers(std::vector<Layer>& layers, const Session& session, double total, double limit, const std::string& branch_of) {
   const Plan& plan = session.plan();
-  double total = 0;
-  for (const StepTime& t : session.step_times()) total += t.seconds;
-  std::vector<Layer> layers;
   for (size_t s = 0; s < plan.steps.size(); ++s) {
     const Node& n = plan.graph[plan.steps[s].node];
     const StepTime& t = session.step_times()[s];
+    if (!branch_of.empty() && t.runs == 0) continue;
     double each = t.runs ? t.seconds / static_cast<double>(t.runs) : 0;
     int64_t macs = count_macs(plan, n);
     double rate = macs > 0 && each > 0 ? 2e-9 * static_cast<double>(macs) / each : 0;
-    layers.push_back({n.name, n.op->name, plan.steps[s].kernel_name, each * 1e3, 100 * t.seconds / std::max(total, 1e-12), macs,
+    layers.push_back({n.name, n.op->name, plan.steps[s].kernel_name, branch_of, each * 1e3, 100 * t.seconds / std::max(total, 1e-12), macs,
                       rate, limit > 0 ? 100 * rate / limit : 0});
+    for (const Session* branch : session.branches_of_step(s)) add_layers(layers, *branch, total, limit, n.name);
   }
+}
+
+std::vector<Layer> layers_of(const Session& session, double limit) {
+  double total = 0;
+  for (const StepTime& t : session.step_times()) total += t.seconds;
+  std::vector<Layer> layers;
+  add_layers(layers, session, total, limit, "");
   return layers;
 }
 
 void print_layers(const std::vector<Layer>& layers, double limit, const std::string& precision, int threads) {
   fmt::print("\n{:<40} {:<24} {:>9} {:>6} {:>9} {:>8}\n", "layer", "kernel", "ms", "%", "GFLOP/s", "% limit");
   for (const Layer& l : layers)
-    fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9} {:>8}\n", l.name, l.kernel, l.ms, l.percent,
+    fmt::print("{:<40.40} {:<24} {:>9.3f} {:>6.1f} {:>9} {:>8}\n", (l.branch_of.empty() ? "" : "  ") + l.name, l.kernel, l.ms, l.percent,
                l.gflops > 0 ? fmt::format("{:.1f}", l.gflops) : "", l.limit_percent > 0 ? fmt::format("{:.1f}", l.limit_percent) : "");
   if (limit > 0)
     fmt::print("\nlimit: {:.1f} GFLOP/s of {} arithmetic on {} thread{} (lathe device)\n", limit, precision, threads,
@@ -85,6 +93,7 @@ nlohmann::json to_json(const std::vector<Layer>& layers) {
   nlohmann::json list = nlohmann::json::array();
   for (const Layer& l : layers) {
     nlohmann::json j = {{"name", l.name}, {"operator", l.op}, {"kernel", l.kernel}, {"ms", l.ms}, {"percent", l.percent}, {"macs", l.macs}};
+    if (!l.branch_of.empty()) j["branch_of"] = l.branch_of;
     if (l.gflops > 0) j["gflops"] = l.gflops;
     if (l.limit_percent > 0) j["limit_percent"] = l.limit_percent;
     list.push_back(j);

@@ -76,8 +76,9 @@ std::vector<const Op*> all_ops() {
 
 void InferContext::expect_rank(size_t i, size_t minimum, size_t maximum) const {
   if (!has_input(i) || !shape(i)) return;
-  check_model(shape(i)->size() >= minimum && shape(i)->size() <= maximum,
-              "input {} has shape {}, expected a rank of {} to {}", i, to_string(*shape(i)), minimum, maximum);
+  if (shape(i)->size() >= minimum && shape(i)->size() <= maximum) return;
+  const std::string expected = minimum == maximum ? std::to_string(minimum) : fmt::format("{} to {}", minimum, maximum);
+  fail(ErrorKind::kModel, "input {} has shape {}, expected a rank of {}", i, to_string(*shape(i)), expected);
 }
 
 const Tensor* InferContext::constant(size_t i) const {

@@ -21,12 +21,13 @@ bool known(const Graph& g, ValueId v) {
   return !v || (g[v].dtype != DType::kUndefined && g[v].shape && is_static(*g[v].shape));
 }
 
+bool all_known(const Graph& g, const std::vector<ValueId>& values) {
+  return std::all_of(values.begin(), values.end(), [&](ValueId v) { return known(g, v); });
+}
+
 bool is_dynamic(const Graph& g, const Node& n) {
   if (!n.captures.empty()) return true;
-  for (const auto* list : {&n.inputs, &n.outputs})
-    for (ValueId v : *list)
-      if (!known(g, v)) return true;
-  return false;
+  return !all_known(g, n.inputs) || !all_known(g, n.outputs);
 }
 
 void choose_kernel(const KernelRequest& request, const PlanOptions& options, KernelTuner* tuner, Step& step) {
@@ -118,6 +119,9 @@ void place_values(Plan& plan, const std::vector<int64_t>* offsets) {
     owner.push_back(i);
   }
   for (const Step& step : plan.steps)
+    for (const PlannedBranch& b : step.branches)
+      if (b.plan) plan.scratch_bytes = std::max(plan.scratch_bytes, b.plan->arena_bytes);
+  for (const Step& step : plan.steps)
     if (step.kernel) plan.scratch_bytes = std::max<int64_t>(plan.scratch_bytes, step.kernel->scratch_bytes());
   int64_t top = 0;
   if (offsets) {
@@ -179,6 +183,20 @@ void check_inputs(const Graph& g) {
   }
 }
 
+// Constants whose elements a file holds at any address are copied to where they can be read.
+void align_constants(const Graph& g) {
+  for (size_t i = 0; i < g.value_count(); ++i)
+    if (const Tensor& t = g[ValueId{static_cast<int32_t>(i)}].constant; t.defined()) (void)t.raw();
+}
+void align_subgraphs(const Node& node) {
+  for (const auto& [name, value] : node.attributes) {
+    const auto* graph = std::get_if<std::shared_ptr<Graph>>(&value);
+    if (!graph || !*graph) continue;
+    align_constants(**graph);
+    for (NodeId id : (*graph)->order()) align_subgraphs((**graph)[id]);
+  }
+}
+
 Step classify(const Graph& g, NodeId id) {
   Step step;
   step.node = id;
@@ -187,6 +205,47 @@ Step classify(const Graph& g, NodeId id) {
   if (step.view) step.kernel_name = "view";
   if (step.dynamic) step.kernel_name = "reference (dynamic)";
   return step;
+}
+
+constexpr std::string_view kBranches = "branches";
+
+// An If that knows what it captures gets a plan for each branch. They are not stored in .lathe files: what is made of
+// the subgraphs here is made of them again there, with the options that every plan has by default.
+void plan_branches(const Graph& g, Step& step) {
+  const Node& n = g[step.node];
+  if (n.op->name != "If" || !n.op->domain.empty() || !all_known(g, n.inputs) || !all_known(g, n.captures)) return;
+  for (std::string_view name : {"then_branch", "else_branch"}) {
+    PlannedBranch planned;
+    for (const BranchCaptures& b : branches_of(n)) {
+      if (b.name != name || !b.graph->inputs.empty()) continue;
+      Graph graph = *b.graph;
+      graph.captured.clear();
+      for (size_t i = 0; i < b.captures.size(); ++i) {
+        const Value& outer = g[b.captures[i]];
+        Value& inner = graph[b.graph->captured[i]];
+        inner.dtype = outer.dtype;
+        inner.shape = outer.shape;
+        inner.constant = outer.constant;
+        if (outer.is_constant()) continue;
+        graph.inputs.push_back(b.graph->captured[i]);
+        planned.captures.push_back(b.captures[i]);
+      }
+      PlanOptions options;
+      options.slice = false;
+      try {
+        planned.plan = std::make_shared<Plan>(make_plan(std::move(graph), options));
+      } catch (const Error& e) {
+        if (e.kind() == ErrorKind::kInternal) throw;
+      }
+    }
+    step.branches.push_back(std::move(planned));
+  }
+  if (std::none_of(step.branches.begin(), step.branches.end(), [](const PlannedBranch& b) { return b.plan != nullptr; })) {
+    step.branches.clear();
+    return;
+  }
+  step.kernel_name = kBranches;
+  step.dynamic = !all_known(g, n.outputs);
 }
 
 // Runs the shape rules and compares: kernels rely on what the rules check.
@@ -274,9 +333,12 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   if (integer) expand_quantized(g);
   clean_up(g, integer);
   if (options.fuse) {
+    spell_out(g);
     recognize(g);
     place_heads(g);
     hoist_reshapes(g);
+    if (integer) fuse_dynamic_products(g);
+    lift_sequences(g);
     assign_layout(g);
     if (integer) {
       to_integer(g);
@@ -293,6 +355,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   TensorPool packed;
   for (NodeId id : g.order()) {
     Step step = classify(g, id);
+    if (options.fuse && !options.reference) plan_branches(g, step);
     if (step.kernel_name.empty()) choose_kernel({.graph = g, .node = g[id], .pool = &packed}, options, tuner ? &*tuner : nullptr, step);
     if (step.kernel) constants.packed_by(g[id], *step.kernel);
     plan.steps.push_back(std::move(step));
@@ -302,8 +365,11 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     plan.notices = tuner->notices();
   }
   // What is left is read as it is, maybe by several threads.
-  for (size_t i = 0; i < g.value_count(); ++i)
-    if (const Tensor& t = g[ValueId{static_cast<int32_t>(i)}].constant; t.defined()) (void)t.raw();
+  align_constants(g);
+  for (const Step& step : plan.steps) {
+    const bool planned = !step.branches.empty() && std::all_of(step.branches.begin(), step.branches.end(), [](const PlannedBranch& b) { return b.plan != nullptr; });
+    if (!planned) align_subgraphs(g[step.node]);
+  }
   place_values(plan, nullptr);
   return plan;
 }
@@ -355,6 +421,7 @@ Plan restore_plan(Graph graph, const PlanRecord& record) {
     fail(ErrorKind::kInput, "there are {} steps for {} nodes", record.steps.size(), order.size());
   for (size_t s = 0; s < order.size(); ++s) {
     Step step = classify(g, order[s]);
+    if (record.steps[s].kernel_name == kBranches) plan_branches(g, step);
     restore_kernel(g, record.steps[s], step);
     plan.steps.push_back(std::move(step));
   }

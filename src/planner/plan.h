@@ -25,12 +25,21 @@ struct PlanOptions {
   std::string kernel_times = {};  // where `tune` keeps its times; "": default_kernel_times_file()
 };
 
+struct Plan;
+
+// A branch of If as a Plan of its own, whose arena lies in the scratch of the step.
+struct PlannedBranch {
+  std::shared_ptr<Plan> plan;     // null: not for these shapes; the reference kernel says why, when it is taken
+  std::vector<ValueId> captures;  // of the graph around it: the plan's inputs
+};
+
 struct Step {
   NodeId node;
   std::string kernel_name;
   std::unique_ptr<Kernel> kernel;  // null: the reference kernel, or a view of the input
   bool view = false;               // the output is the input under another shape
   bool dynamic = false;            // shapes are known only at run time
+  std::vector<PlannedBranch> branches = {};  // If: then, else
 };
 
 struct Placement {

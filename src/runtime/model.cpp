@@ -172,6 +172,18 @@ const std::vector<Tensor>& CompiledModel::run(const std::map<std::string, Tensor
   return run(ordered);
 }
 
+// Of the subgraphs of a node.
+static int64_t subgraph_bytes(const Node& node) {
+  int64_t bytes = 0;
+  for (const auto& [name, value] : node.attributes) {
+    const auto* graph = std::get_if<std::shared_ptr<Graph>>(&value);
+    if (!graph || !*graph) continue;
+    for (size_t i = 0; i < (*graph)->value_count(); ++i) bytes += static_cast<int64_t>((**graph)[ValueId{static_cast<int32_t>(i)}].constant.bytes());
+    for (NodeId id : (*graph)->order()) bytes += subgraph_bytes((**graph)[id]);
+  }
+  return bytes;
+}
+
 int64_t constant_bytes(const Plan& plan) {
   std::vector<bool> seen(plan.graph.value_count(), false);
   int64_t bytes = 0;
@@ -183,6 +195,7 @@ int64_t constant_bytes(const Plan& plan) {
   for (const Step& step : plan.steps) {
     for (ValueId v : plan.graph[step.node].inputs) count(v);
     for (ValueId v : plan.graph[step.node].captures) count(v);
+    bytes += subgraph_bytes(plan.graph[step.node]);
   }
   for (ValueId v : plan.graph.outputs) count(v);
   return bytes;

@@ -6,6 +6,7 @@
 //   std::vector<Tensor> y = session.run({x});
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "planner/plan.h"
@@ -19,7 +20,7 @@ struct StepTime {
 
 class Session {
  public:
-  explicit Session(Plan plan);
+  explicit Session(Plan plan) : Session(std::move(plan), nullptr) {}
   // Inputs in the order of the graph; read where they lie. The outputs borrow the arena: they are valid
   // until the next run. A plan in slices runs once for each. Throws kInput when a type or shape is not the planned one.
   const std::vector<Tensor>& run(const std::vector<Tensor>& inputs);
@@ -33,10 +34,23 @@ class Session {
   void set_profiling(bool on) {
     if (on && !profiling_) times_.assign(times_.size(), {});
     profiling_ = on;
+    for (auto& branches : branches_)
+      for (Branch& b : branches)
+        if (b.session) b.session->set_profiling(on);
   }
   const std::vector<StepTime>& step_times() const { return times_; }
+  // What executes the branches of an If that have plans of their own; empty for other steps.
+  std::vector<const Session*> branches_of_step(size_t step) const {
+    std::vector<const Session*> sessions;
+    for (const Branch& b : branches_[step])
+      if (b.session) sessions.push_back(b.session.get());
+    return sessions;
+  }
 
  private:
+  // In memory of the caller's: the arena of a branch lies in the scratch of its step.
+  Session(Plan plan, void* arena);
+  bool run_branch(size_t index);
   struct Bound {  // a step with its tensors looked up
     std::vector<const Tensor*> inputs;
     std::vector<Tensor*> outputs;
@@ -52,6 +66,11 @@ class Session {
 
   Plan plan_;
   Tensor arena_;
+  struct Branch {
+    std::unique_ptr<Session> session;  // null: the reference kernel
+    std::vector<Tensor> inputs;
+  };
+  std::vector<std::vector<Branch>> branches_;  // by step
   std::vector<Tensor> values_;  // by value index
   std::vector<Bound> bound_;
   std::vector<Tensor> outputs_;

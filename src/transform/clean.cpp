@@ -112,7 +112,7 @@ void open_batch(Graph& graph, int64_t batch) {
   }
 }
 
-void fold_constants(Graph& g, int64_t largest_growth, bool keep_quantized) {
+static void fold_nodes(Graph& g, int64_t largest_growth, bool keep_quantized) {
   std::vector<std::vector<NodeId>> consumers;
   if (keep_quantized) consumers = g.consumers();
   for (NodeId id : g.order()) {
@@ -149,6 +149,11 @@ void fold_constants(Graph& g, int64_t largest_growth, bool keep_quantized) {
     }
     g.remove(id);
   }
+}
+
+void fold_constants(Graph& g, int64_t largest_growth, bool keep_quantized) {
+  do fold_nodes(g, largest_growth, keep_quantized);
+  while (inline_branches(g));
 }
 
 void remove_dead(Graph& g) {

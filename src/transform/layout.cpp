@@ -121,6 +121,7 @@ class LayoutPass {
     bool any = std::any_of(n.inputs.begin(), n.inputs.end(), [&](ValueId v) { return has_twin(v); });
     if (!any || n.outputs.size() != 1) {
       if (any && op == "Split") split(id);
+      if (any && op == "DynamicQuantizeLinear") dynamic_quantize(id);
       return;
     }
     if (kUnary.contains(op) || tensor_scale(g_, n)) {
@@ -277,6 +278,29 @@ class LayoutPass {
     replace(id, "Concat", inputs, {{"axis", kAxis[normalize_axis(g_[id].get_int("axis"), 4)]}});
   }
 
+  // The twin of an output, which the node makes in its place.
+  ValueId twin_output(ValueId v) {
+    Value twin;
+    twin.name = g_[v].name + "_nhwc";
+    twin.dtype = g_[v].dtype;
+    const Shape& s = *g_[v].shape;
+    twin.shape = Shape{s[0], s[2], s[3], s[1]};
+    const ValueId t = g_.add_value(std::move(twin));
+    twin_[v.index] = t;
+    orphans_.insert(v.index);
+    return t;
+  }
+
+  // The scale and the zero point do not care about the order of the elements.
+  void dynamic_quantize(NodeId id) {
+    Node made = g_[id];
+    if (!image(made.outputs[0])) return;
+    made.inputs[0] = last(made.inputs[0]);
+    g_.remove(id);
+    made.outputs[0] = twin_output(made.outputs[0]);
+    g_.add_node(std::move(made));
+  }
+
   void split(NodeId id) {
     Node n = g_[id];
     for (ValueId v : n.outputs) if (!image(v)) return;
@@ -290,17 +314,7 @@ class LayoutPass {
     made.inputs[0] = last(n.inputs[0]);
     made.attributes = a;
     g_.remove(id);
-    for (ValueId v : n.outputs) {
-      Value twin;
-      twin.name = g_[v].name + "_nhwc";
-      twin.dtype = g_[v].dtype;
-      const Shape& s = *g_[v].shape;
-      twin.shape = Shape{s[0], s[2], s[3], s[1]};
-      ValueId t = g_.add_value(std::move(twin));
-      made.outputs.push_back(t);
-      twin_[v.index] = t;
-      orphans_.insert(v.index);
-    }
+    for (ValueId v : n.outputs) made.outputs.push_back(twin_output(v));
     g_.add_node(std::move(made));
   }
 

@@ -6,7 +6,10 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "graph/graph.h"
 
@@ -21,11 +24,20 @@ void specialize(Graph& graph, const std::map<std::string, Shape>& input_shapes, 
 void open_batch(Graph& graph, int64_t batch = 1);
 
 // Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
-// values of known shape. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
+// values of known shape. An If becomes the branch that it takes, when that is known. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
 // unless they only change the type of a constant. With `keep_quantized`, DequantizeLinear of a product's weights
 // and bias stays, so that to_integer() finds their codes.
 constexpr int64_t kLargestGrowth = 1 << 20;
 void fold_constants(Graph& graph, int64_t largest_growth = kLargestGrowth, bool keep_quantized = false);
+// The subgraphs of a node, and the values that each captures.
+struct BranchCaptures {
+  std::string_view name;  // of the attribute
+  std::shared_ptr<Graph> graph;
+  std::span<const ValueId> captures;
+};
+std::vector<BranchCaptures> branches_of(const Node& node);
+// Every If whose condition is a constant becomes the branch that it takes. Says whether there was one.
+bool inline_branches(Graph& graph);
 // Removes nodes that nothing needs, and identities (Identity, inference Dropout, Cast to the same type,
 // transposes, reshapes and pads that change nothing).
 void remove_dead(Graph& graph);
@@ -37,6 +49,8 @@ void fold_batch_norm(Graph& graph);
 // All of the above until nothing changes.
 void clean_up(Graph& graph, bool keep_quantized = false);
 
+// Operators that are others in disguise become those: Einsum products and moves, DepthToSpace moves.
+void spell_out(Graph& graph);
 // Spellings of one function become one node: Gelu (both forms), Swish, HardSwish, Mish, LayerNormalization,
 // RMSNormalization, scaled dot-product attention, channel shuffle.
 void recognize(Graph& graph);
@@ -47,6 +61,8 @@ void place_heads(Graph& graph);
 void hoist_reshapes(Graph& graph);
 // Conv, MatMul and Gemm with constant weights take bias, activation and residual addition.
 void fuse(Graph& graph);
+// Convolutions and pooling along one axis become those of pictures of height one, which assign_layout() takes.
+void lift_sequences(Graph& graph);
 // Images channels-last: 2-D Conv, pooling and what stands between them, with as few transposes as possible.
 void assign_layout(Graph& graph);
 
@@ -62,6 +78,9 @@ void expand_quantized(Graph& graph);
 // After assign_layout, before fuse: DequantizeLinear → operator → QuantizeLinear becomes integer arithmetic
 // (graph/ops/integer.cpp). DequantizeLinear that remains of weights is for clean_up() to fold.
 void to_integer(Graph& graph);
+// MatMulInteger and what makes f32 of its sums become one operator, which takes the scale and zero point of its input
+// at run time.
+void fuse_dynamic_products(Graph& graph);
 
 // The shape of a value, which must be static.
 const Shape& static_shape(const Graph& graph, ValueId value);

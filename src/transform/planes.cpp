@@ -37,6 +37,8 @@ void read_planes(Graph& g) {
     if (!weights.is_constant() || weights.dtype != DType::kF32) continue;
     const Shape& w = *weights.shape;
     const auto &dilations = n.get_ints("dilations"), &pads = n.get_ints("pads");
+    const auto& picture = g[n.inputs[0]].shape;
+    if (picture && (*picture)[1] == 1) continue;  // along one axis: windows are long, and a transpose moves little
     if (w[1] > kMostPlanes || w[1] * w[2] * w[3] > kMostTaps || dilations[0] != 1 || dilations[1] != 1) continue;
     if (std::any_of(pads.begin(), pads.end(), [](int64_t p) { return p < 0; })) continue;
     const ValueId planes = planes_of(g, n.inputs[0]);

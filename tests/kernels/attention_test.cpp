@@ -93,6 +93,30 @@ TEST_P(AttentionKernel, KeepsACache) {
       }
 }
 
+// One query a head, alone or sharing its keys with up to five others: the few rows read keys and values where they lie.
+TEST_P(AttentionKernel, DecodesOneToken) {
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (int64_t group : {1, 2, 3, 4, 5, 6})
+      for (int64_t keys : {1, 3, 5, 31, 33, 258, 530})
+        for (int64_t past : {0, 1, 37, 300}) {
+          omp_set_num_threads(1 + turn++ % 3);
+          const int64_t widths[] = {1, 8, 20, 33, 64, 70, 130};
+          const Sizes s{1 + turn % 2, 2 * group, 2, 1, keys, widths[turn % 7], widths[turn / 2 % 7]};
+          Attributes a;
+          if (turn % 4 == 1) a["softcap"] = 2.0f;
+          if (turn % 4 == 2) a["left_window_size"] = int64_t{20};
+          std::vector<Tensor> inputs = attention(random, type, s, false, turn % 3 ? Tensor() : random_tensor(DType::kF32, {s.keys + past}, random, -2, 2), a, "").inputs;
+          inputs.resize(4);
+          if (past) {
+            inputs.push_back(random_tensor(type, {s.batch, s.kv_heads, past, s.width}, random));
+            inputs.push_back(random_tensor(type, {s.batch, s.kv_heads, past, s.value_width}, random));
+          }
+          Case c = make_case("Attention", inputs, std::vector<bool>(inputs.size()), a, text_of(type, s) + fmt::format(", {} cached, turn {}", past, turn), past ? 3 : 1);
+          check(c, tolerance(type));
+        }
+}
+
 TEST_P(AttentionKernel, IgnoresPadding) {
   for (DType type : {DType::kF32, DType::kBF16})
     for (int64_t valid : {0, 1, 5, 20}) {

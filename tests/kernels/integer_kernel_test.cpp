@@ -146,6 +146,71 @@ TEST_P(IntegerKernel, Multiplies) {
       }
 }
 
+// Zero points and scales that come with the codes.
+TEST_P(IntegerKernel, MultipliesDynamically) {
+  int turn = 0;
+  const DType types[] = {DType::kU8, DType::kI8};
+  for (int64_t m : {1, 3, 7, 26, 51})
+    for (int64_t k : {1, 2, 4, 13, 64, 131})
+      for (int64_t n : {1, 15, 16, 33, 65}) {
+        const DType x = types[turn % 2], w = types[turn / 2 % 2];
+        omp_set_num_threads(1 + turn % 3);
+        Tensor x_zero = turn % 5 ? Tensor(x, turn % 3 ? Shape{} : Shape{1}) : Tensor(), w_zero = w == DType::kU8 || turn % 7 == 0 ? random_codes(w, {turn % 3 ? n : 1}, random) : Tensor();
+        if (x_zero.defined()) x_zero.set_int(0, random_zero(x, random));
+        const Tensor codes = random_codes(x, turn % 4 ? Shape{m, k} : Shape{1, m, k}, random), weights = random_codes(w, {k, n}, random);
+        const std::string text = fmt::format("{} {}x{}x{}, turn {}", name_of(x), m, k, n, turn);
+        Case plain = make_case("MatMulInteger", {codes, weights, x_zero, w_zero}, {false, true, false, true}, {}, "MatMulInteger " + text);
+        check(plain, 0, 1);
+        Tensor scale = Tensor::scalar(0.013f), multipliers(DType::kF32, {n}), bias(DType::kF32, {n});
+        for (int64_t c = 0; c < n; ++c) multipliers.set(c, 0.001 * static_cast<double>(1 + random() % 50)), bias.set(c, static_cast<double>(random() % 100) - 50);
+        Case scaled = make_case("ai.lathe::DynamicMatMul", {codes, weights, multipliers, x_zero, scale, w_zero, turn % 2 ? bias : Tensor()},
+                                {false, true, true, false, false, true, true}, {}, "DynamicMatMul " + text);
+        check(scaled, 0, 1);
+        ++turn;
+      }
+}
+
+TEST_P(IntegerKernel, ConvolvesDynamically) {
+  int turn = 0;
+  for (const Window& v : {Window{1, 1, 0, 1}, Window{3, 1, 1, 1}, Window{3, 2, 1, 2}, Window{5, 1, 2, 1}, Window{2, 2, 0, 1}})
+    for (int64_t channels : {1, 3, 8, 17, 36})
+      for (int64_t groups : {int64_t{1}, channels}) {
+        omp_set_num_threads(1 + turn % 3);
+        const DType types[] = {DType::kU8, DType::kI8}, x = types[turn % 2], w = types[turn / 2 % 2];
+        const int64_t out = groups == 1 ? 1 + turn * 7 % 40 : channels, reach = (v.kernel - 1) * v.dilation + 1;
+        Tensor zero(x, {}), multipliers(DType::kF32, {out}), bias(DType::kF32, {out});
+        zero.set_int(0, random_zero(x, random));
+        for (int64_t c = 0; c < out; ++c) multipliers.set(c, 0.001 * static_cast<double>(1 + random() % 50)), bias.set(c, static_cast<double>(random() % 100) - 50);
+        Attributes a{{"strides", Ints{v.stride, v.stride}}, {"pads", Ints{v.pad, v.pad, v.pad / 2, v.pad}}, {"dilations", Ints{v.dilation, v.dilation}}, {"group", groups}};
+        Case c = make_case("ai.lathe::DynamicConv",
+                           {random_codes(x, {1 + turn % 2, reach + turn % 9, reach + turn % 14, channels}, random), random_codes(w, {out, channels / groups, v.kernel, v.kernel}, random),
+                            multipliers, turn % 5 ? zero : Tensor(), Tensor::scalar(0.02f), w == DType::kU8 ? random_codes(w, {turn % 3 ? out : 1}, random) : Tensor(), turn % 2 ? bias : Tensor()},
+                           {false, true, true, false, false, true, true}, a, fmt::format("{} channels to {}, groups {}, window {}, turn {}", channels, out, groups, v.kernel, turn));
+        check(c, 0, 1);
+        ++turn;
+      }
+}
+
+TEST_P(IntegerKernel, FindsTheRange) {
+  for (int64_t count : {1, 5, 16, 33, 1000, 100'000})
+    for (int kind = 0; kind < 9; ++kind) {
+      omp_set_num_threads(1 + kind % 3);
+      Tensor x(DType::kF32, {count});
+      std::uniform_real_distribution<float> uniform(kind == 1 ? 0.5f : -3.0f, kind == 2 ? -1.0f : 5.0f);
+      for (int64_t i = 0; i < count; ++i) x.set(i, uniform(random));
+      if (kind == 3) x.set(count / 2, NAN);
+      if (kind == 4) x.set(count - 1, INFINITY);
+      if (kind == 5) x.set(0, -INFINITY);
+      if (kind == 6)
+        for (int64_t i = 0; i < count; ++i) x.set(i, 0);
+      if (kind == 7)
+        for (int64_t i = 0; i < count; ++i) x.set(i, x.get(i) * 1e-44);
+      if (kind == 8) x.set(count / 3, 3e38);
+      Case c = make_case("DynamicQuantizeLinear", {x}, {false}, {}, fmt::format("{} elements, kind {}", count, kind), 3);
+      check(c, 0, 1);
+    }
+}
+
 TEST_P(IntegerKernel, AddsAndMultipliesElements) {
   // Without fused multiply-adds a sum may fall on the other side of a tie: by one code.
   const bool fused = GetParam().first.starts_with("avx");

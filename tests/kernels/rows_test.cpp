@@ -29,7 +29,8 @@ TEST_P(RowKernel, Unary) {
   };
   const Op ops[] = {{"Relu", {}}, {"LeakyRelu", {{"alpha", 0.2f}}}, {"Elu", {{"alpha", 1.5f}}}, {"HardSigmoid", {{"alpha", 0.3f}, {"beta", 0.4f}}}, {"Sigmoid", {}},
                     {"Tanh", {}}, {"Gelu", {}}, {"Gelu", {{"approximate", std::string("tanh")}}}, {"Swish", {{"alpha", 1.3f}}}, {"Mish", {}}, {"HardSwish", {}},
-                    {"Abs", {}}, {"Neg", {}}, {"Sqrt", {}}, {"Reciprocal", {}}, {"Exp", {}}, {"Floor", {}}, {"Ceil", {}}, {"Round", {}}, {"Erf", {}}};
+                    {"Abs", {}}, {"Neg", {}}, {"Sqrt", {}}, {"Reciprocal", {}}, {"Exp", {}}, {"Floor", {}}, {"Ceil", {}}, {"Round", {}}, {"Erf", {}},
+                    {"Log", {}}, {"Sin", {}}, {"Cos", {}}, {"Sign", {}}, {"Softplus", {}}, {"Softsign", {}}};
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16})
     for (const Op& op : ops)
@@ -68,12 +69,96 @@ TEST_P(RowKernel, ClipTakesItsLimits) {
     }
 }
 
+TEST_P(RowKernel, LogarithmsAndAnglesOfAnySize) {
+  Tensor x(DType::kF32, {300});
+  for (int64_t i = 0; i < 300; ++i) x.set(i, std::ldexp(1 + 0.37 * static_cast<double>(i % 7) / 7, static_cast<int>(i % 150) - 100));
+  Case log = make_case("Log", {x}, {false}, {}, "logarithms from 1e-30 to 1e15");
+  check(log, 2e-7);
+  for (float largest : {3.0f, 8000.0f, 3e5f}) {
+    Tensor angle = random_tensor(DType::kF32, {77}, random, -largest, largest);
+    for (const char* op : {"Sin", "Cos"}) {
+      Case c = make_case(op, {angle}, {false}, {}, fmt::format("{} up to {}", op, largest));
+      check_each(c, DType::kF32);
+    }
+  }
+}
+
+TEST_P(RowKernel, RaisesToPowers) {
+  const std::pair<Shape, Shape> shapes[] = {{{5, 33}, {}}, {{7, 17}, {7, 17}}, {{3, 1, 8}, {1, 6, 1}}, {{1}, {40}}};
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (float exponent : {2.0f, 3.0f, 1.0f, 0.0f, -1.0f, 0.5f, -0.5f, 0.3f, -2.0f, NAN})
+      for (const auto& [a, b] : shapes) {
+        omp_set_num_threads(1 + turn++ % 3);
+        Tensor x = random_tensor(type, a, random, 0.5f, 3), y(type, b);
+        for (int64_t i = 0; i < y.size(); ++i) y.set(i, i % 5 == 4 ? 1.75 : exponent);
+        for (int64_t i = 0; i < x.size() && i < 8; ++i)
+          if (turn % 2) x.set((i * 7 + 3) % x.size(), std::array{NAN, INFINITY, -INFINITY, 0.0f, -0.0f, -1.5f, 0.5f, -2.0f}[i]);
+        Case c = make_case("Pow", {x, y}, {false, turn % 3 == 0}, {}, fmt::format("{} {} to the power of {} {}", name_of(type), to_string(a), exponent, to_string(b)));
+        check_each(c, type);
+      }
+}
+
+TEST_P(RowKernel, SelectsAndCompares) {
+  const std::tuple<Shape, Shape, Shape> shapes[] = {{{7, 33}, {7, 33}, {7, 33}}, {{2, 1, 17}, {}, {2, 5, 17}}, {{5}, {3, 5}, {1}}, {{1}, {40}, {40}},
+                                                    {{2, 4, 1}, {2, 4, 5}, {4, 1}}, {{3, 1, 8}, {1, 6, 1}, {3, 6, 8}}, {{1, 1}, {1, 1}, {1}}};
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kI64, DType::kI32, DType::kBF16, DType::kU8, DType::kF64, DType::kBool})
+    for (const auto& [s, a, b] : shapes) {
+      omp_set_num_threads(1 + turn++ % 3);
+      auto numbers = [&](DType t, const Shape& shape) {
+        Tensor x(t, shape);
+        for (int64_t i = 0; i < x.size(); ++i) x.set(i, t == DType::kBool ? random() % 2 : static_cast<double>(random() % 7));
+        return x;
+      };
+      Tensor x = numbers(type, a), y = numbers(type, b);
+      if (type == DType::kF32) x.set(0, NAN), y.set(y.size() - 1, -0.0);
+      const std::string text = fmt::format(" of {} {}, {} and {}", name_of(type), to_string(s), to_string(a), to_string(b));
+      Case where = make_case("Where", {numbers(DType::kBool, s), x, y}, {false, false, turn % 3 == 0}, {}, "Where" + text);
+      check(where, 0);
+      for (const char* op : {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}) {
+        if (type == DType::kBool && op != std::string("Equal")) continue;
+        Case c = make_case(op, {x, y}, {false, false}, {}, op + text);
+        check(c, 0);
+      }
+      if (type == DType::kBool) {
+        for (const char* op : {"And", "Or", "Xor"}) {
+          Case c = make_case(op, {x, y}, {false, false}, {}, op + text);
+          check(c, 0);
+        }
+        Case c = make_case("Not", {x}, {false}, {}, "Not" + text);
+        check(c, 0);
+      }
+      if (type == DType::kI64 || type == DType::kI32) {
+        x.set_int(0, std::numeric_limits<int32_t>::max());  // the sum of two of i32 wraps
+        y.set_int(0, std::numeric_limits<int32_t>::max());
+        for (const char* op : {"Add", "Sub", "Mul", "Max", "Min"}) {
+          Case c = make_case(op, {x, y}, {false, false}, {}, op + text);
+          check(c, 0);
+        }
+      }
+    }
+}
+
+TEST_P(RowKernel, ConvertsTypes) {
+  const DType types[] = {DType::kF32, DType::kI64, DType::kI32, DType::kU8, DType::kBool};
+  for (DType from : types)
+    for (DType to : types)
+      for (int64_t count : {1, 7, 70}) {
+        Tensor x(from, {count});
+        for (int64_t i = 0; i < count; ++i) x.set(i, from == DType::kBool ? static_cast<double>(i % 2) : static_cast<double>(i * 37 % 200) + (from == DType::kF32 ? 0.75 : 0));
+        if (from == DType::kF32 && to != DType::kU8 && count > 1) x.set(1, -1.75);
+        Case c = make_case("Cast", {x}, {false}, {{"to", static_cast<int64_t>(to)}}, fmt::format("{} {} to {}", count, name_of(from), name_of(to)));
+        check(c, 0);
+      }
+}
+
 TEST_P(RowKernel, BinaryBroadcasts) {
   const std::pair<Shape, Shape> shapes[] = {{{7, 33}, {7, 33}}, {{2, 3, 17}, {17}},  {{5}, {3, 5}},       {{1}, {40}},          {{2, 4, 16}, {2, 1, 16}},
                                             {{2, 4, 5}, {2, 4, 1}}, {{3, 1, 8}, {1, 6, 1}}, {{1, 1}, {1, 1}}, {{2, 3, 4, 5}, {3, 1, 1}}, {{35, 1}, {35, 1}}};
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16})
-    for (const char* op : {"Add", "Sub", "Mul", "Div", "Max", "Min"})
+    for (const char* op : {"Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"})
       for (const auto& [a, b] : shapes)
         for (bool extreme : {false, true}) {
           omp_set_num_threads(1 + turn++ % 3);

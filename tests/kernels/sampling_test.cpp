@@ -103,6 +103,41 @@ TEST_P(SamplingKernel, FindsExtremes) {
           }
 }
 
+TEST_P(SamplingKernel, SamplesAGrid) {
+  int turn = 0;
+  for (const char* mode : {"linear", "bilinear", "nearest"})
+    for (const char* padding : {"zeros", "border"})
+      for (int64_t align : {0, 1})
+        for (const auto& [picture, points] : {std::pair{Shape{2, 3, 7, 5}, Shape{4, 6}}, {Shape{1, 17, 1, 9}, Shape{1, 130}}, {Shape{3, 1, 6, 6}, Shape{31, 9}}}) {
+          omp_set_num_threads(1 + turn++ % 3);
+          Tensor x = random_tensor(DType::kF32, picture, random), grid = random_tensor(DType::kF32, {picture[0], points[0], points[1], 2}, random, -1.4f, 1.4f);
+          for (int64_t i = 0; i < 8 && i < grid.size(); ++i) grid.set(i * 3 % grid.size(), std::array{NAN, INFINITY, -INFINITY, 1.0f, -1.0f, 0.0f, 1e30f, 0.5f}[i]);
+          if (turn % 2) x.set(0, turn % 4 == 1 ? NAN : INFINITY);
+          Case c = make_case("GridSample", {x, grid}, {false, false}, {{"mode", std::string(mode)}, {"padding_mode", std::string(padding)}, {"align_corners", align}},
+                             fmt::format("{} of {} at {}, {}, align {}", mode, to_string(picture), to_string(points), padding, align));
+          check(c, 2e-6, 1);
+        }
+}
+
+TEST_P(SamplingKernel, FindsTheGreatestFew) {
+  int turn = 0;
+  for (const Shape& shape : {Shape{1}, Shape{7}, Shape{3, 40}, Shape{2, 33, 5}, Shape{4, 1, 300}})
+    for (int64_t axis = 0; axis < static_cast<int64_t>(shape.size()); ++axis)
+      for (bool largest : {true, false})
+        for (int64_t kept : {int64_t{1}, shape[axis] / 9, shape[axis] / 2, shape[axis]}) {
+          if (kept == 0) continue;
+          omp_set_num_threads(1 + turn++ % 3);
+          Tensor x = random_tensor(DType::kF32, shape, random, -3, 3);
+          if (turn % 3 == 0)  // many equal ones
+            for (int64_t i = 0; i < x.size(); ++i) x.set(i, std::round(x.get(i)));
+          if (turn % 2)
+            for (int64_t i = 0; i < x.size() && i < 6; ++i) x.set((i * 11 + 2) % x.size(), std::array{NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-40f}[i]);
+          Case c = make_case("TopK", {x, Tensor::of_i64({kept})}, {false, true}, {{"axis", axis}, {"largest", int64_t{largest}}},
+                             fmt::format("{} of {} along {}, largest {}, turn {}", kept, to_string(shape), axis, largest, turn), 2);
+          check(c, 0);
+        }
+}
+
 TEST_P(SamplingKernel, ConvolvesTransposed) {
   struct Window {
     int64_t kernel, stride, pad, dilation, extra;

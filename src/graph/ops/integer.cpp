@@ -72,6 +72,40 @@ void infer_matmul(InferContext& c) {
   c.set_output(0, check_product(c, y.back()), y);
 }
 
+// Inputs 2 to 6 of a product whose input is quantized as it comes: multipliers, zero point and scale of X, the weights'
+// zero points, bias.
+void check_dynamic(InferContext& c, int64_t channels) {
+  check_codes(c, 0);
+  check_codes(c, 1);
+  for (size_t i : {3, 4})
+    if (c.has_input(i) && c.shape(i) && is_static(*c.shape(i)))
+      check_model(element_count(*c.shape(i)) == 1, "input {} has shape {}, expected one value", i, to_string(*c.shape(i)));
+  check_model(c.dtype(4) == DType::kF32 || c.dtype(4) == DType::kUndefined, "the scale is {}, expected f32", name_of(c.dtype(4)));
+  if (c.has_input(3) && c.dtype(3) != DType::kUndefined && c.dtype(0) != DType::kUndefined)
+    check_model(c.dtype(3) == c.dtype(0), "the zero point is {} for codes of {}", name_of(c.dtype(3)), name_of(c.dtype(0)));
+  check_channel_vector(c, 2, DType::kF32, channels);
+  check_channel_vector(c, 5, c.dtype(1), channels, true);
+  check_channel_vector(c, 6, DType::kF32, channels);
+}
+
+void infer_dynamic_matmul(InferContext& c) {
+  c.expect_rank(1, 2, 2);
+  if (!c.shape(0) || !c.shape(1)) return c.set_output(0, DType::kF32);
+  Shape y = *c.shape(0);
+  check_model(!y.empty() && y.back() == (*c.shape(1))[0], "cannot multiply {} by {}", to_string(y), to_string(*c.shape(1)));
+  y.back() = (*c.shape(1))[1];
+  check_dynamic(c, y.back());
+  c.set_output(0, DType::kF32, y);
+}
+
+void infer_dynamic_conv(InferContext& c) {
+  c.expect_rank(1, 4, 4);
+  if (!c.shape(1)) return c.set_output(0, DType::kF32);
+  auto y = conv_shape(c);
+  check_dynamic(c, (*c.shape(1))[0]);
+  c.set_output(0, DType::kF32, y);
+}
+
 void infer_binary(InferContext& c) {
   for (size_t i : {0, 1}) check_codes(c, i);
   for (const char* side : {"a", "b"}) {
@@ -144,6 +178,17 @@ void declare_integer(OpRegistry& r) {
          .infer = infer_matmul, .macs = [](const Graph& g, const Node& n) {
            return element_count(*g[n.outputs[0]].shape) * (*g[n.inputs[1]].shape)[0];
          }});
+  // X [..., K], W [K, N], M f32 [N], x_zero_point and x_scale (one value each, known at run time), Z [N] or [1], B f32 [N]
+  // → f32 [..., N], with the sum in i32, wrapping: f32(Σ (x − x_zero_point)·(w − z))·(x_scale·M) + B
+  r.add({.name = "DynamicMatMul", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 7, .infer = infer_dynamic_matmul,
+         .macs = [](const Graph& g, const Node& n) { return element_count(*g[n.outputs[0]].shape) * (*g[n.inputs[1]].shape)[0]; }});
+  // X [N, H, W, C], W [O, C/group, kH, kW], the rest as for DynamicMatMul → f32 [N, oH, oW, O]; nothing for taps outside
+  // the picture.
+  std::vector<AttributeSpec> dynamic_conv;
+  for (const char* name : {"strides", "pads", "dilations"}) dynamic_conv.push_back({name, Ints{}, true});
+  dynamic_conv.push_back({"group", int64_t{1}});
+  r.add({.name = "DynamicConv", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 7, .attributes = dynamic_conv,
+         .infer = infer_dynamic_conv, .macs = conv_macs});
   // A and B broadcast. i8 codes and their zero points are first moved to u8 (plus 128). With ra = a_scale / y_scale
   // and rb likewise, constant = y_zero_point − (ra·a_zero_point + rb·b_zero_point):
   //   saturate(round(fma(a, ra, fma(b, rb, constant))))

@@ -4,6 +4,9 @@
 // "FlashAttention", 2022, algorithm 1, whose order of loops this is: a block of keys and values is packed once and
 // meets every query). Both products run on the micro-kernels of gemm-inl.h.
 //
+// A row or two, as when a language model makes one token after the other, would spend more time on packing than on
+// products: they read keys and values where they lie.
+//
 // Heads are read and written where they stand (graph/ops/attention.h). f32, or bf16 with sums and softmax in f32:
 // products of bf16 pairs where the processor has them, else everything is widened when it is packed.
 #undef HWY_TARGET_INCLUDE
@@ -28,6 +31,7 @@ namespace lathe {
 // Keys that are packed at a time. A tile's scores and probabilities, 12 rows of 256 twice, are 24 KiB and stay in the
 // first-level cache; the packed block with heads of 64 is 128 KiB and stays in the second.
 constexpr int64_t kKeyBlock = 256;
+constexpr int64_t kMostDirectRows = 4;  // that read keys and values where they lie
 constexpr int64_t kWidestPanel = 32;  // over all instruction sets: two vectors of 16
 
 struct AttentionArgs {
@@ -117,6 +121,7 @@ class Attend {
       for (int64_t r = begin; r < end; ++r) Finish(r, nullptr, 0, 0);
       return;
     }
+    direct_ = rows <= kMostDirectRows && !kPairs;
     const int64_t blocks = (keys_ + kKeyBlock - 1) / kKeyBlock;
     several_ = blocks > 1;
     if (several_) {
@@ -127,8 +132,10 @@ class Attend {
     for (int64_t j = 0; j < keys_; j += kKeyBlock) {
       first_key_ = j;
       block_ = std::min(kKeyBlock, keys_ - j);
-      PackKeys();
-      PackValues();
+      if (!direct_) {
+        PackKeys();
+        PackValues();
+      }
       // Tiles of nearly one height: a last one of a row or two would run at a fraction of the speed.
       for (int64_t t = 0; t < tiles; ++t) Tile(begin, begin + rows * t / tiles, begin + rows * (t + 1) / tiles);
     }
@@ -401,12 +408,142 @@ class Attend {
         pointers[r] = wide;
       }
     }
+    if constexpr (!kPairs) {
+      if (direct_) {
+        if (rows == 1) ScoreRows<1>(pointers, rows, count);
+        else if (rows == 2) ScoreRows<2>(pointers, rows, count);
+        else ScoreRows<4>(pointers, rows, count);
+        return;
+      }
+    }
     const TProduct* panel = At<TProduct>(at_.keys);
     for (int64_t p = 0; p < count; p += kPanel) {
       const int64_t vectors = PanelVectors(block_ - p);
       MicroOf(rows, vectors)(1, pointers, s_.head_size, panel, At<float>(at_.scores) + p * rows);
       panel += s_.head_size * vectors * kLanes;
     }
+  }
+
+  // Calls f(row of key or value number j, step to the next, j, end) for the cached ones and the fresh ones among the first
+  // `count` of the block.
+  template <class F>
+  HWY_INLINE void OverRuns(const void* data, const void* past, const ops::HeadView& view, int64_t width, int64_t count, F&& f) const {
+    const int64_t cached = std::clamp<int64_t>(s_.past - first_key_, 0, count);
+    if (cached > 0) f(Row(data, past, view, width, first_key_), width, int64_t{0}, cached);
+    if (cached < count) f(Row(data, past, view, width, first_key_ + cached), view.row, cached, count);
+  }
+
+  // Scores of kRows queries, the last perhaps not wanted, with the keys as they lie, to where the products of a tile would
+  // stand.
+  template <int kRows>
+  void ScoreRows(const void* const* pointers, int rows, int64_t count) const {
+    const D d;
+    constexpr int kKeys = 4 / kRows;
+    const float* query[kRows];
+    for (int r = 0; r < kRows; ++r) query[r] = static_cast<const float*>(pointers[std::min(r, rows - 1)]);
+    float* scores = At<float>(at_.scores);
+    OverRuns(a_.k_data, a_.past_key, a_.k, s_.head_size, count, [&](const TIn* first, int64_t step, int64_t begin, int64_t end) {
+      for (int64_t j = begin; j < end; j += kKeys) {
+        const TIn* keys[kKeys];
+        for (int i = 0; i < kKeys; ++i) {
+          keys[i] = first + (std::min(j + i, end - 1) - begin) * step;
+          Prefetch(keys[i] + kRowsAhead * step, s_.head_size);
+        }
+        V acc[kKeys][kRows];
+        for (auto& of_key : acc)
+          for (V& v : of_key) v = hn::Zero(d);
+        auto add = [&]<bool kWhole>(int64_t k, hn::Mask<D> m) {
+          V q[kRows];
+          HWY_UNROLL(4)
+          for (int r = 0; r < kRows; ++r) q[r] = LoadChannels<kWhole>(d, query[r] + k, m);
+          HWY_UNROLL(4)
+          for (int i = 0; i < kKeys; ++i) {
+            const V key = LoadChannels<kWhole>(d, keys[i] + k, m);
+            HWY_UNROLL(4)
+            for (int r = 0; r < kRows; ++r) acc[i][r] = hn::MulAdd(q[r], key, acc[i][r]);
+          }
+        };
+        int64_t k = 0;
+        for (; k + kLanes <= s_.head_size; k += kLanes) add.template operator()<true>(k, hn::Mask<D>());
+        if (k < s_.head_size) add.template operator()<false>(k, FirstLanes(d, s_.head_size - k));
+        HWY_ALIGN float sums[4];
+        const V* all = &acc[0][0];
+        SumFour(all[0], all[1], all[2], all[3], sums);
+        for (int i = 0; i < kKeys && j + i < end; ++i) {
+          const int64_t p = (j + i) / kPanel * kPanel, wide = PanelVectors(block_ - p) * kLanes;
+          for (int r = 0; r < rows; ++r) scores[p * rows + r * wide + j + i - p] = sums[i * kRows + r];
+        }
+      }
+    });
+  }
+
+  // The sums of the lanes of four vectors.
+  static HWY_INLINE void SumFour(V a, V b, V c, V e, float* sums) {
+    const D d;
+#if HWY_TARGET == HWY_SCALAR
+    const V all[4] = {a, b, c, e};
+    for (int i = 0; i < 4; ++i) sums[i] = hn::GetLane(hn::SumOfLanes(d, all[i]));
+#else
+    const hn::Repartition<uint64_t, D> d64;
+    const auto ab = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+    const auto ce = hn::BitCast(d64, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+    // a, b, c, e in each part of four lanes
+    const V parts = hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, ab, ce)), hn::BitCast(d, hn::InterleaveUpper(d64, ab, ce)));
+    HWY_ALIGN float lanes[hn::MaxLanes(D())];
+    hn::Store(parts, d, lanes);
+    const hn::Full128<float> d4;
+    auto total = hn::Load(d4, lanes);
+    for (int64_t i = 4; i < kLanes; i += 4) total = hn::Add(total, hn::Load(d4, lanes + i));
+    hn::Store(total, d4, sums);
+#endif
+  }
+
+  // Columns from p on, one panel, of the weighted sums of the values as they lie.
+  template <int kRows, int kVectors>
+  void ValueRows(int rows, int64_t p, int64_t count, float* c) const {
+    const D d;
+    constexpr int kChains = 4 / kRows;
+    const int64_t stride = Up(block_, kPanel), left = s_.value_size - p;
+    const hn::Mask<D> last = FirstLanes(d, left - (kVectors - 1) * kLanes);
+    const bool whole = left >= kVectors * kLanes;
+    const float* weights[kRows];
+    for (int r = 0; r < kRows; ++r) weights[r] = At<float>(at_.weights) + std::min(r, rows - 1) * stride;
+    V acc[kChains][kRows][kVectors];
+    for (auto& chain : acc)
+      for (auto& row : chain)
+        for (V& v : row) v = hn::Zero(d);
+    OverRuns(a_.v_data, a_.past_value, a_.v, s_.value_size, count, [&](const TIn* first, int64_t step, int64_t begin, int64_t end) {
+      const TIn* from = first + p;
+      auto add = [&]<bool kWhole>(int chain, int64_t j) {
+        Prefetch(from + kRowsAhead * step, kVectors * kLanes);
+        V value[kVectors];
+        HWY_UNROLL(2)
+        for (int v = 0; v < kVectors; ++v) {
+          const bool cut = !kWhole && v == kVectors - 1;
+          value[v] = cut ? LoadChannels<false>(d, from + v * kLanes, last) : LoadChannels<true>(d, from + v * kLanes, last);
+        }
+        HWY_UNROLL(4)
+        for (int r = 0; r < kRows; ++r) {
+          const V w = hn::Set(d, weights[r][j]);
+          HWY_UNROLL(2)
+          for (int v = 0; v < kVectors; ++v) acc[chain][r][v] = hn::MulAdd(w, value[v], acc[chain][r][v]);
+        }
+        from += step;
+      };
+      int64_t j = begin;
+      if (whole)
+        for (; j + kChains <= end; j += kChains) {
+          HWY_UNROLL(4)
+          for (int i = 0; i < kChains; ++i) add.template operator()<true>(i, j + i);
+        }
+      for (; j < end; ++j) add.template operator()<false>(0, j);
+    });
+    for (int r = 0; r < rows; ++r)
+      for (int v = 0; v < kVectors; ++v) {
+        V sum = acc[0][r][v];
+        for (int i = 1; i < kChains; ++i) sum = hn::Add(sum, acc[i][r][v]);
+        hn::Store(sum, d, c + (r * kVectors + v) * kLanes);
+      }
   }
 
   void ValueTile(int64_t first, int64_t begin, int rows, int64_t count, const float* sums, const float* correction) {
@@ -418,7 +555,19 @@ class Attend {
     const TProduct* panel = At<TProduct>(at_.values);
     for (int64_t p = 0; p < s_.value_size; p += kPanel) {
       const int64_t vectors = PanelVectors(s_.value_size - p);
-      MicroOf(rows, vectors)(1, pointers, used, panel, c);
+      if constexpr (kPairs) {
+        MicroOf(rows, vectors)(1, pointers, used, panel, c);
+      } else if (direct_) {
+        auto direct = [&]<int kVectors>() {
+          if (rows == 1) ValueRows<1, kVectors>(rows, p, count, c);
+          else if (rows == 2) ValueRows<2, kVectors>(rows, p, count, c);
+          else ValueRows<4, kVectors>(rows, p, count, c);
+        };
+        if (vectors == 1) direct.template operator()<1>();
+        else direct.template operator()<2>();
+      } else {
+        MicroOf(rows, vectors)(1, pointers, used, panel, c);
+      }
       panel += depth * vectors * kLanes;
       for (int r = 0; r < rows; ++r) {
         const float* from = c + r * vectors * kLanes;
@@ -460,6 +609,7 @@ class Attend {
   bool scaled_ = false;            // scores are scaled (capped, masked) before the softmax, not inside its exponent
   float factor_ = 1;
   bool several_ = false;           // blocks
+  bool direct_ = false;            // keys and values are read where they lie
   int64_t first_key_ = 0, block_ = 0;
 };
 
@@ -467,7 +617,7 @@ class Attend {
 void AttendHead(const AttentionArgs& a, int64_t batch, int64_t kv_head, int64_t begin, int64_t end, char* scratch) {
   if (!a.half) return Attend<float, float, float>(a, batch, kv_head, scratch, end - begin).Run(begin, end);
 #if HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86
-  if (has_bf16_instructions() && a.sizes.head_size % 2 == 0)
+  if (has_bf16_instructions() && a.sizes.head_size % 2 == 0 && end - begin > kMostDirectRows)
     return Attend<uint16_t, uint16_t, NativeHalf>(a, batch, kv_head, scratch, end - begin).Run(begin, end);
 #endif
   Attend<uint16_t, float, uint16_t>(a, batch, kv_head, scratch, end - begin).Run(begin, end);

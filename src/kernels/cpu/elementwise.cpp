@@ -10,14 +10,15 @@
 #include <cmath>
 
 #include "core/parallel.h"
+#include "kernels/cpu/broadcast.h"
 #include "kernels/cpu/lanes-inl.h"
 #include "kernels/kernel.h"
 
 #ifndef LATHE_ELEMENTWISE_SHARED
 #define LATHE_ELEMENTWISE_SHARED
 namespace lathe {
-enum class BinaryKind { kAdd, kSub, kMul, kDiv, kMax, kMin };
-enum class UnaryKind { kAbs, kNeg, kSqrt, kReciprocal, kExp, kFloor, kCeil, kRound, kErf };
+enum class BinaryKind { kAdd, kSub, kMul, kDiv, kMax, kMin, kPow, kPRelu };
+enum class UnaryKind { kAbs, kNeg, kSqrt, kReciprocal, kExp, kLog, kFloor, kCeil, kRound, kErf, kSin, kCos, kSign, kSoftplus, kSoftsign };
 // Rows of `width` elements; an operand's step inside a row is 1 or 0 (one value for the row).
 struct BinaryRow {
   const void *a, *b;
@@ -57,6 +58,32 @@ void ActivateSpan(const void* x, void* y, int64_t count, bool half, ActivationSp
   });
 }
 
+// Of zero −∞, of negative numbers none.
+HWY_INLINE V LogOrNone(D d, V v) {
+  const V zero = hn::Zero(d), infinity = hn::Set(d, INFINITY);
+  V y = hn::Log(d, hn::IfThenElse(hn::And(hn::Gt(v, zero), hn::Lt(v, infinity)), v, hn::Set(d, 1.0f)));
+  y = hn::IfThenElse(hn::Eq(v, zero), hn::Neg(infinity), hn::IfThenElse(hn::Eq(v, infinity), v, y));
+  return hn::IfThenElse(hn::Or(hn::IsNaN(v), hn::Lt(v, zero)), hn::Set(d, NAN), y);
+}
+
+// Calls f on each lane of x and y: for functions that have no fast form for every argument.
+template <class F>
+HWY_INLINE V ByLane(D d, V x, V y, F f) {
+  HWY_ALIGN float a[hn::MaxLanes(D())], b[hn::MaxLanes(D())];
+  hn::Store(x, d, a);
+  hn::Store(y, d, b);
+  for (size_t i = 0; i < hn::Lanes(d); ++i) a[i] = f(a[i], b[i]);
+  return hn::Load(d, a);
+}
+
+// Highway's sine and cosine reduce their argument in three steps, which hold up to some ten thousand.
+constexpr float kLargestAngle = 8192;
+template <class F, class G>
+HWY_INLINE V Angle(D d, V v, F fast, G slow) {
+  if (HWY_LIKELY(hn::AllTrue(d, hn::Lt(hn::Abs(v), hn::Set(d, kLargestAngle))))) return fast(d, v);
+  return ByLane(d, v, v, [&](float x, float) { return slow(x); });
+}
+
 template <class T>
 void UnaryOf(const void* x, void* y, int64_t count, UnaryKind kind) {
   switch (kind) {
@@ -72,6 +99,22 @@ void UnaryOf(const void* x, void* y, int64_t count, UnaryKind kind) {
     case UnaryKind::kFloor: return ForEach<T>(x, y, count, [](D, V v) { return hn::Floor(v); });
     case UnaryKind::kCeil: return ForEach<T>(x, y, count, [](D, V v) { return hn::Ceil(v); });
     case UnaryKind::kRound: return ForEach<T>(x, y, count, [](D, V v) { return hn::Round(v); });
+    case UnaryKind::kLog: return ForEach<T>(x, y, count, [](D d, V v) { return LogOrNone(d, v); });
+    case UnaryKind::kSin: return ForEach<T>(x, y, count, [](D d0, V v0) {
+        return Angle(d0, v0, [](D d, V v) { return hn::Sin(d, v); }, [](float v) { return std::sin(v); });
+      });
+    case UnaryKind::kCos: return ForEach<T>(x, y, count, [](D d0, V v0) {
+        return Angle(d0, v0, [](D d, V v) { return hn::Cos(d, v); }, [](float v) { return std::cos(v); });
+      });
+    case UnaryKind::kSign: return ForEach<T>(x, y, count, [](D d, V v) {
+        const V zero = hn::Zero(d), one = hn::Set(d, 1.0f);
+        return hn::IfThenElse(hn::IsNaN(v), v, hn::Sub(hn::IfThenElseZero(hn::Gt(v, zero), one), hn::IfThenElseZero(hn::Lt(v, zero), one)));
+      });
+    case UnaryKind::kSoftplus: return ForEach<T>(x, y, count, [](D d, V v) {  // max(x, 0) + ln(1 + e^−|x|)
+        const V tail = hn::Log1p(d, FastExp(d, hn::Neg(hn::Abs(v))));
+        return hn::IfThenElse(hn::IsNaN(v), v, hn::Add(hn::Max(v, hn::Zero(d)), tail));
+      });
+    case UnaryKind::kSoftsign: return ForEach<T>(x, y, count, [](D d, V v) { return hn::Div(v, hn::Add(hn::Set(d, 1.0f), hn::Abs(v))); });
     case UnaryKind::kErf: return ForEach<T>(x, y, count, [](D d, V v) { return hn::IfThenElse(hn::IsNaN(v), v, FastErf(d, v)); });
   }
 }
@@ -115,6 +158,23 @@ HWY_INLINE void Row(const BinaryRow& r, F f) {
   }
 }
 
+HWY_INLINE V SquareRoot(D d, V x) {  // x to the power of a half: that of −0 is 0, that of −∞ is ∞
+  return hn::IfThenElse(hn::Eq(x, hn::Set(d, -INFINITY)), hn::Set(d, INFINITY), hn::Sqrt(hn::Add(x, hn::Zero(d))));
+}
+
+// Exponents are mostly one number, and that a small one.
+template <class T>
+void Power(const BinaryRow& r) {
+  const float exponent = r.b_single ? hn::GetLane(Spread(D(), static_cast<const T*>(r.b))) : NAN;
+  if (exponent == 2) return Row<T>(r, [](V a, V) { return hn::Mul(a, a); });
+  if (exponent == 3) return Row<T>(r, [](V a, V) { return hn::Mul(hn::Mul(a, a), a); });
+  if (exponent == 1) return Row<T>(r, [](V a, V) { return a; });
+  if (exponent == -1) return Row<T>(r, [](V a, V) { return hn::Div(hn::Set(D(), 1.0f), a); });
+  if (exponent == 0.5f) return Row<T>(r, [](V a, V) { return SquareRoot(D(), a); });
+  if (exponent == -0.5f) return Row<T>(r, [](V a, V) { return hn::Div(hn::Set(D(), 1.0f), SquareRoot(D(), a)); });
+  Row<T>(r, [](V a, V b) { return ByLane(D(), a, b, [](float x, float y) { return std::pow(x, y); }); });
+}
+
 template <class T>
 void BinaryOf(const BinaryRow& r, BinaryKind kind) {
   switch (kind) {
@@ -122,6 +182,8 @@ void BinaryOf(const BinaryRow& r, BinaryKind kind) {
     case BinaryKind::kSub: return Row<T>(r, [](V a, V b) { return hn::Sub(a, b); });
     case BinaryKind::kMul: return Row<T>(r, [](V a, V b) { return hn::Mul(a, b); });
     case BinaryKind::kDiv: return Row<T>(r, [](V a, V b) { return hn::Div(a, b); });
+    case BinaryKind::kPow: return Power<T>(r);
+    case BinaryKind::kPRelu: return Row<T>(r, [](V a, V b) { return hn::IfThenElse(hn::Lt(a, hn::Zero(D())), hn::Mul(a, b), a); });
     // NaN wins, as in the operators' definition.
     case BinaryKind::kMax: return Row<T>(r, [](V a, V b) {
         return hn::IfThenElse(hn::IsNaN(a), a, hn::IfThenElse(hn::IsNaN(b), b, hn::Max(a, b)));
@@ -181,73 +243,39 @@ class UnaryKernel : public Kernel {
   UnaryKind kind_;
 };
 
-// Adjacent axes along which both operands go the same way are merged; the innermost run becomes a row.
 class BinaryKernel : public Kernel {
  public:
-  BinaryKernel(const KernelRequest& r, BinaryKind kind) : kind_(kind) {
-    const Shape& y = r.out_shape();
-    auto padded = [&](size_t i) {
-      Shape s(y.size() - r.in_shape(i).size(), 1);
-      s.insert(s.end(), r.in_shape(i).begin(), r.in_shape(i).end());
-      return s;
-    };
-    Shape a = padded(0), b = padded(1);
-    for (size_t i = 0; i < y.size(); ++i) {
-      if (y[i] == 1) continue;
-      bool wide_a = a[i] != 1, wide_b = b[i] != 1;
-      if (!dims_.empty() && dims_.back().wide_a == wide_a && dims_.back().wide_b == wide_b) {
-        dims_.back().size *= y[i];
-      } else {
-        dims_.push_back({y[i], wide_a, wide_b, 0, 0});
-      }
-    }
-    if (dims_.empty()) dims_.push_back({1, true, true, 0, 0});
-    int64_t step_a = 1, step_b = 1;
-    for (size_t i = dims_.size(); i-- > 0;) {
-      if (dims_[i].wide_a) { dims_[i].step_a = step_a; step_a *= dims_[i].size; }
-      if (dims_[i].wide_b) { dims_[i].step_b = step_b; step_b *= dims_[i].size; }
-      if (i + 1 < dims_.size()) rows_ *= dims_[i].size;
-    }
-    same_size_ = r.in_shape(0) == y;
-  }
+  BinaryKernel(const KernelRequest& r, BinaryKind kind) : broadcast_(r, 2), kind_(kind), same_size_(r.in_shape(0) == r.out_shape()) {}
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
     const char *a = in[0]->data<char>(), *b = in[1]->data<char>();
     char* y = out[0]->data<char>();
     const bool half = out[0]->dtype() == DType::kBF16;
     const int64_t bytes = half ? 2 : 4;
-    const Dim& inner = dims_.back();
-    int64_t width = inner.size;
-    auto row = [&](int64_t begin, int64_t end, int64_t from, int64_t to) {
-      for (int64_t r = begin; r < end; ++r) {
-        int64_t at_a = 0, at_b = 0, rest = r;
-        for (size_t i = dims_.size() - 1; i-- > 0;) {
-          int64_t index = rest % dims_[i].size;
-          rest /= dims_[i].size;
-          at_a += index * dims_[i].step_a;
-          at_b += index * dims_[i].step_b;
-        }
-        HWY_DYNAMIC_DISPATCH(Binary)({a + (at_a + from * inner.step_a) * bytes, b + (at_b + from * inner.step_b) * bytes,
-                                      y + (r * width + from) * bytes, to - from, !inner.wide_a, !inner.wide_b}, half, kind_);
-      }
-    };
-    if (rows_ == 1) {
-      parallel_for(width, kParallelGrain, [&](int64_t from, int64_t to) { row(0, 1, from, to); });
-    } else {
-      parallel_for(rows_, kParallelGrain / width + 1, [&](int64_t begin, int64_t end) { row(begin, end, 0, width); });
-    }
+    broadcast_.run([&](const Broadcast::Offsets& at, int64_t to, int64_t count) {
+      HWY_DYNAMIC_DISPATCH(Binary)({a + at[0] * bytes, b + at[1] * bytes, y + to * bytes, count, broadcast_.single(0), broadcast_.single(1)}, half, kind_);
+    });
   }
   int in_place_input() const override { return same_size_ ? 0 : -1; }
 
  private:
-  struct Dim {
-    int64_t size;
-    bool wide_a, wide_b;
-    int64_t step_a, step_b;
-  };
-  std::vector<Dim> dims_;
-  int64_t rows_ = 1;
+  Broadcast broadcast_;
   BinaryKind kind_;
   bool same_size_ = false;
+};
+
+// Limits may be computed: they are read at each run.
+class ClipKernel : public Kernel {
+ public:
+  explicit ClipKernel(const KernelRequest& r) : low_(r.has_input(1)), high_(r.has_input(2)) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const ActivationSpec spec{ActivationKind::kClip, low_ ? static_cast<float>(in[1]->get(0)) : -INFINITY,
+                              high_ ? static_cast<float>(in[2]->get(0)) : INFINITY};
+    over_elements(in, out, [&](const void* x, void* y, int64_t count, bool half) { HWY_DYNAMIC_DISPATCH(ActivateSpan)(x, y, count, half, spec); });
+  }
+  int in_place_input() const override { return 0; }
+
+ private:
+  bool low_, high_;
 };
 
 // Every operand and the result of one type.
@@ -295,20 +323,18 @@ void register_elementwise(KernelRegistry& r) {
           bool tanh = q.node.get_string("approximate") == "tanh";
           return std::make_unique<ActivationKernel>(ActivationSpec{tanh ? A::kGeluTanh : A::kGelu, 0, 0});
         }});
-  r.add("Clip", "", {"activation", [](const KernelRequest& q) {
-          for (size_t i : {1, 2})
-            if (q.has_input(i) && !q.input(i).is_constant()) return false;
-          return q.input(0).dtype == q.output().dtype && (q.input(0).dtype == DType::kF32 || q.input(0).dtype == DType::kBF16);
-        }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> {
-          ActivationSpec s{A::kClip, q.has_input(1) ? static_cast<float>(q.input(1).constant.get(0)) : -INFINITY,
-                           q.has_input(2) ? static_cast<float>(q.input(2).constant.get(0)) : INFINITY};
-          return std::make_unique<ActivationKernel>(s);
-        }});
+  r.add("Clip", "", {"activation", one_type, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<ClipKernel>(q); }});
   r.add("Abs", "", unary_entry<UnaryKind::kAbs>());
   r.add("Neg", "", unary_entry<UnaryKind::kNeg>());
   r.add("Sqrt", "", unary_entry<UnaryKind::kSqrt>());
   r.add("Reciprocal", "", unary_entry<UnaryKind::kReciprocal>());
   r.add("Exp", "", unary_entry<UnaryKind::kExp>());
+  r.add("Log", "", unary_entry<UnaryKind::kLog>());
+  r.add("Sin", "", unary_entry<UnaryKind::kSin>());
+  r.add("Cos", "", unary_entry<UnaryKind::kCos>());
+  r.add("Sign", "", unary_entry<UnaryKind::kSign>());
+  r.add("Softplus", "", unary_entry<UnaryKind::kSoftplus>());
+  r.add("Softsign", "", unary_entry<UnaryKind::kSoftsign>());
   r.add("Floor", "", unary_entry<UnaryKind::kFloor>());
   r.add("Ceil", "", unary_entry<UnaryKind::kCeil>());
   r.add("Round", "", unary_entry<UnaryKind::kRound>());
@@ -318,6 +344,8 @@ void register_elementwise(KernelRegistry& r) {
   r.add("Sub", "", binary_entry<BinaryKind::kSub>());
   r.add("Mul", "", binary_entry<BinaryKind::kMul>());
   r.add("Div", "", binary_entry<BinaryKind::kDiv>());
+  r.add("Pow", "", binary_entry<BinaryKind::kPow>());
+  r.add("PRelu", "", binary_entry<BinaryKind::kPRelu>());
   r.add("Max", "", binary_entry<BinaryKind::kMax>());
   r.add("Min", "", binary_entry<BinaryKind::kMin>());
 }

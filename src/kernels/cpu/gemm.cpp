@@ -349,7 +349,8 @@ bool types_fit(const KernelRequest& r, int64_t depth) {
 
 bool conv_supported(const KernelRequest& r) {
   if (r.has_input(4) && (r.input(4).dtype != r.input(0).dtype || r.in_shape(1)[2] * r.in_shape(1)[3] != 1)) return false;
-  return r.node.get_int("group") == 1 && types_fit(r, frames(r) ? 2 : r.in_shape()[3]) && r.in_shape(1)[2] * r.in_shape(1)[3] <= 64;
+  const Shape& w = r.in_shape(1);
+  return r.node.get_int("group") == 1 && types_fit(r, frames(r) ? 2 : r.in_shape()[3]) && (frames(r) ? w[2] : w[2] * w[3]) <= 64;
 }
 
 // Where measurements put our product before oneDNN's. In f32 a product without a window is as fast as oneDNN's (0.97 to

@@ -3,6 +3,9 @@
 // of one vector of columns, the groups of one depth (kernels/cpu/integer-inl.h) side by side. The zero point of X is
 // taken off once per column: −zero·Σw stands with the packed weights, and taps outside the picture read the zero point.
 // A zero point of W goes into weights of i16; weights of i8 leave it to the sum of each row of A.
+//
+// DynamicConv, DynamicMatMul and MatMulInteger learn the zero point (and the scale) of X with each run: sums of the weights' columns
+// are packed in place of that product, and bias and multipliers are made of them first.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/integer_gemm.cpp"
 #include <hwy/foreach_target.h>
@@ -28,6 +31,7 @@ struct IntegerGemm {
   const int32_t* zeros = nullptr;    // with i8 weights that have zero points: what times a row's sum is taken off
   const int32_t* row_sums = nullptr;  // of these rows of A
   const float* scale = nullptr;
+  const float* shift = nullptr;  // added to f32 results, or null
   Requantize out;
 };
 }  // namespace lathe
@@ -58,8 +62,9 @@ HWY_INLINE void StoreSums(const IntegerGemm& g, VI sum, int64_t row, int64_t col
     auto* to = reinterpret_cast<int32_t*>(y) + column;
     return count == lanes ? hn::StoreU(sum, di, to) : StoreMasked(sum, hn::FirstN(di, static_cast<size_t>(count)), di, to);
   }
-  const VF scaled = hn::Mul(hn::ConvertTo(df, sum), hn::LoadU(df, g.scale + column));
+  VF scaled = hn::Mul(hn::ConvertTo(df, sum), hn::LoadU(df, g.scale + column));
   if (g.out.type == DType::kF32) {
+    if (g.shift) scaled = hn::Add(scaled, hn::LoadU(df, g.shift + column));
     auto* to = reinterpret_cast<float*>(y) + column;
     return count == lanes ? hn::StoreU(scaled, df, to) : StoreMasked(scaled, hn::FirstN(df, static_cast<size_t>(count)), df, to);
   }
@@ -222,6 +227,7 @@ class IntegerProduct : public Kernel {
         g.bias += group * panels * lanes_;
         g.scale += group * panels * lanes_;
         if (g.zeros) g.zeros += group * panels * lanes_;
+        if (g.shift) g.shift += group * panels * lanes_;
         const char* a = copies_ ? copy(x, row, row + count, group, own) : x + row * row_bytes();
         sum_rows(g, a, count, own);
         HWY_DYNAMIC_DISPATCH(IntegerPanels)(g, a, row_bytes(), count, 0, panels, y + row * y_stride + group * columns_ * y_width, y_stride);
@@ -230,32 +236,46 @@ class IntegerProduct : public Kernel {
   }
 
  protected:
+  // What a product is given besides codes; null where there is none.
+  struct Operands {
+    int zero = 0;  // of X
+    Requantize out;
+    const Tensor *multipliers = nullptr, *bias = nullptr, *weight_zeros = nullptr;
+    bool dynamic = false;  // the zero point is known only at run time
+  };
+  // Of IntegerConv and IntegerMatMul.
+  static Operands operands_of(const KernelRequest& r) {
+    auto constant = [&](size_t i) { return r.has_input(i) ? &r.input(i).constant : nullptr; };
+    return {static_cast<int>(r.node.get_int("x_zero_point")), Requantize::of(r.node), constant(2), constant(3), constant(4)};
+  }
+
   // `factor` gives weight (column, depth) of all columns; depth counts up to `depth`.
-  void prepare(const KernelRequest& r, int64_t columns, int64_t groups, int64_t depth,
+  void prepare(const KernelRequest& r, const Operands& o, int64_t columns, int64_t groups, int64_t depth,
                const std::function<int64_t(const Tensor&, int64_t, int64_t)>& factor) {
     columns_ = columns;
     groups_ = groups;
     lanes_ = HWY_DYNAMIC_DISPATCH(IntegerLanes)();
     signed_ = r.input(0).dtype == DType::kI8;
-    zero_ = static_cast<int>(r.node.get_int("x_zero_point"));
+    zero_ = o.zero;
+    dynamic_ = o.dynamic;
     gemm_.quads = has_vnni_instructions();
     gemm_.flip = gemm_.quads && signed_;
     gemm_.columns = columns;
     gemm_.words = (depth + group_size() - 1) / group_size();
-    gemm_.out = Requantize::of(r.node);
-    const bool sums = gemm_.quads && (r.has_input(4) || r.input(1).dtype == DType::kU8);
+    gemm_.out = o.out;
+    const bool sums = gemm_.quads && (o.weight_zeros || r.input(1).dtype == DType::kU8);
     // [groups, panels, words, lanes], then for each column what the zero point takes off, and what times the sum of A's
     // row: [groups, panels, lanes] each.
     const int64_t all = groups * panels() * lanes_, words = all * (gemm_.words + (sums ? 2 : 1));
-    packed_ = r.packed_input(1, DType::kI32, {words}, layout(), [&](const Tensor& w) { return pack(r, w, Shape{words}, groups, depth, sums, factor); });
+    packed_ = r.packed_input(1, DType::kI32, {words}, layout(), [&](const Tensor& w) { return pack(o, w, Shape{words}, groups, depth, sums, factor); });
     gemm_.weights = packed_.data<int32_t>();
     bias_ = Tensor(DType::kI32, {all});
     scale_ = Tensor(DType::kF32, {all});
     std::memcpy(bias_.raw(), gemm_.weights + all * gemm_.words, bias_.bytes());
     std::memset(scale_.raw(), 0, scale_.bytes());
     for (int64_t c = 0; c < columns * groups; ++c) {
-      if (r.has_input(3)) bias_.data<uint32_t>()[place(c)] += r.input(3).constant.data<uint32_t>()[c];
-      scale_.data<float>()[place(c)] = r.input(2).constant.data<float>()[c];
+      if (o.bias) bias_.data<uint32_t>()[place(c)] += o.bias->data<uint32_t>()[c];
+      if (o.multipliers) scale_.data<float>()[place(c)] = o.multipliers->data<float>()[c];
     }
     if (sums) gemm_.zeros = gemm_.weights + all * (gemm_.words + 1);
     gemm_.bias = bias_.data<int32_t>();
@@ -268,12 +288,12 @@ class IntegerProduct : public Kernel {
   // Where a column stands, of all groups' panels one after the other.
   int64_t place(int64_t c) const { return c / columns_ * panels() * lanes_ + c % columns_; }
 
-  Tensor pack(const KernelRequest& r, const Tensor& w, const Shape& shape, int64_t groups, int64_t depth, bool sums,
+  Tensor pack(const Operands& o, const Tensor& w, const Shape& shape, int64_t groups, int64_t depth, bool sums,
               const std::function<int64_t(const Tensor&, int64_t, int64_t)>& factor) const {
     Tensor packed(DType::kI32, shape);
     std::memset(packed.raw(), 0, packed.bytes());
-    const Tensor* zeros = r.has_input(4) ? &r.input(4).constant : nullptr;
-    const int zero = zero_ + (gemm_.flip ? 128 : 0), shift = sums && w.dtype() == DType::kU8 ? 128 : 0;  // u8 weights move to i8
+    const Tensor* zeros = o.weight_zeros;
+    const int zero = dynamic_ ? 1 : zero_ + (gemm_.flip ? 128 : 0), shift = sums && w.dtype() == DType::kU8 ? 128 : 0;  // u8 weights move to i8
     const int64_t all = groups * panels() * lanes_;
     for (int64_t c = 0; c < columns_ * groups; ++c) {
       const int64_t weight_zero = (zeros ? zeros->get_int(zeros->size() == 1 ? 0 : c) : 0) - shift;
@@ -305,7 +325,7 @@ class IntegerProduct : public Kernel {
   int64_t panels() const { return (columns_ + lanes_ - 1) / lanes_; }
   int64_t block_bytes() const { return copies_ ? rounded(block_ * row_bytes() + kCopyBytes, 64) : 0; }
   int64_t sums_bytes() const { return gemm_.zeros ? rounded(block_ * 4, 64) : 0; }
-  uint64_t layout() const { return 2 | static_cast<uint64_t>(gemm_.quads) << 8 | static_cast<uint64_t>(lanes_) << 16; }
+  uint64_t layout() const { return 2 | static_cast<uint64_t>(gemm_.quads) << 8 | static_cast<uint64_t>(dynamic_) << 9 | static_cast<uint64_t>(lanes_) << 16; }
 
   // Rows [from, to) of A for one group, in `to_rows`.
   virtual const char* copy(const char* x, int64_t from, int64_t to, int64_t group, char* to_rows) const = 0;
@@ -339,16 +359,19 @@ class IntegerProduct : public Kernel {
   IntegerGemm gemm_;
   Tensor packed_, bias_, scale_;
   int64_t rows_ = 0, columns_ = 0, groups_ = 1, lanes_ = 1, block_ = 1;
-  bool copies_ = true, signed_ = false;
+  bool copies_ = true, signed_ = false, dynamic_ = false;
   int zero_ = 0;
 };
 
 class IntegerMatMul : public IntegerProduct {
  public:
-  explicit IntegerMatMul(const KernelRequest& r) : depth_(r.in_shape(1)[0]) {
+  explicit IntegerMatMul(const KernelRequest& r) : IntegerMatMul(r, operands_of(r)) {}
+
+ protected:
+  IntegerMatMul(const KernelRequest& r, const Operands& operands) : depth_(r.in_shape(1)[0]) {
     const int64_t columns = r.in_shape(1)[1];
     rows_ = element_count(r.in_shape()) / depth_;
-    prepare(r, columns, 1, depth_, [columns](const Tensor& w, int64_t column, int64_t k) { return w.get_int(k * columns + column); });
+    prepare(r, operands, columns, 1, depth_, [columns](const Tensor& w, int64_t column, int64_t k) { return w.get_int(k * columns + column); });
     copies_ = !gemm_.quads || depth_ % 4 != 0;
   }
 
@@ -365,12 +388,15 @@ class IntegerMatMul : public IntegerProduct {
 
 class IntegerConv : public IntegerProduct {
  public:
-  explicit IntegerConv(const KernelRequest& r)
+  explicit IntegerConv(const KernelRequest& r) : IntegerConv(r, operands_of(r)) {}
+
+ protected:
+  IntegerConv(const KernelRequest& r, const Operands& operands)
       : x_(r.in_shape()), w_(r.in_shape(1)), y_(r.out_shape()), strides_(r.node.get_ints("strides")), pads_(r.node.get_ints("pads")),
         dilations_(r.node.get_ints("dilations")) {
     rows_ = y_[0] * y_[1] * y_[2];
     const int64_t channels = w_[1], taps = w_[2] * w_[3], groups = r.node.get_int("group");
-    prepare(r, w_[0] / groups, groups, taps * channels, [channels, taps](const Tensor& w, int64_t column, int64_t k) {
+    prepare(r, operands, w_[0] / groups, groups, taps * channels, [channels, taps](const Tensor& w, int64_t column, int64_t k) {
       return w.get_int((column * channels + k % channels) * taps + k / channels);
     });
     const bool plain = taps == 1 && groups == 1 && strides_[0] * strides_[1] == 1 && std::all_of(pads_.begin(), pads_.end(), [](int64_t p) { return p == 0; });
@@ -425,16 +451,83 @@ class IntegerConv : public IntegerProduct {
   std::vector<int64_t> strides_, pads_, dilations_;
 };
 
+// A product whose input is quantized as it comes.
+template <class Product>
+class Dynamic : public Product {
+ public:
+  // Which inputs hold what; 0: none. `x_scale` and `multipliers` make f32 of the sums.
+  struct Places {
+    size_t x_zero, weight_zeros, x_scale, multipliers, shift;
+  };
+  Dynamic(const KernelRequest& r, const Places& p) : Product(r, operands(r, p)), places_(p) {
+    if (!r.has_input(p.x_zero)) places_.x_zero = 0;
+    if (p.shift == 0 || !r.has_input(p.shift)) return;
+    shift_ = Tensor(DType::kF32, this->bias_.shape());
+    std::memset(shift_.raw(), 0, shift_.bytes());
+    const Tensor& given = r.input(p.shift).constant;
+    for (int64_t c = 0; c < given.size(); ++c) shift_.data<float>()[this->place(c)] = given.data<float>()[c];
+    this->gemm_.shift = shift_.data<float>();
+  }
+  size_t scratch_bytes() const override { return static_cast<size_t>(2 * own_bytes()) + Product::scratch_bytes(); }
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    auto* bias = static_cast<int32_t*>(scratch);
+    auto* scale = reinterpret_cast<float*>(static_cast<char*>(scratch) + own_bytes());
+    this->zero_ = places_.x_zero ? static_cast<int>(in[places_.x_zero]->get_int(0)) : 0;  // what padding is filled with
+    const auto zero = static_cast<uint32_t>(this->zero_ + (this->gemm_.flip ? 128 : 0));
+    const float x_scale = places_.x_scale ? in[places_.x_scale]->template data<float>()[0] : 1;
+    for (int64_t c = 0; c < this->bias_.size(); ++c) {
+      bias[c] = static_cast<int32_t>(zero * this->bias_.template data<uint32_t>()[c]);
+      scale[c] = x_scale * this->scale_.template data<float>()[c];
+    }
+    this->gemm_.bias = bias;
+    this->gemm_.scale = scale;
+    Product::run(in, out, static_cast<char*>(scratch) + 2 * own_bytes());
+  }
+
+ private:
+  static typename Product::Operands operands(const KernelRequest& r, const Places& p) {
+    auto constant = [&](size_t i) { return i && r.has_input(i) ? &r.input(i).constant : nullptr; };
+    return {0, Requantize{p.x_scale ? DType::kF32 : DType::kI32}, constant(p.multipliers), nullptr, constant(p.weight_zeros), true};
+  }
+  int64_t own_bytes() const { return rounded(this->bias_.size() * 4, 64); }
+  Places places_;
+  Tensor shift_;
+};
+
+using DynamicMatMul = Dynamic<IntegerMatMul>;
+using DynamicConv = Dynamic<IntegerConv>;
+constexpr DynamicMatMul::Places kOfMatMulInteger{2, 3, 0, 0, 0}, kOfDynamicMatMul{3, 5, 4, 2, 6};
+constexpr DynamicConv::Places kOfDynamicConv{3, 5, 4, 2, 6};
+
 bool constant_operands(const KernelRequest& r) {
   for (size_t i = 1; i < r.node.inputs.size(); ++i)
     if (r.has_input(i) && !r.input(i).is_constant()) return false;
   return true;
 }
 
+bool is_code(DType type) { return type == DType::kU8 || type == DType::kI8; }
+
+// Constant weights with `columns` of them, one zero point of X and, of W, one in all or one a column.
+template <class Places>
+bool one_zero_point(const KernelRequest& r, const Places& p, int64_t columns) {
+  if (!is_code(r.input(0).dtype) || !is_code(r.input(1).dtype) || !r.input(1).is_constant() || r.in_shape().size() < 2) return false;
+  if (r.has_input(p.x_zero) && (element_count(r.in_shape(p.x_zero)) != 1 || r.input(p.x_zero).dtype != r.input(0).dtype)) return false;
+  if (!r.has_input(p.weight_zeros)) return true;
+  const Value& zeros = r.input(p.weight_zeros);
+  return zeros.is_constant() && zeros.dtype == r.input(1).dtype && zeros.shape->size() <= 1 && (element_count(*zeros.shape) == 1 || element_count(*zeros.shape) == columns);
+}
+bool constant_scales(const KernelRequest& r) { return r.input(2).is_constant() && (!r.has_input(6) || r.input(6).is_constant()); }
+
 }  // namespace
 
 void register_integer_gemm(KernelRegistry& r) {
   r.add("IntegerConv", "ai.lathe", {"integer.conv.gemm", constant_operands, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<IntegerConv>(q); }});
+  r.add("MatMulInteger", "", {"integer.matmul.dynamic", [](const KernelRequest& q) { return q.in_shape(1).size() == 2 && one_zero_point(q, kOfMatMulInteger, q.in_shape(1)[1]); },
+                              [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DynamicMatMul>(q, kOfMatMulInteger); }});
+  r.add("DynamicMatMul", "ai.lathe", {"integer.matmul.dynamic", [](const KernelRequest& q) { return one_zero_point(q, kOfDynamicMatMul, q.in_shape(1)[1]) && constant_scales(q); },
+                                      [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DynamicMatMul>(q, kOfDynamicMatMul); }});
+  r.add("DynamicConv", "ai.lathe", {"integer.conv.dynamic", [](const KernelRequest& q) { return one_zero_point(q, kOfDynamicConv, q.in_shape(1)[0]) && constant_scales(q); },
+                                    [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DynamicConv>(q, kOfDynamicConv); }});
   r.add("IntegerMatMul", "ai.lathe", {"integer.matmul", constant_operands, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<IntegerMatMul>(q); }});
 }
 

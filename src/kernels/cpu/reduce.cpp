@@ -1,4 +1,4 @@
-// Sums, means, extremes and norms over any axes, and the places of extremes. f32 (Reduce* also bf16, with sums in f32).
+// Sums, means, extremes and norms over any axes, the places of extremes and the greatest few. f32 (Reduce* also bf16, with sums in f32).
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/reduce.cpp"
 #include <hwy/foreach_target.h>
@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/parallel.h"
 #include "kernels/cpu/lanes-inl.h"
@@ -323,6 +324,58 @@ class ArgExtreme : public Kernel {
   int64_t outer_ = 1;
 };
 
+// Sorts numbers of 64 bits: the order of an element's value above its place, so that of equal ones the first comes first.
+class TopK : public Kernel {
+ public:
+  explicit TopK(const KernelRequest& r) : threads_(omp_get_max_threads()), largest_(r.node.get_int("largest") != 0) {
+    const Shape& x = r.in_shape();
+    const auto axis = static_cast<size_t>(normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(x.size())));
+    outer_ = product(x, 0, axis);
+    inner_ = product(x, axis + 1, x.size());
+    size_ = x[axis];
+    for (size_t i = 0; i < 2; ++i) wanted_[i] = i < r.node.outputs.size() && r.node.outputs[i];
+    kept_ = r.out_shape(wanted_[0] ? 0 : 1)[axis];
+  }
+  size_t scratch_bytes() const override { return static_cast<size_t>(threads_ * size_) * sizeof(uint64_t); }
+
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    const float* x = in[0]->data<float>();
+    float* values = wanted_[0] ? out[0]->data<float>() : nullptr;
+    int64_t* places = wanted_[1] ? out[1]->data<int64_t>() : nullptr;
+    parallel_for(outer_ * inner_, kParallelGrain / (4 * size_ + 1) + 1, [&](int64_t begin, int64_t end) {
+      uint64_t* keys = static_cast<uint64_t*>(scratch) + omp_get_thread_num() * size_;
+      for (int64_t row = begin; row < end; ++row) {
+        const float* from = x + row / inner_ * size_ * inner_ + row % inner_;
+        for (int64_t i = 0; i < size_; ++i) keys[i] = static_cast<uint64_t>(order_of(from[i * inner_])) << 32 | static_cast<uint64_t>(i);
+        if (kept_ < size_ / 8) {
+          std::partial_sort(keys, keys + kept_, keys + size_);
+        } else {
+          if (kept_ < size_) std::nth_element(keys, keys + kept_, keys + size_);
+          std::sort(keys, keys + kept_);
+        }
+        int64_t to = row / inner_ * kept_ * inner_ + row % inner_;
+        for (int64_t i = 0; i < kept_; ++i, to += inner_) {
+          const auto place = static_cast<int64_t>(keys[i] & 0xffffffffu);
+          if (values) values[to] = from[place * inner_];
+          if (places) places[to] = place;
+        }
+      }
+    });
+  }
+
+ private:
+  // Ascending; both zeros are equal, and what is no number is the greatest.
+  uint32_t order_of(float v) const {
+    uint32_t bits = 0, order = 0xffffffffu;
+    v += 0.0f;
+    std::memcpy(&bits, &v, sizeof bits);
+    if (!std::isnan(v)) order = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return largest_ ? ~order : order;
+  }
+  int64_t threads_, outer_ = 1, size_ = 1, inner_ = 1, kept_ = 0;
+  bool largest_, wanted_[2] = {};
+};
+
 bool arg_supported(const KernelRequest& r) {
   return r.input(0).dtype == DType::kF32 && !r.in_shape().empty() &&
          r.in_shape()[normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(r.in_shape().size()))] < (int64_t{1} << 31);
@@ -339,6 +392,7 @@ void register_reduce(KernelRegistry& r) {
   r.add("ReduceL1", "", reduce_entry<K::kAbsSum, false, false>());
   r.add("ReduceL2", "", reduce_entry<K::kSquareSum, false, true>());
   r.add("ReduceSumSquare", "", reduce_entry<K::kSquareSum, false, false>());
+  r.add("TopK", "", {"f32.top_k", arg_supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<TopK>(q); }});
   for (const char* op : {"ArgMax", "ArgMin"})
     r.add(op, "", {"f32.arg", arg_supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<ArgExtreme>(q); }});
 }

@@ -38,32 +38,75 @@ class Products {
   Tensor& y_;
 };
 
-void conv(Context& c) {
+// Calls finish(at, channel, sum) for every element of a convolution of codes.
+template <class WeightZero, class Finish>
+void convolve(Context& c, int64_t zero, WeightZero weight_zero, Finish finish) {
   const Node& n = c.node();
   const Shape &x = c.input(0).shape(), &w = c.input(1).shape(), &y = c.output().shape();
   const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
-  const int64_t zero = n.get_int("x_zero_point"), each = w[0] / n.get_int("group");
+  const int64_t each = w[0] / n.get_int("group");
   const std::vector<int64_t> xs = codes_of(c.input(0)), ws = codes_of(c.input(1));
-  Products products(c);
   for (int64_t at = 0; at < c.output().size(); ++at) {
     const int64_t o = at % y[3], ox = at / y[3] % y[2], oy = at / (y[3] * y[2]) % y[1], image = at / (y[3] * y[2] * y[1]);
-    const int64_t first = o / each * w[1], weight_zero = products.weight_zero(o);
+    const int64_t first = o / each * w[1], of_weight = weight_zero(o);
     int64_t sum = 0;
     for (int64_t ky = 0; ky < w[2]; ++ky)
       for (int64_t kx = 0; kx < w[3]; ++kx) {
         const int64_t iy = oy * strides[0] - pads[0] + ky * dilations[0], ix = ox * strides[1] - pads[1] + kx * dilations[1];
         if (iy < 0 || iy >= x[1] || ix < 0 || ix >= x[2]) continue;
         const int64_t* pixel = xs.data() + ((image * x[1] + iy) * x[2] + ix) * x[3] + first;
-        for (int64_t k = 0; k < w[1]; ++k) sum += (pixel[k] - zero) * (ws[((o * w[1] + k) * w[2] + ky) * w[3] + kx] - weight_zero);
+        for (int64_t k = 0; k < w[1]; ++k) sum += (pixel[k] - zero) * (ws[((o * w[1] + k) * w[2] + ky) * w[3] + kx] - of_weight);
       }
-    products.finish(at, o, sum);
+    finish(at, o, sum);
   }
+}
+
+void conv(Context& c) {
+  Products products(c);
+  convolve(c, c.node().get_int("x_zero_point"), [&](int64_t o) { return products.weight_zero(o); },
+           [&](int64_t at, int64_t o, int64_t sum) { products.finish(at, o, sum); });
 }
 
 void matmul(Context& c) {
   const int64_t depth = c.input(1).dim(0), columns = c.input(1).dim(1), zero = c.node().get_int("x_zero_point");
   const std::vector<int64_t> xs = codes_of(c.input(0)), ws = codes_of(c.input(1));
   Products products(c);
+  for (int64_t at = 0; at < c.output().size(); ++at) {
+    const int64_t row = at / columns, column = at % columns, weight_zero = products.weight_zero(column);
+    int64_t sum = 0;
+    for (int64_t k = 0; k < depth; ++k) sum += (xs[row * depth + k] - zero) * (ws[k * columns + column] - weight_zero);
+    products.finish(at, column, sum);
+  }
+}
+
+// A product whose input is quantized as it comes.
+class DynamicProducts {
+ public:
+  explicit DynamicProducts(Context& c) : c_(c), y_(c.output()), scale_(c.input(4).data<float>()[0]) {}
+  int64_t zero() const { return c_.has_input(3) ? c_.input(3).get_int(0) : 0; }
+  int64_t weight_zero(int64_t channel) const { return c_.has_input(5) ? c_.input(5).get_int(c_.input(5).size() == 1 ? 0 : channel) : 0; }
+  void finish(int64_t at, int64_t channel, int64_t sum) {
+    const float scaled = static_cast<float>(static_cast<int32_t>(sum)) * (scale_ * c_.input(2).data<float>()[channel]);
+    y_.data<float>()[at] = c_.has_input(6) ? scaled + c_.input(6).data<float>()[channel] : scaled;
+  }
+
+ private:
+  Context& c_;
+  Tensor& y_;
+  float scale_;
+};
+
+void dynamic_conv(Context& c) {
+  DynamicProducts products(c);
+  convolve(c, products.zero(), [&](int64_t o) { return products.weight_zero(o); },
+           [&](int64_t at, int64_t o, int64_t sum) { products.finish(at, o, sum); });
+}
+
+void dynamic_matmul(Context& c) {
+  const int64_t depth = c.input(1).dim(0), columns = c.input(1).dim(1);
+  const std::vector<int64_t> xs = codes_of(c.input(0)), ws = codes_of(c.input(1));
+  DynamicProducts products(c);
+  const int64_t zero = products.zero();
   for (int64_t at = 0; at < c.output().size(); ++at) {
     const int64_t row = at / columns, column = at % columns, weight_zero = products.weight_zero(column);
     int64_t sum = 0;
@@ -166,6 +209,8 @@ void table(Context& c) {
 void register_integer(Registry& r) {
   r.add("IntegerConv", conv, "ai.lathe");
   r.add("IntegerMatMul", matmul, "ai.lathe");
+  r.add("DynamicConv", dynamic_conv, "ai.lathe");
+  r.add("DynamicMatMul", dynamic_matmul, "ai.lathe");
   r.add("IntegerAdd", add, "ai.lathe");
   r.add("IntegerMul", mul, "ai.lathe");
   r.add("IntegerPool", pool, "ai.lathe");
