@@ -11,6 +11,8 @@ namespace {
 constexpr int64_t kMostPlanes = 4;
 // So many elements under a window: beyond, the rows that are copied for each row of the result leave the first-level cache.
 constexpr int64_t kMostTaps = 256;
+// As the kernel has it: beyond, most of a copied row is what no window reads.
+constexpr int64_t kMostStride = 64;
 
 // The channels-first picture that `v` is the channels-last form of, if something makes it so.
 ValueId planes_of(const Graph& g, ValueId v) {
@@ -40,6 +42,7 @@ void read_planes(Graph& g) {
     const auto& picture = g[n.inputs[0]].shape;
     if (picture && (*picture)[1] == 1) continue;  // along one axis: windows are long, and a transpose moves little
     if (w[1] > kMostPlanes || w[1] * w[2] * w[3] > kMostTaps || dilations[0] != 1 || dilations[1] != 1) continue;
+    if (n.get_ints("strides")[1] > kMostStride) continue;
     if (std::any_of(pads.begin(), pads.end(), [](int64_t p) { return p < 0; })) continue;
     const ValueId planes = planes_of(g, n.inputs[0]);
     if (!planes) continue;

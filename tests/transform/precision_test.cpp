@@ -115,6 +115,19 @@ TEST(Precision, FirstConvolutionsOfADepthwiseNetworkStayF32) {
   EXPECT_LT(n.difference(y), 2e-2);
 }
 
+TEST(Precision, ProductsOfFewInputsBetweenTheFirstDepthwiseOnesStayF32) {
+  Network n;
+  ValueId y = n.conv(n.conv(n.input({1, 3, 12, 12}), 3, 8, 3), 8, 8, 3, 8);
+  y = n.conv(n.conv(y, 8, 40, 1), 40, 40, 3, 40);
+  y = n.conv(n.conv(y, 40, 48, 1), 48, 48, 3, 48);
+  y = n.conv(y, 48, 16, 1);
+  const std::string text = steps(n.plan(y));
+  const size_t first_half = text.find("bf16");
+  EXPECT_NE(first_half, std::string::npos);
+  EXPECT_EQ(std::count(text.begin(), text.begin() + static_cast<int64_t>(first_half), ','), 4) << text;  // two pairs, then the product of 40 inputs
+  EXPECT_LT(n.difference(y), 2e-2);
+}
+
 TEST(Precision, FirstConvolutionsOfOthersWriteBf16) {
   Network n;
   ValueId y = n.conv(n.conv(n.input({1, 3, 12, 12}), 3, 16, 3), 16, 16, 1);

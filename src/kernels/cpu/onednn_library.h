@@ -20,7 +20,7 @@ namespace lathe {
   X(dnnl_version)
 
 struct OneDnnFunctions {
-#define LATHE_ONEDNN_MEMBER(name) decltype(&::name)(name) = nullptr;
+#define LATHE_ONEDNN_MEMBER(name) decltype(&::name) name = nullptr;  // NOLINT(bugprone-macro-parentheses)
   LATHE_ONEDNN_FUNCTIONS(LATHE_ONEDNN_MEMBER)
 #undef LATHE_ONEDNN_MEMBER
 };
