@@ -1,5 +1,7 @@
 #include "kernels/kernel.h"
 
+#include <hwy/detect_targets.h>
+
 #include <map>
 
 namespace lathe {
@@ -78,12 +80,15 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
   return result;
 }
 
+// Kernels with instructions beyond Highway's are compiled with its AVX-512 targets, which a build may leave out.
+constexpr bool kWideTargets = (HWY_TARGETS & (HWY_AVX3 | HWY_AVX3_DL)) != 0;
+
 static bool bf16_instructions_allowed = true;
 void allow_bf16_instructions(bool allowed) { bf16_instructions_allowed = allowed; }
 
 bool has_bf16_instructions() {
 #if defined(__x86_64__)
-  return bf16_instructions_allowed && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
+  return kWideTargets && bf16_instructions_allowed && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl");
 #else
   return false;
 #endif
@@ -94,7 +99,7 @@ void allow_vnni_instructions(bool allowed) { vnni_instructions_allowed = allowed
 
 bool has_vnni_instructions() {
 #if defined(__x86_64__)
-  return vnni_instructions_allowed && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl");
+  return kWideTargets && vnni_instructions_allowed && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl");
 #else
   return false;
 #endif
