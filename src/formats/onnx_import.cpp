@@ -187,7 +187,9 @@ class Importer {
 
   Tensor to_tensor(onnx::TensorProto& proto) {
     external_data_ = external_data_ || proto.data_location() == onnx::TensorProto::EXTERNAL;
-    return onnx_io::to_tensor(proto, folder_);
+    Tensor t = onnx_io::to_tensor(proto, folder_);
+    (void)t.raw();  // constants of subgraphs, which graphs share, are not left to be aligned by whoever reads them first
+    return t;
   }
 
   Tensor dense(onnx::SparseTensorProto& sparse) {
