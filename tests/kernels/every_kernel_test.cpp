@@ -53,6 +53,21 @@ TEST_P(EveryKernel, ConvolvesAnyShape) {
       }
 }
 
+TEST_P(EveryKernel, ConvolvesInGroups) {
+  const Window windows[] = {{3, 1, 1}, {1}, {3, 2, 1}, {5, 1, 2}, {17, 1, 8}, {2, 2}};
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (Window v : windows)
+      for (int64_t each : {2, 3, 4, 8, 17})
+        for (int64_t out : {1, 4, 17, 33}) {
+          v.groups = 2 + turn % 3;
+          omp_set_num_threads(1 + turn % 3);
+          Case c = conv(random, type, 1 + turn % 2, 7 + turn % 5, 7 + turn % 9, each * v.groups, out * v.groups, v, kActivations[turn % 13], turn % 3, false, false);
+          check(c, tolerance(type));
+          ++turn;
+        }
+}
+
 TEST_P(EveryKernel, ConvolvesPlanes) {
   const Window windows[] = {{3, 2, 1}, {3, 1, 1}, {7, 2, 3}, {4, 4}, {2, 1, 0}, {5, 3, 2}, {1, 1}};
   int turn = 0;

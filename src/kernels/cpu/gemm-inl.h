@@ -228,7 +228,7 @@ HWY_INLINE void FinishTile(const GemmArgs& g, const float* c, int64_t row, int r
       const V bias = !g.bias ? hn::Zero(d) : left >= lanes ? hn::LoadU(d, g.bias + n) : LoadMasked(m, d, g.bias + n);
       for (int r = 0; r < rows; ++r) {
         V acc = hn::Add(hn::Load(d, c + (vectors * r + v) * lanes), bias);
-        int64_t at = (row + r) * g.columns + n;
+        int64_t at = (row + r) * g.row_step() + n;
         const T* from = residual ? residual + at : nullptr;
         if (left >= lanes) FinishLanes<T, kAct, true>(d, acc, from, g.residual_first, y + at, m, alpha, beta);
         else FinishLanes<T, kAct, false>(d, acc, from, g.residual_first, y + at, m, alpha, beta);
@@ -246,7 +246,7 @@ void FinishedTile(const GemmArgs& g, const void* const* a, const void* panel, co
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const hn::Mask<D> last = FirstLanes(d, g.columns - column - (kVectors - 1) * lanes);
-  const int64_t at = row * g.columns + column;
+  const int64_t step = g.row_step(), at = row * step + column;
   float* y = static_cast<float*>(g.y) + at;
   const float* residual = kResidual ? static_cast<const float*>(g.residual) + at : nullptr;
   V bias[2] = {hn::Zero(d), hn::Zero(d)};
@@ -258,8 +258,8 @@ void FinishedTile(const GemmArgs& g, const void* const* a, const void* panel, co
     sum = hn::Add(sum, bias[v]);
     // Read here: the registers are full until the sums are done.
     const V alpha = hn::Set(d, g.activation.alpha), beta = hn::Set(d, g.activation.beta);
-    float* to = y + r * g.columns + v * lanes;
-    const float* from = residual + (kResidual ? r * g.columns + v * lanes : 0);
+    float* to = y + r * step + v * lanes;
+    const float* from = residual + (kResidual ? r * step + v * lanes : 0);
     if (kFull || v + 1 < kVectors) FinishLanes<float, kAct, true>(d, sum, kResidual ? from : nullptr, true, to, last, alpha, beta);
     else FinishLanes<float, kAct, false>(d, sum, kResidual ? from : nullptr, true, to, last, alpha, beta);
   });

@@ -26,6 +26,8 @@ struct GemmArgs {
   int64_t depth = 0;    // elements of A per row and tap
   int64_t first_depth = 0, whole_depth = 0;  // of a product in parts: where the part begins in a panel of so many; 0: `depth`
   int64_t columns = 0;  // N
+  int64_t y_step = 0;   // elements from a row of Y, and of the residual, to the next; 0: `columns`
+  int64_t row_step() const { return y_step ? y_step : columns; }
   const void* packed = nullptr;
   const void* scale = nullptr;  // [images, depth], multiplies A; one tap only. f32, or bf16 with A
   const void* zeros = nullptr;  // at least `depth` zero elements, for taps outside the picture

@@ -15,7 +15,7 @@ namespace lathe {
   X(dnnl_post_ops_destroy) X(dnnl_primitive_attr_create) X(dnnl_primitive_attr_destroy) X(dnnl_primitive_attr_set_post_ops)    \
   X(dnnl_primitive_attr_set_scratchpad_mode) X(dnnl_primitive_create) X(dnnl_primitive_desc_destroy)                           \
   X(dnnl_primitive_desc_iterator_create) X(dnnl_primitive_desc_iterator_destroy) X(dnnl_primitive_desc_iterator_fetch)         \
-  X(dnnl_primitive_desc_query_md) X(dnnl_primitive_destroy) X(dnnl_primitive_execute) X(dnnl_reorder_primitive_desc_create)    \
+  X(dnnl_primitive_desc_query) X(dnnl_primitive_desc_query_md) X(dnnl_primitive_destroy) X(dnnl_primitive_execute) X(dnnl_reorder_primitive_desc_create)    \
   X(dnnl_set_jit_profiling_flags) X(dnnl_set_max_cpu_isa) X(dnnl_stream_create) X(dnnl_stream_destroy) X(dnnl_stream_wait)     \
   X(dnnl_version)
 
@@ -62,6 +62,7 @@ void limit_onednn(dnnl_cpu_isa_t isa);
 #define dnnl_primitive_desc_iterator_create (lathe::onednn().dnnl_primitive_desc_iterator_create)
 #define dnnl_primitive_desc_iterator_destroy (lathe::onednn().dnnl_primitive_desc_iterator_destroy)
 #define dnnl_primitive_desc_iterator_fetch (lathe::onednn().dnnl_primitive_desc_iterator_fetch)
+#define dnnl_primitive_desc_query (lathe::onednn().dnnl_primitive_desc_query)
 #define dnnl_primitive_desc_query_md (lathe::onednn().dnnl_primitive_desc_query_md)
 #define dnnl_primitive_destroy (lathe::onednn().dnnl_primitive_destroy)
 #define dnnl_primitive_execute (lathe::onednn().dnnl_primitive_execute)
