@@ -339,6 +339,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     hoist_reshapes(g);
     if (integer) fuse_dynamic_products(g);
     lift_sequences(g);
+    lift_volumes(g);
     assign_layout(g);
     if (integer) {
       to_integer(g);
