@@ -1,6 +1,7 @@
 // The C API over the C++ one: no exception crosses the border.
 #include "lathe/lathe.h"
 
+#include <cstring>
 #include <new>
 
 #include "lathe/network.h"
@@ -59,6 +60,15 @@ void need(const void* pointer, const char* what) {
   if (!pointer) throw Error(ErrorKind::kUsage, std::string(what) + " is NULL");
 }
 
+// As a number: C callers may leave any in it, which C++ must not read as an enumeration.
+template <class Enumeration>
+int number_of(const Enumeration& value) {
+  int number = 0;
+  static_assert(sizeof number == sizeof value);
+  std::memcpy(&number, &value, sizeof number);
+  return number;
+}
+
 std::vector<int64_t> shape_of(size_t rank, const int64_t* shape) {
   // 64 axes are more than any operator takes: a larger rank is a struct that was not filled in.
   if (rank > 64) throw Error(ErrorKind::kUsage, "a tensor of rank " + std::to_string(rank));
@@ -67,9 +77,9 @@ std::vector<int64_t> shape_of(size_t rank, const int64_t* shape) {
 }
 
 lathe::TensorView view_of(const lathe_tensor& tensor) {
-  if (tensor.dtype < LATHE_UNDEFINED || tensor.dtype > LATHE_I2)
-    throw Error(ErrorKind::kUsage, "no element type has the number " + std::to_string(tensor.dtype));
-  return {static_cast<lathe::DType>(tensor.dtype), shape_of(tensor.rank, tensor.shape), tensor.data};
+  const int dtype = number_of(tensor.dtype);
+  if (dtype < LATHE_UNDEFINED || dtype > LATHE_I2) throw Error(ErrorKind::kUsage, "no element type has the number " + std::to_string(dtype));
+  return {static_cast<lathe::DType>(dtype), shape_of(tensor.rank, tensor.shape), tensor.data};
 }
 
 void fill(const std::vector<lathe::TensorInfo>& list, size_t index, lathe_tensor_info* info) {
@@ -86,9 +96,10 @@ lathe::CompileOptions options_of(const lathe_options& o) {
     throw Error(ErrorKind::kUsage, "lathe_options of size " + std::to_string(o.size) + ": call lathe_options_init() first");
   lathe::CompileOptions options;
   options.threads = o.threads;
-  if (o.precision != LATHE_PRECISION_F32 && o.precision != LATHE_PRECISION_BF16)
-    throw Error(ErrorKind::kUsage, "no precision has the number " + std::to_string(o.precision));
-  options.precision = o.precision == LATHE_PRECISION_BF16 ? lathe::Precision::kBF16 : lathe::Precision::kF32;
+  const int precision = number_of(o.precision);
+  if (precision != LATHE_PRECISION_F32 && precision != LATHE_PRECISION_BF16)
+    throw Error(ErrorKind::kUsage, "no precision has the number " + std::to_string(precision));
+  options.precision = precision == LATHE_PRECISION_BF16 ? lathe::Precision::kBF16 : lathe::Precision::kF32;
   options.batch = o.batch;
   options.cached_plans = o.cached_plans;
   options.tune = o.tune != 0;
@@ -106,7 +117,8 @@ lathe::CompileOptions options_of(const lathe_options& o) {
 const char* lathe_version(void) { return LATHE_VERSION; }
 const char* lathe_last_error(void) { return last_error.c_str(); }
 
-size_t lathe_dtype_size(lathe_dtype dtype) {
+size_t lathe_dtype_size(lathe_dtype type) {
+  const int dtype = number_of(type);
   bool known = dtype >= LATHE_UNDEFINED && dtype <= LATHE_I2;
   return known ? lathe::size_of(static_cast<lathe::DType>(dtype)) : 0;
 }

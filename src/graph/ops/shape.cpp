@@ -76,6 +76,7 @@ void infer_transpose(InferContext& c) {
     std::reverse(axes.begin(), axes.end());
   }
   check_model(static_cast<int64_t>(axes.size()) == rank, "perm has {} entries for a tensor of rank {}", axes.size(), rank);
+  for (int64_t axis : axes) check_model(axis >= 0, "perm holds {}", axis);  // what reads perm later need not ask
   axes = normalize_axes(axes, rank);
   Shape out;
   for (int64_t axis : axes) out.push_back(in[axis]);
