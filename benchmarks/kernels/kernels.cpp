@@ -185,8 +185,8 @@ DType type_named(const std::string& name) { return name == "bf16" ? DType::kBF16
 
 int main(int argc, char** argv) {
   omp_set_num_threads(1);
-  double f32 = 118, bf16 = 236;  // of one core of the machine that this was written on: LATHE_PEAK_F32 replaces them
-  if (auto limits = getenv("LATHE_PEAK_F32")) f32 = std::atof(limits), bf16 = 2 * f32;
+  const Rates limits = probe_host().compute.front().per_core;
+  const double f32 = limits.f32.value_or(1), bf16 = limits.bf16.value_or(f32);
   auto peak = [&](DType t) { return t == DType::kBF16 ? bf16 : f32; };
   std::vector<std::string> args(argv + 1, argv + argc);
   auto arg = [&](size_t i, const char* otherwise) { return i < args.size() ? args[i] : std::string(otherwise); };
