@@ -555,19 +555,20 @@ class Attend {
     const TProduct* panel = At<TProduct>(at_.values);
     for (int64_t p = 0; p < s_.value_size; p += kPanel) {
       const int64_t vectors = PanelVectors(s_.value_size - p);
-      if constexpr (kPairs) {
-        MicroOf(rows, vectors)(1, pointers, used, panel, c);
-      } else if (direct_) {
-        auto direct = [&]<int kVectors>() {
-          if (rows == 1) ValueRows<1, kVectors>(rows, p, count, c);
-          else if (rows == 2) ValueRows<2, kVectors>(rows, p, count, c);
-          else ValueRows<4, kVectors>(rows, p, count, c);
-        };
-        if (vectors == 1) direct.template operator()<1>();
-        else direct.template operator()<2>();
-      } else {
-        MicroOf(rows, vectors)(1, pointers, used, panel, c);
+      bool from_panel = true;
+      if constexpr (!kPairs) {
+        if (direct_) {
+          auto direct = [&]<int kVectors>() {
+            if (rows == 1) ValueRows<1, kVectors>(rows, p, count, c);
+            else if (rows == 2) ValueRows<2, kVectors>(rows, p, count, c);
+            else ValueRows<4, kVectors>(rows, p, count, c);
+          };
+          if (vectors == 1) direct.template operator()<1>();
+          else direct.template operator()<2>();
+          from_panel = false;
+        }
       }
+      if (from_panel) MicroOf(rows, vectors)(1, pointers, used, panel, c);
       panel += depth * vectors * kLanes;
       for (int r = 0; r < rows; ++r) {
         const float* from = c + r * vectors * kLanes;

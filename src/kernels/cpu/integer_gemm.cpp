@@ -338,7 +338,7 @@ class IntegerProduct : public Kernel {
     }
     auto* wide = reinterpret_cast<int16_t*>(to);
     if (signed_)
-      for (int64_t i = 0; i < count; ++i) wide[i] = reinterpret_cast<const int8_t*>(codes)[i];
+      for (int64_t i = 0; i < count; ++i) wide[i] = reinterpret_cast<const int8_t*>(codes)[i];  // NOLINT(bugprone-signed-char-misuse): a code keeps its sign
     else
       for (int64_t i = 0; i < count; ++i) wide[i] = reinterpret_cast<const uint8_t*>(codes)[i];
     return to + 2 * count;
