@@ -50,7 +50,7 @@ class DynamicPass {
   std::optional<Attributes> window(const Node& n) const {
     const std::string& mode = n.get_string("auto_pad");
     if ((mode != "NOTSET" && mode != "VALID") || g_[n.inputs[0]].shape->size() != 4) return std::nullopt;
-    auto list = [&](const char* name, std::vector<int64_t> otherwise) { return n.get_ints(name).empty() ? otherwise : n.get_ints(name); };
+    auto list = [&](const char* name, const std::vector<int64_t>& otherwise) { return n.get_ints(name).empty() ? otherwise : n.get_ints(name); };
     return Attributes{{"strides", list("strides", {1, 1})}, {"dilations", list("dilations", {1, 1})}, {"group", n.get_int("group")},
                       {"pads", mode == "VALID" ? std::vector<int64_t>(4, 0) : list("pads", {0, 0, 0, 0})}};
   }

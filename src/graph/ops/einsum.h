@@ -70,7 +70,7 @@ inline EinsumPlan parse_einsum(const std::string& equation, const std::vector<si
       if (label < kEllipsis && count == 1) plan.output.push_back(label);
   }
   for (int label : plan.output) {
-    check_model(uses.count(label) && uses[label] > 0, "the output of equation '{}' has a label of no operand, or twice",
+    check_model(uses.contains(label) && uses[label] > 0, "the output of equation '{}' has a label of no operand, or twice",
                 equation);
     uses.erase(label);
     plan.labels.push_back(label);
