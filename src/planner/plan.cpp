@@ -183,20 +183,6 @@ void check_inputs(const Graph& g) {
   }
 }
 
-// Constants whose elements a file holds at any address are copied to where they can be read.
-void align_constants(const Graph& g) {
-  for (size_t i = 0; i < g.value_count(); ++i)
-    if (const Tensor& t = g[ValueId{static_cast<int32_t>(i)}].constant; t.defined()) (void)t.raw();
-}
-void align_subgraphs(const Node& node) {
-  for (const auto& [name, value] : node.attributes) {
-    const auto* graph = std::get_if<std::shared_ptr<Graph>>(&value);
-    if (!graph || !*graph) continue;
-    align_constants(**graph);
-    for (NodeId id : (*graph)->order()) align_subgraphs((**graph)[id]);
-  }
-}
-
 Step classify(const Graph& g, NodeId id) {
   Step step;
   step.node = id;
@@ -365,12 +351,9 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     tuner->save();
     plan.notices = tuner->notices();
   }
-  // What is left is read as it is, maybe by several threads.
-  align_constants(g);
-  for (const Step& step : plan.steps) {
-    const bool planned = !step.branches.empty() && std::all_of(step.branches.begin(), step.branches.end(), [](const PlannedBranch& b) { return b.plan != nullptr; });
-    if (!planned) align_subgraphs(g[step.node]);
-  }
+  // What is left is read as it is, maybe by several threads. Subgraphs hold nothing to align: the importer saw to that.
+  for (size_t i = 0; i < g.value_count(); ++i)
+    if (const Tensor& t = g[ValueId{static_cast<int32_t>(i)}].constant; t.defined()) (void)t.raw();
   place_values(plan, nullptr);
   return plan;
 }
