@@ -1,5 +1,5 @@
 // Depthwise convolution, channels-last, f32 or bf16 (or the first to the second) with f32 weights and accumulation. A vector holds channels;
-// two rows of outputs are walked in blocks of seven columns whose accumulators stay in registers.
+// two rows of outputs are walked in blocks of seven or four columns whose accumulators stay in registers.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/depthwise.cpp"
 #include <hwy/foreach_target.h>
@@ -120,10 +120,31 @@ HWY_INLINE void BlockAt(D d, const DepthwiseArgs& a, const T* line, const float*
     if constexpr (kFull) {
       if (left == P && right <= 0) return Block<T, TOut, kFull, false, kRows, kTile, K, S, P, 0>(d, a, line, w, inside, ox, m, bias, to, y);
       if (left <= 0 && right == P) return Block<T, TOut, kFull, false, kRows, kTile, K, S, 0, P>(d, a, line, w, inside, ox, m, bias, to, y);
-      if (left == P && right == P) return Block<T, TOut, kFull, false, kRows, kTile, K, S, P, P>(d, a, line, w, inside, ox, m, bias, to, y);
+      if (kTile == 7 && left == P && right == P) return Block<T, TOut, kFull, false, kRows, kTile, K, S, P, P>(d, a, line, w, inside, ox, m, bias, to, y);
     }
   }
   Block<T, TOut, kFull, true, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
+}
+
+// A row of three, five or six outputs in one block, which has both edges. Says whether it was one.
+template <class T, class TOut, bool kFull, int kRows, int K, int S>
+HWY_INLINE bool WholeRow(D d, const DepthwiseArgs& a, const T* line, const float* w, uint32_t inside, hn::Mask<D> m, V bias, const Target& to,
+                         TOut* y) {
+  if constexpr (kFull && K == 3 && kRows == RowsAtOnce<K>()) {
+    if (a.ow < 3 || a.ow > 6) return false;
+    const int64_t left = a.pad_left, right = (a.ow - 1) * S + K - a.pad_left - a.wd;
+    auto at = [&]<int kTile, int kLeft, int kRight>() {
+      if (a.ow != kTile || left != kLeft || right != kRight) return false;
+      Block<T, TOut, kFull, false, kRows, kTile, K, S, kLeft, kRight>(d, a, line, w, inside, 0, m, bias, to, y);
+      return true;
+    };
+    auto of = [&]<int kTile>() {
+      if (at.template operator()<kTile, 1, 1>()) return true;
+      return S == 2 && (at.template operator()<kTile, 1, 0>() || at.template operator()<kTile, 0, 1>());
+    };
+    return of.template operator()<3>() || of.template operator()<5>() || of.template operator()<6>();
+  }
+  return false;
 }
 
 // One output of a window of any shape.
@@ -157,76 +178,115 @@ void FinishRow(D d, const DepthwiseArgs& a, const float* sums, int64_t at, hn::M
   });
 }
 
-// Rows r to r + kRows − 1 of the outputs, of one picture, one vector of channels from `ch` on. `sums` holds kRows rows of
-// vectors.
-template <class T, class TOut, bool kFull, int K, int S, int kRows>
-void RowChannels(D d, const DepthwiseArgs& a, int64_t r, int64_t ch, float* sums) {
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+// What is the same for all rows of one vector of channels, from `ch` on.
+struct Channels {
+  int64_t ch;
+  hn::Mask<D> mask;
+  V bias;
+  const float* w;
+  Target to;    // of the first row
+  bool direct;  // finished outputs go to y at once
+};
+
+template <bool kFull>
+Channels ChannelsAt(D d, const DepthwiseArgs& a, int64_t ch, float* sums) {
   const hn::Mask<D> m = FirstLanes(d, a.c - ch);
-  const V bias = a.bias ? LoadChannels<kFull>(d, a.bias + ch, m) : hn::Zero(d);
-  const int64_t y0 = r % a.oh * a.stride_h - a.pad_top;
-  const T* row = static_cast<const T*>(a.x) + (r / a.oh * a.h + y0) * a.wd * a.c + ch;
-  const float* w = a.w + ch * a.kh * a.kw;
   // Cheap activations are done on the accumulators; others, and residuals, in a second walk over the sums, so that the code of
   // the window is not there for each of them.
   using Kind = ActivationKind;
   const Kind kind = a.activation.kind;
   const bool limits = kind == Kind::kNone || kind == Kind::kRelu || kind == Kind::kClip;
-  const bool direct = K > 0 && !a.residual && (limits || kind == Kind::kHardSwish);
+  const bool direct = !a.residual && (limits || kind == Kind::kHardSwish);
+  Target to{direct ? nullptr : sums, a.ow * static_cast<int64_t>(hn::Lanes(d)), hn::Set(d, -HUGE_VALF), hn::Set(d, HUGE_VALF), !limits};
+  if (kind == Kind::kRelu) to.least = hn::Zero(d);
+  if (kind == Kind::kClip) to.least = hn::Set(d, a.activation.alpha), to.most = hn::Set(d, a.activation.beta);
+  return {ch, m, a.bias ? LoadChannels<kFull>(d, a.bias + ch, m) : hn::Zero(d), a.w + ch * a.kh * a.kw, to, direct};
+}
+
+// How a row is covered: blocks of seven columns, the others of four. Fourteen sums, the weights and a column of the picture fill
+// the registers, and seven divides the widths of most networks. The last blocks overlap where the width asks for it.
+struct Tiles {
+  int64_t sevens, fours;
+};
+
+inline Tiles TilesOf(int64_t width) {
+  Tiles best{0, 0};
+  for (int64_t sevens = 0, least = INT64_MAX; sevens <= (width + 6) / 7 && (sevens == 0 || width >= 7); ++sevens) {
+    const int64_t fours = std::max<int64_t>(0, (width - 7 * sevens + 3) / 4), cost = 8 * sevens + 5 * fours;  // one for the start of a block
+    if (cost <= least) best = {sevens, fours}, least = cost;
+  }
+  return best;
+}
+
+// Rows r to r + kRows − 1 of the outputs of one image, of one vector of channels. x and y begin with the image.
+template <class T, class TOut, bool kFull, int K, int S, int kRows>
+void RowChannels(D d, const DepthwiseArgs& a, const Channels& c, Tiles tiles, const T* x, TOut* y, int64_t r, float* sums) {
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t y0 = r * a.stride_h - a.pad_top;
+  const T* row = x + y0 * a.wd * a.c + c.ch;
+  y += r * a.ow * a.c;
+  // Copies: what is behind a reference would be read again after each store.
+  const float* w = c.w;
+  const V bias = c.bias;
+  const hn::Mask<D> m = c.mask;
+  const Target to = c.to;
+  const bool direct = c.direct;
   if constexpr (K > 0) {
     uint32_t inside = 0;
     for (int i = 0; i < (kRows - 1) * S + K; ++i) {
       const int64_t iy = y0 + i * a.dilation_h;
       if (iy >= 0 && iy < a.h) inside |= 1u << i;
     }
-    Target to{direct ? nullptr : sums, a.ow * lanes, hn::Set(d, -HUGE_VALF), hn::Set(d, HUGE_VALF), !limits};
-    if (kind == Kind::kRelu) to.least = hn::Zero(d);
-    if (kind == Kind::kClip) to.least = hn::Set(d, a.activation.alpha), to.most = hn::Set(d, a.activation.beta);
-    TOut* y = static_cast<TOut*>(a.y) + r * a.ow * a.c + ch;
-    // Two rows of seven sums, three to seven weights for each, and seven divides the widths of most networks. Where it does not,
-    // the last blocks overlap.
-    constexpr int kTile = 7;
-    if (a.ow >= kTile)
-      for (int64_t ox = 0; ox < a.ow; ox += kTile)
-        BlockAt<T, TOut, kFull, kRows, kTile, K, S>(d, a, row, w, inside, std::min(ox, a.ow - kTile), m, bias, to, y);
-    else
+    TOut* out = y + c.ch;
+    if (WholeRow<T, TOut, kFull, kRows, K, S>(d, a, row, w, inside, m, bias, to, out)) {
+    } else if (a.ow >= 4) {
+      int64_t ox = 0;
+      for (int64_t i = 0; i < tiles.sevens; ++i, ox += 7)
+        BlockAt<T, TOut, kFull, kRows, 7, K, S>(d, a, row, w, inside, std::min(ox, a.ow - 7), m, bias, to, out);
+      for (int64_t i = 0; i < tiles.fours; ++i, ox += 4)
+        BlockAt<T, TOut, kFull, kRows, 4, K, S>(d, a, row, w, inside, std::min(ox, a.ow - 4), m, bias, to, out);
+    } else {
       for (int k = 0; k < kRows; ++k)
         for (int64_t ox = 0; ox < a.ow; ++ox) {
           Target one = to;
-          if (!direct) one.sums += k * to.next_sums;
-          Block<T, TOut, kFull, true, 1, 1, K, S, 0, 0>(d, a, row + k * S * a.wd * a.c, w, inside >> (k * S) & ((1u << K) - 1), ox, m, bias, one,
-                                                  y + k * a.ow * a.c);
+          if (!direct) one.sums += k * one.next_sums;
+          Block<T, TOut, kFull, true, 1, 1, K, S, 0, 0>(d, a, row + k * S * a.wd * a.c, w, inside >> (k * S) & ((1u << K) - 1), ox, m,
+                                                  bias, one, out + k * a.ow * a.c);
         }
+    }
+    if (direct) return;
   } else {
     int64_t ky0 = 0, ky1 = a.kh;
     while (ky0 < ky1 && y0 + ky0 * a.dilation_h < 0) ++ky0;
     while (ky1 > ky0 && y0 + (ky1 - 1) * a.dilation_h >= a.h) --ky1;
     for (int64_t ox = 0; ox < a.ow; ++ox) Single<T, kFull>(d, a, row, w, ky0, ky1, ox, m, bias, sums);
   }
-  if (direct) return;
   for (int k = 0; k < kRows; ++k) {
-    const int64_t at = (r + k) * a.ow * a.c + ch;
+    const int64_t at = y - static_cast<TOut*>(a.y) + k * a.ow * a.c + c.ch;
     if constexpr (sizeof(TOut) == 2) {
       if (a.native_half) {
-        FinishRow<NativeHalf, kFull>(d, a, sums + k * a.ow * lanes, at, m);
+        FinishRow<NativeHalf, kFull>(d, a, sums + k * a.ow * lanes, at, c.mask);
         continue;
       }
     }
-    FinishRow<TOut, kFull>(d, a, sums + k * a.ow * lanes, at, m);
+    FinishRow<TOut, kFull>(d, a, sums + k * a.ow * lanes, at, c.mask);
   }
 }
 
+// Rows [from, to) of all images, one after the other.
 template <class T, class TOut, bool kFull, int K, int S>
-void Strip(D d, const DepthwiseArgs& a, int64_t from, int64_t to, int64_t ch, float* sums) {
+void Strip(D d, const DepthwiseArgs& a, Tiles tiles, int64_t from, int64_t to, int64_t ch, float* sums) {
   constexpr int kRows = RowsAtOnce<K>();
-  for (int64_t r = from; r < to;) {
-    if (kRows > 1 && r + kRows <= to && r / a.oh == (r + kRows - 1) / a.oh) {
-      RowChannels<T, TOut, kFull, K, S, kRows>(d, a, r, ch, sums);
-      r += kRows;
-    } else {
-      RowChannels<T, TOut, kFull, K, S, 1>(d, a, r, ch, sums);
-      ++r;
-    }
+  const Channels c = ChannelsAt<kFull>(d, a, ch, sums);
+  for (int64_t image = from / a.oh, r = from - image * a.oh; image * a.oh + r < to; ++image, r = 0) {
+    const int64_t first = r, last = std::min(a.oh, to - image * a.oh);
+    const T* x = static_cast<const T*>(a.x) + image * a.h * a.wd * a.c;
+    TOut* y = static_cast<TOut*>(a.y) + image * a.oh * a.ow * a.c;
+    for (; r + kRows <= last; r += kRows) RowChannels<T, TOut, kFull, K, S, kRows>(d, a, c, tiles, x, y, r, sums);
+    if (kRows == 1 || r == last) continue;
+    // A row is left: with the one before it, computed again, it is faster than alone. A residual cannot be added again.
+    if (K > 0 && c.direct && r > first) RowChannels<T, TOut, kFull, K, S, kRows>(d, a, c, tiles, x, y, r - 1, sums);
+    else RowChannels<T, TOut, kFull, K, S, 1>(d, a, c, tiles, x, y, r, sums);
   }
 }
 
@@ -237,14 +297,15 @@ void Run(const DepthwiseArgs& a) {
   const D d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t row_work = a.ow * a.c * a.kh * a.kw;
+  const Tiles tiles = TilesOf(a.ow);
   const int64_t strip = std::max<int64_t>(4, (512 << 10) / (a.stride_h * a.wd * a.c * static_cast<int64_t>(sizeof(T)) + 1));
   parallel_for(a.n * a.oh, kParallelGrain / (row_work + 1) + 1, [&](int64_t begin, int64_t end) {
     float* sums = reinterpret_cast<float*>(a.scratch) + omp_get_thread_num() * kMostRows * a.ow * lanes;
     for (int64_t from = begin; from < end; from += strip) {
       const int64_t to = std::min(from + strip, end);
       int64_t ch = 0;
-      for (; ch + lanes <= a.c; ch += lanes) Strip<T, TOut, true, K, S>(d, a, from, to, ch, sums);
-      if (ch < a.c) Strip<T, TOut, false, K, S>(d, a, from, to, ch, sums);
+      for (; ch + lanes <= a.c; ch += lanes) Strip<T, TOut, true, K, S>(d, a, tiles, from, to, ch, sums);
+      if (ch < a.c) Strip<T, TOut, false, K, S>(d, a, tiles, from, to, ch, sums);
     }
   });
 }
