@@ -26,6 +26,7 @@ void add_device(CLI::App& app);
 void add_completion(CLI::App& app);
 void add_man(CLI::App& app);
 void add_optimize(CLI::App& app);
+void add_quantize(CLI::App& app);
 
 // As it was typed, quoted where a shell would need it.
 const std::string& command_line();

@@ -72,6 +72,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_device(app);
   lathe::cli::add_completion(app);
   lathe::cli::add_man(app);
+  lathe::cli::add_quantize(app);
   lathe::cli::add_optimize(app);
   try {
     app.parse(argc, argv);

@@ -1,0 +1,267 @@
+#include "quantize/qdq.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "graph/op.h"
+
+namespace lathe {
+namespace {
+
+// Their output's elements are elements of the first input, or lie between them.
+const std::set<std::string, std::less<>> kMoves = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Expand", "Tile", "SpaceToDepth",
+                                                   "DepthToSpace", "Gather", "Identity"};
+const std::set<std::string, std::less<>> kArithmetic = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Resize"};
+// Functions of one element that a table of codes can hold.
+const std::set<std::string, std::less<>> kUnary = {"Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu",
+                                                   "Softplus", "Softsign", "Abs", "Neg", "Exp", "Sqrt", "Erf", "Identity"};
+const std::set<std::string, std::less<>> kBinary = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min"};
+
+class Sites {
+ public:
+  Sites(const Graph& g, const std::set<int32_t>& products) : g_(g), order_(g.order()), consumers_(g.consumers()), products_(products) {}
+
+  QdqSites find() {
+    find_roots();
+    find_nodes();
+    QdqSites sites;
+    sites.nodes = nodes_;
+    auto consider = [&](ValueId v) {
+      if (wanted(v)) sites.values.push_back(v);
+    };
+    for (ValueId v : g_.inputs) consider(v);
+    for (NodeId id : order_)
+      for (ValueId v : g_[id].outputs)
+        if (v) consider(v);
+    std::set<int32_t> rounded;
+    for (ValueId v : sites.values) rounded.insert(v.index);
+    for (ValueId v : sites.values) {
+      const NodeId producer = g_[v].producer;
+      if (producer && nodes_.contains(producer.index) && kMoves.contains(g_[producer].op->name) && rounded.contains(g_[producer].inputs[0].index)) {
+        auto found = sites.same_as.find(g_[producer].inputs[0].index);
+        sites.same_as[v.index] = found != sites.same_as.end() ? found->second : g_[producer].inputs[0].index;
+      }
+    }
+    return sites;
+  }
+
+ private:
+  bool is_float(ValueId v) const { return v && g_[v].dtype == DType::kF32 && !g_[v].is_constant(); }
+  bool scalar(ValueId v) const { return v && g_[v].is_constant() && g_[v].constant.size() == 1; }
+  const std::vector<NodeId>& readers(ValueId v) const { return consumers_[static_cast<size_t>(v.index)]; }
+
+  // Which value each is a function of, element by element: itself where it is none.
+  void find_roots() {
+    root_.resize(g_.value_count());
+    for (size_t i = 0; i < root_.size(); ++i) root_[i] = static_cast<int32_t>(i);
+    for (NodeId id : order_) {
+      const Node& n = g_[id];
+      if (!n.op->domain.empty() || n.outputs.size() != 1 || !is_float(n.outputs[0])) continue;
+      if (!kUnary.contains(n.op->name) && !kBinary.contains(n.op->name)) continue;
+      int32_t root = -1;
+      bool one = true;
+      for (ValueId v : n.inputs) {
+        if (!v || scalar(v)) continue;
+        if (!is_float(v) || (root >= 0 && root != root_[static_cast<size_t>(v.index)])) one = false;
+        else root = root_[static_cast<size_t>(v.index)];
+      }
+      if (one && root >= 0) root_[static_cast<size_t>(n.outputs[0].index)] = root;
+    }
+  }
+  bool unary(const Node& n) const { return n.outputs.size() == 1 && n.outputs[0] && root_[static_cast<size_t>(n.outputs[0].index)] != n.outputs[0].index; }
+  // Relu and Clip with known limits: the rounding that follows does their work.
+  bool narrows(const Node& n) const {
+    if (!n.op->domain.empty()) return false;
+    if (n.op->name == "Relu") return true;
+    if (n.op->name != "Clip") return false;
+    for (size_t i = 1; i < n.inputs.size(); ++i)
+      if (n.inputs[i] && !scalar(n.inputs[i])) return false;
+    return true;
+  }
+
+  bool companion(const Node& n) const {
+    if (!n.op->domain.empty()) return false;
+    const std::string& op = n.op->name;
+    if (!kMoves.contains(op) && !kArithmetic.contains(op) && !unary(n)) return false;
+    if (n.outputs.empty() || !is_float(n.outputs[0])) return false;
+    if (op == "MaxPool" && n.outputs.size() > 1 && n.outputs[1]) return false;
+    if (op == "Resize" && n.get_string("mode") == "cubic") return false;
+    if ((op == "Add" || op == "Mul") && !unary(n)) return is_float(n.inputs[0]) && is_float(n.inputs[1]);
+    return is_float(n.inputs[0]);
+  }
+
+  // Forward: what is made of codes alone. Backward: what reaches a product.
+  void find_nodes() {
+    std::vector<bool> coded(g_.value_count(), false), reaches(g_.value_count(), false);
+    for (ValueId v : g_.inputs) coded[static_cast<size_t>(v.index)] = is_float(v);
+    std::set<int32_t> candidates;
+    for (NodeId id : order_) {
+      const Node& n = g_[id];
+      bool on_codes = products_.contains(id.index);
+      if (!on_codes && companion(n)) {
+        on_codes = true;
+        for (ValueId v : n.inputs)
+          if (is_float(v) && !coded[static_cast<size_t>(v.index)]) on_codes = false;
+      }
+      if (!on_codes) continue;
+      candidates.insert(id.index);
+      for (ValueId v : n.outputs)
+        if (v) coded[static_cast<size_t>(v.index)] = true;
+    }
+    for (size_t i = order_.size(); i-- > 0;) {
+      const Node& n = g_[order_[i]];
+      bool keep = products_.contains(order_[i].index);
+      if (!keep && candidates.contains(order_[i].index))
+        for (ValueId v : n.outputs) keep |= v && reaches[static_cast<size_t>(v.index)];
+      if (!keep) continue;
+      nodes_.insert(order_[i].index);
+      for (ValueId v : n.inputs)
+        if (is_float(v)) reaches[static_cast<size_t>(v.index)] = true;
+    }
+  }
+
+  bool wanted(ValueId v) const {
+    if (!is_float(v)) return false;
+    bool read = false;
+    for (NodeId id : readers(v)) {
+      if (!nodes_.contains(id.index)) continue;
+      const Node& n = g_[id];
+      const bool as_data = n.inputs[0] == v || n.op->name == "Add" || n.op->name == "Mul" || n.op->name == "Concat" || unary(n);
+      if (!as_data) continue;
+      // Inside one function of an element there is nothing to round.
+      if (unary(n) && root_[static_cast<size_t>(v.index)] != v.index) continue;
+      read = true;
+    }
+    if (!read) return false;
+    // Before a Relu or Clip that alone reads it, what a node on codes made is rounded after it.
+    const bool output = std::find(g_.outputs.begin(), g_.outputs.end(), v) != g_.outputs.end();
+    const NodeId producer = g_[v].producer;
+    if (!output && producer && nodes_.contains(producer.index) && !kMoves.contains(g_[producer].op->name) && readers(v).size() == 1) {
+      // Through a chain of them.
+      const NodeId reader = readers(v)[0];
+      if (narrows(g_[reader]) && nodes_.contains(reader.index)) return false;
+    }
+    return true;
+  }
+
+  const Graph& g_;
+  std::vector<NodeId> order_;
+  std::vector<std::vector<NodeId>> consumers_;
+  const std::set<int32_t>& products_;
+  std::vector<int32_t> root_;
+  std::set<int32_t> nodes_;
+};
+
+Tensor typed_codes(const QuantizedTensor& weights) {
+  const int bits = weights.spec.bits;
+  if (bits > 4) return weights.codes;
+  return cast(weights.codes, weights.codes.dtype() == DType::kI8 ? DType::kI4 : DType::kU4);
+}
+
+}  // namespace
+
+QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products) { return Sites(graph, products).find(); }
+
+void store_codes(Graph& graph, const Layer& layer, const QuantizedTensor& weights) {
+  const ValueId old = graph[layer.node].inputs[1];
+  const std::string name = graph[old].name;
+  const Shape shape = graph[old].constant.shape();
+  const bool grouped = weights.spec.granularity == Granularity::kGroup;
+  const Tensor codes = typed_codes(weights);
+  const auto count = static_cast<int64_t>(weights.grids.size());
+  Tensor scales(DType::kF32, {count}), zeros(codes.dtype(), {count});
+  bool centred = true;
+  for (int64_t i = 0; i < count; ++i) {
+    scales.data<float>()[i] = weights.grids[static_cast<size_t>(i)].scale;
+    zeros.set_int(i, weights.grids[static_cast<size_t>(i)].zero);
+    centred &= weights.grids[static_cast<size_t>(i)].zero == 0;
+  }
+  ValueId result;
+  if (!grouped) {
+    const bool tensor = weights.spec.granularity == Granularity::kTensor;
+    const Shape parameters = tensor ? Shape{} : Shape{count};
+    std::vector<ValueId> inputs{graph.add_constant(from_rows(codes, shape, layer.axis), name + "_codes"), graph.add_constant(scales.reshaped(parameters), name + "_scale")};
+    if (!centred) inputs.push_back(graph.add_constant(zeros.reshaped(parameters), name + "_zero"));
+    result = graph.add("DequantizeLinear", inputs, {{"axis", layer.axis}});
+  } else {
+    // By groups along the columns of the matrix, or, where the matrix lies the other way, along its rows.
+    const int64_t groups = weights.groups_per_row();
+    Tensor matrix = codes, s = scales.reshaped({layer.rows, groups}), z = zeros.reshaped({layer.rows, groups});
+    int64_t axis = 1;
+    if (shape.size() == 2 && layer.axis == 1) {
+      matrix = transpose(matrix, {1, 0});
+      s = transpose(s, {1, 0});
+      z = transpose(z, {1, 0});
+      axis = 0;
+    }
+    std::vector<ValueId> inputs{graph.add_constant(matrix, name + "_codes"), graph.add_constant(s, name + "_scale")};
+    if (!centred) inputs.push_back(graph.add_constant(z, name + "_zero"));
+    result = graph.add("DequantizeLinear", inputs, {{"axis", axis}, {"block_size", std::min(weights.spec.group, layer.columns)}});
+    if (shape.size() != 2) result = graph.add("Reshape", {result, graph.add_constant(Tensor::of_i64(shape))});
+  }
+  graph[layer.node].inputs[1] = result;
+}
+
+void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Grid>& grids, const std::vector<Layer>& layers,
+                const std::map<int32_t, QuantizedTensor>& weights, const QdqOptions& options) {
+  // Biases first: they want the scale of what the layer reads.
+  auto grid_of = [&](int32_t value) -> const Grid* {
+    auto same = sites.same_as.find(value);
+    auto found = grids.find(same != sites.same_as.end() ? same->second : value);
+    return found == grids.end() ? nullptr : &found->second;
+  };
+  for (const Layer& layer : layers) {
+    auto w = weights.find(layer.node.index);
+    if (w == weights.end()) continue;
+    const Grid* input = grid_of(graph[layer.node].inputs[0].index);
+    require(input != nullptr, "the input of {} has no grid", layer.name);
+    if (options.fake_weights) {
+      const ValueId old = graph[layer.node].inputs[1];
+      const auto count = static_cast<int64_t>(w->second.grids.size());
+      Tensor scales(DType::kF32, count == 1 ? Shape{} : Shape{count}), zeros(DType::kI8, scales.shape());
+      for (int64_t i = 0; i < count; ++i) scales.data<float>()[i] = w->second.grids[static_cast<size_t>(i)].scale, zeros.set_int(i, 0);
+      const ValueId s = graph.add_constant(scales, graph[old].name + "_scale"), z = graph.add_constant(zeros, graph[old].name + "_zero");
+      const ValueId codes = graph.add("QuantizeLinear", {old, s, z}, {{"axis", layer.axis}});
+      graph[layer.node].inputs[1] = graph.add("DequantizeLinear", {codes, s, z}, {{"axis", layer.axis}});
+      continue;
+    }
+    store_codes(graph, layer, w->second);
+    Node& n = graph[layer.node];
+    if (n.inputs.size() < 3 || !n.inputs[2] || !graph[n.inputs[2]].is_constant() || graph[n.inputs[2]].constant.size() != layer.rows) continue;
+    const Tensor& bias = graph[n.inputs[2]].constant;
+    Tensor codes(DType::kI32, {layer.rows}), scales(DType::kF32, {layer.rows});
+    bool fits = true;
+    for (int64_t r = 0; r < layer.rows; ++r) {
+      const Grid& grid = w->second.grids[w->second.grids.size() == 1 ? 0 : static_cast<size_t>(r)];
+      scales.data<float>()[r] = input->scale * grid.scale;
+      const double code = std::nearbyint(bias.get(r) / static_cast<double>(scales.data<float>()[r]));
+      fits &= std::abs(code) < 2147483000.0;  // also false for a scale that became 0
+      codes.set_int(r, fits ? static_cast<int64_t>(code) : 0);
+    }
+    if (!fits) continue;  // the bias stays in float: such a channel has next to no weights
+    const std::string name = graph[n.inputs[2]].name;
+    const ValueId value = graph.add("DequantizeLinear", {graph.add_constant(codes, name + "_codes"), graph.add_constant(scales, name + "_scale")}, {{"axis", int64_t{0}}});
+    graph[layer.node].inputs[2] = value;
+  }
+  for (ValueId v : sites.values) {
+    const Grid* grid = grid_of(v.index);
+    if (!grid) continue;
+    const DType type = grid->low < 0 ? DType::kI8 : DType::kU8;
+    Tensor zero(type, {});
+    zero.set_int(0, grid->zero);
+    const std::string name = graph[v].name;
+    const ValueId s = graph.add_constant(Tensor::scalar(grid->scale), name + "_scale"), z = graph.add_constant(zero, name + "_zero");
+    const std::vector<ValueId> outputs = graph.outputs;
+    // All readers but the graph's outputs take what the codes stand for.
+    const ValueId codes = graph.add("QuantizeLinear", {v, s, z});
+    const NodeId quantizes = graph[codes].producer;
+    const ValueId near = graph.add("DequantizeLinear", {codes, s, z});
+    graph.replace_uses(v, near);
+    graph[quantizes].inputs[0] = v;
+    graph.outputs = outputs;
+  }
+  infer_shapes(graph);
+  graph.compact();
+}
+
+}  // namespace lathe

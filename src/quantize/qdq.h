@@ -1,0 +1,38 @@
+// Quantization written into the network as standard ONNX: QuantizeLinear and DequantizeLinear around what is to be computed on
+// codes, codes with DequantizeLinear instead of weights. Any runtime can run it; lathe's planner makes integer operators
+// of it (transform/integer.cpp).
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "quantize/layers.h"
+#include "quantize/quantizer.h"
+
+namespace lathe {
+
+// Where codes stand. A node computes on codes when it is a product that was chosen, or when all that it reads are
+// codes and what it makes reaches such a product. Functions of one element and limits between two stay inside: Conv → Relu
+// has no codes between.
+struct QdqSites {
+  std::vector<ValueId> values;          // rounded, in the order of the graph
+  std::set<int32_t> nodes;              // node indices that compute on codes
+  std::map<int32_t, int32_t> same_as;   // value index → of the value whose grid it must have, as its elements are those
+};
+// `products`: node indices of layers that compute on codes.
+QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products);
+
+// How a layer's weights are kept. Uniform quantizers: DequantizeLinear of codes in 8 or 4 bits, by group where grids are.
+void store_codes(Graph& graph, const Layer& layer, const QuantizedTensor& weights);
+
+struct QdqOptions {
+  bool fake_weights = false;  // QuantizeLinear of float weights, as training wants them, instead of codes
+};
+// Puts the pairs in. `grids`: by value index of the sites; `weights`: by node index of the products, per tensor or channel, 8 bits, symmetric.
+// Biases become i32 in units of input scale · weight scale.
+void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Grid>& grids, const std::vector<Layer>& layers,
+                const std::map<int32_t, QuantizedTensor>& weights, const QdqOptions& options = {});
+
+}  // namespace lathe

@@ -1,0 +1,102 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "quantize/quantize.h"
+
+namespace lathe {
+namespace {
+
+constexpr std::pair<std::string_view, Rounding> kRoundings[] = {
+    {"nearest", Rounding::kNearest}, {"adaround", Rounding::kAdaRound}, {"gptq", Rounding::kGptq}, {"awq", Rounding::kAwq}};
+
+[[noreturn]] void wrong(std::string_view text, std::string_view word) {
+  fail(ErrorKind::kUsage, "scheme \"{}\": \"{}\" is not known; words are w:QUANTIZER[,adaround|gptq|awq] (or w:float), a:uint8|int8[,CALIBRATION], equalize, bias, smooth[=0.5], "
+       "ends:QUANTIZER, float:first, float:last, seed=N", text, word);
+}
+
+std::vector<std::string_view> split(std::string_view text, char at) {
+  std::vector<std::string_view> parts;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(at), text.size());
+    if (end > 0) parts.push_back(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return parts;
+}
+
+}  // namespace
+
+Scheme default_scheme() { return parse_scheme("w:int8 a:uint8,mse equalize bias"); }
+
+Scheme parse_scheme(std::string_view text) {
+  Scheme scheme;
+  bool any = false;
+  for (std::string_view word : split(text, ' ')) {
+    any = true;
+    auto number = [&](std::string_view digits, double least, double most) {
+      const std::string copy(digits);
+      char* end = nullptr;
+      const double value = std::strtod(copy.c_str(), &end);
+      if (copy.empty() || *end != 0 || !(value >= least && value <= most)) wrong(text, word);
+      return value;
+    };
+    if (word == "w:float") {
+      scheme.weights.reset();
+    } else if (word.starts_with("w:")) {
+      std::string quantizer;
+      for (std::string_view part : split(word.substr(2), ',')) {
+        bool rounding = false;
+        for (const auto& [name, value] : kRoundings)
+          if (part == name) scheme.rounding = value, rounding = true;
+        if (!rounding) quantizer += (quantizer.empty() ? "" : ",") + std::string(part);
+      }
+      scheme.weights = parse_quantizer(quantizer);
+    } else if (word.starts_with("a:")) {
+      ActivationScheme a;
+      const auto parts = split(word.substr(2), ',');
+      if (parts.empty() || parts.size() > 2 || (parts[0] != "uint8" && parts[0] != "int8")) wrong(text, word);
+      a.symmetric = parts[0] == "int8";
+      if (parts.size() == 2) a.range = parse_range(parts[1]);
+      scheme.activations = a;
+    } else if (word == "equalize") {
+      scheme.equalize = true;
+    } else if (word == "bias") {
+      scheme.correct_bias = true;
+    } else if (word == "smooth") {
+      scheme.smooth = 0.5;
+    } else if (word.starts_with("smooth=")) {
+      scheme.smooth = number(word.substr(7), 0, 1);
+    } else if (word.starts_with("ends:")) {
+      scheme.first_and_last = parse_quantizer(word.substr(5));
+    } else if (word == "float:first") {
+      scheme.skip_first = true;
+    } else if (word == "float:last") {
+      scheme.skip_last = true;
+    } else if (word.starts_with("seed=")) {
+      scheme.seed = static_cast<uint64_t>(number(word.substr(5), 0, 1e15));
+    } else {
+      wrong(text, word);
+    }
+  }
+  if (!any) wrong(text, "");
+  if (!scheme.weights && !scheme.activations && scheme.layers.empty()) fail(ErrorKind::kUsage, "scheme \"{}\" quantizes nothing", text);
+  return scheme;
+}
+
+std::string Scheme::text() const {
+  std::string s = "w:" + (weights ? weights->text() : std::string("float"));
+  for (const auto& [name, value] : kRoundings)
+    if (value == rounding && rounding != Rounding::kNearest) s += fmt::format(",{}", name);
+  if (activations) s += fmt::format(" a:{},{}", activations->symmetric ? "int8" : "uint8", activations->range.text());
+  if (equalize) s += " equalize";
+  if (correct_bias) s += " bias";
+  if (smooth) s += fmt::format(" smooth={:g}", *smooth);
+  if (first_and_last) s += " ends:" + first_and_last->text();
+  if (skip_first) s += " float:first";
+  if (skip_last) s += " float:last";
+  if (seed != 1) s += fmt::format(" seed={}", seed);
+  return s;
+}
+
+}  // namespace lathe
