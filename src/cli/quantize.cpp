@@ -67,10 +67,10 @@ void add_quantize(CLI::App& app) {
                   "(equalize, bias, smooth=0.5). docs/QUANTIZE.md lists them all.\n\n"
                   "Examples:\n  lathe quantize net.onnx --data pictures -o int8.onnx\n"
                   "  lathe quantize net.onnx --scheme \"w:int4,g64,gptq\" --data pictures -o int4.onnx\n"
-                  "  lathe quantize net.onnx --scheme \"w:int8 a:uint8,entropy equalize bias\" --data x.npz -o int8.onnx");
+                  "  lathe quantize net.onnx --scheme \"w:int8 a:uint8,entropy bias\" --data x.npz -o int8.onnx");
   auto c = std::make_shared<QuantizeCommand>();
   command->add_option("MODEL", c->model, "An ONNX file")->required()->type_name("FILE");
-  command->add_option("--scheme", c->scheme, "How (w:int8 a:uint8,mse equalize bias by default)");
+  command->add_option("--scheme", c->scheme, "How (\"w:int8,gptq a:uint8,mse bias\" by default)");
   command->add_option("--data", c->data, "Samples: a folder of pictures or arrays, or one .npy or .npz file")->type_name("DIR");
   command->add_option("--samples", c->samples, "At most so many of them, drawn by --seed")->check(CLI::Range(int64_t{1}, int64_t{1000000}))->capture_default_str();
   command->add_option("--seed", c->seed, "Of random choices")->capture_default_str();

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "graph/op.h"
 #include "quantize/qdq.h"
+#include "quantize/rounding.h"
+#include "quantize/scales.h"
 #include "transform/passes.h"
 
 namespace lathe {
@@ -47,6 +50,143 @@ double relative_noise(const Tensor& near, const Tensor& exact) {
   return square > 0 ? error / square : 0;
 }
 
+// What a layer's rows are multiplied by, in places drawn from the samples: [places, columns] for each of its groups.
+using LayerInputs = std::vector<Tensor>;
+
+int64_t places_of(const Layer& layer, size_t samples) {
+  const int64_t wanted = layer.depthwise ? 512 : std::max<int64_t>(2048, 2 * std::min<int64_t>(layer.columns, 4096));
+  return std::max<int64_t>(4, wanted / static_cast<int64_t>(std::max<size_t>(samples, 1)));
+}
+
+int64_t input_bytes(const Layer& layer, size_t samples) {
+  return places_of(layer, samples) * static_cast<int64_t>(samples) * layer.columns * layer.group * static_cast<int64_t>(sizeof(float));
+}
+
+std::vector<LayerInputs> inputs_of(const Graph& g, const std::vector<Layer>& layers, const Samples& samples, uint64_t seed,
+                                   const std::function<void(double)>& progress) {
+  std::vector<ValueId> values;
+  for (const Layer& l : layers) values.push_back(g[l.node].inputs[0]);
+  std::vector<std::vector<std::vector<Tensor>>> parts(layers.size());  // by layer and group
+  visit_values(g, samples, values, [&](size_t sample, size_t i, const Tensor& x) {
+    parts[i].resize(static_cast<size_t>(layers[i].group));
+    for (int64_t group = 0; group < layers[i].group; ++group)
+      parts[i][static_cast<size_t>(group)].push_back(gather_inputs(g, layers[i], x, group, places_of(layers[i], samples.count), seed + sample));
+  }, progress);
+  std::vector<LayerInputs> result(layers.size());
+  for (size_t i = 0; i < layers.size(); ++i)
+    for (auto& group : parts[i]) {
+      int64_t rows = 0;
+      for (const Tensor& t : group) rows += t.dim(0);
+      Tensor all(DType::kF32, {rows, layers[i].columns});
+      char* to = all.data<char>();
+      for (const Tensor& t : group) {
+        std::memcpy(to, t.raw(), t.bytes());
+        to += t.bytes();
+      }
+      group.clear();
+      result[i].push_back(std::move(all));
+    }
+  return result;
+}
+
+Tensor rows_between(const Tensor& rows, int64_t begin, int64_t end) {
+  Tensor part(DType::kF32, {end - begin, rows.dim(1)});
+  std::memcpy(part.raw(), rows.data<float>() + begin * rows.dim(1), part.bytes());
+  return part;
+}
+
+// Codes for one layer, group by group. `errors`: E[((W − W̃)·x)²] and E[(W·x)²], summed over rows.
+QuantizedTensor round_layer(const QuantizerSpec& spec, Rounding rounding, const Layer& layer, const Tensor& rows, const LayerInputs& inputs, uint64_t seed,
+                            Products& products, double* error, double* energy) {
+  const bool neighbours = spec.family == Family::kUniform || spec.family == Family::kPowerOfTwo;
+  // A tensor's one grid is fitted to all groups together.
+  const bool apart = layer.group > 1 && spec.granularity != Granularity::kTensor;
+  QuantizedTensor whole = quantize(spec, rows);
+  const int64_t per_group = rows.dim(0) / layer.group;
+  *error = *energy = 0;
+  for (int64_t group = 0; group < layer.group; ++group) {
+    const Tensor part = layer.group == 1 ? rows : rows_between(rows, group * per_group, (group + 1) * per_group);
+    const Tensor moments = second_moments(inputs[static_cast<size_t>(group)], products);
+    QuantizedTensor q{spec, Tensor(whole.codes.dtype(), part.shape()), {}};
+    const size_t grids = spec.granularity == Granularity::kTensor ? 1 : whole.grids.size() / static_cast<size_t>(layer.group), first = spec.granularity == Granularity::kTensor ? 0 : static_cast<size_t>(group) * grids;
+    if ((layer.group == 1 || apart) && rounding == Rounding::kGptq) q = gptq(spec, part, moments, products);
+    else if ((layer.group == 1 || apart) && rounding == Rounding::kAdaRound && neighbours) q = adaround(spec, part, moments, products, {.seed = seed});
+    else {
+      q.grids.assign(whole.grids.begin() + static_cast<std::ptrdiff_t>(first), whole.grids.begin() + static_cast<std::ptrdiff_t>(first + grids));
+      q = with_grids(spec, part, std::move(q.grids));
+    }
+    std::memcpy(whole.codes.data<char>() + group * per_group * rows.dim(1), q.codes.raw(), q.codes.bytes());
+    std::copy(q.grids.begin(), q.grids.end(), whole.grids.begin() + static_cast<std::ptrdiff_t>(first));
+    Tensor zero(DType::kF32, part.shape());
+    std::memset(zero.raw(), 0, zero.bytes());
+    *error += output_error(q.dequantize(), part, moments, products);
+    *energy += output_error(zero, part, moments, products);
+  }
+  return whole;
+}
+
+// By output channel: the mean of what the exact weights make of the inputs, less that of the codes.
+std::vector<float> mean_error(const Layer& layer, const Tensor& exact, const Tensor& near, const LayerInputs& inputs, const Grid* input_grid) {
+  std::vector<float> change(static_cast<size_t>(layer.rows), 0);
+  const int64_t per_group = layer.rows / layer.group, columns = layer.columns;
+  for (int64_t group = 0; group < layer.group; ++group) {
+    const Tensor& x = inputs[static_cast<size_t>(group)];
+    std::vector<double> mean(static_cast<size_t>(columns), 0), rounded(static_cast<size_t>(columns), 0);
+    for (int64_t p = 0; p < x.dim(0); ++p)
+      for (int64_t c = 0; c < columns; ++c) {
+        const float value = x.data<float>()[p * columns + c];
+        mean[static_cast<size_t>(c)] += static_cast<double>(value);
+        rounded[static_cast<size_t>(c)] += static_cast<double>(input_grid ? input_grid->fake(value) : value);
+      }
+    for (int64_t r = group * per_group; r < (group + 1) * per_group; ++r) {
+      double sum = 0;
+      for (int64_t c = 0; c < columns; ++c)
+        sum += static_cast<double>(exact.data<float>()[r * columns + c]) * mean[static_cast<size_t>(c)] -
+               static_cast<double>(near.data<float>()[r * columns + c]) * rounded[static_cast<size_t>(c)];
+      change[static_cast<size_t>(r)] = static_cast<float>(sum / static_cast<double>(std::max<int64_t>(x.dim(0), 1)));
+    }
+  }
+  return change;
+}
+
+// Factors of input channels by AWQ, for every value that only such layers read and whose maker can take them.
+int scale_for_weights(Graph& g, const std::vector<Layer>& layers, const std::vector<LayerScheme>& schemes, const Samples& samples, uint64_t seed,
+                      Products& products, const std::function<void(double)>& progress) {
+  int count = 0;
+  std::set<int32_t> done;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    progress(static_cast<double>(i) / static_cast<double>(layers.size()));
+    const ValueId v = g[layers[i].node].inputs[0];
+    if (layers[i].op == "Conv" || !schemes[i].weights || !done.insert(v.index).second || !divisible(g, v)) continue;
+    const auto consumers = g.consumers();
+    std::vector<Layer> readers;
+    int64_t rows = 0;
+    bool all = true;
+    for (NodeId id : consumers[static_cast<size_t>(v.index)]) {
+      auto found = std::find_if(layers.begin(), layers.end(), [&](const Layer& l) { return l.node == id && l.op != "Conv" && g[id].inputs[0] == v; });
+      all &= found != layers.end();
+      if (found != layers.end()) readers.push_back(*found), rows += found->rows;
+    }
+    if (!all) continue;
+    Tensor together(DType::kF32, {rows, layers[i].columns});
+    char* to = together.data<char>();
+    for (const Layer& l : readers) {
+      const Tensor part = weight_rows(g, l);
+      std::memcpy(to, part.raw(), part.bytes());
+      to += part.bytes();
+    }
+    const Tensor x = inputs_of(g, {layers[i]}, samples, seed, nullptr)[0][0];
+    std::vector<float> magnitude(static_cast<size_t>(layers[i].columns), 0);
+    for (int64_t p = 0; p < x.dim(0); ++p)
+      for (int64_t c = 0; c < x.dim(1); ++c) magnitude[static_cast<size_t>(c)] += std::abs(x.data<float>()[p * x.dim(1) + c]) / static_cast<float>(x.dim(0));
+    const AwqScales scales = awq_scales(*schemes[i].weights, together, second_moments(x, products), magnitude, products);
+    if (scales.alpha == 0) continue;
+    divide_channels(g, v, scales.factors);
+    for (const Layer& l : readers) multiply_inputs(g, l, scales.factors), ++count;
+  }
+  return count;
+}
+
 }  // namespace
 
 Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Samples& samples, const QuantizeProgress& progress) {
@@ -57,21 +197,48 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
       if (progress) progress(name, part);
     };
   };
-  std::vector<Layer> layers = layers_of(g);
-  if (layers.empty()) fail(ErrorKind::kModel, "there is nothing to quantize: no convolution or matrix product with constant f32 weights");
+  if (layers_of(g).empty()) fail(ErrorKind::kModel, "there is nothing to quantize: no convolution or matrix product with constant f32 weights");
+  if (scheme.relu) result.notices.push_back(fmt::format("{} Relu6 became Relu", relu_for_relu6(g)));
+  if (scheme.equalize) {
+    const int pairs = equalize(g);
+    result.notices.push_back(fmt::format("equalized {} pairs of layers", pairs));
+  }
+  const std::vector<Layer> layers = layers_of(g);
   for (const auto& [name, unused] : scheme.layers)
     if (std::none_of(layers.begin(), layers.end(), [&](const Layer& l) { return l.name == name; })) fail(ErrorKind::kUsage, "the network has no layer \"{}\"", name);
   const std::vector<LayerScheme> schemes = schemes_of(layers, scheme);
-  const bool wants_samples = std::any_of(schemes.begin(), schemes.end(), [](const LayerScheme& s) { return s.on_codes; });
-  if (wants_samples && samples.count == 0) fail(ErrorKind::kUsage, "a scheme with activations needs samples to find their ranges");
+  const bool on_codes_somewhere = std::any_of(schemes.begin(), schemes.end(), [](const LayerScheme& s) { return s.on_codes; });
+  const bool wants_inputs = scheme.rounding != Rounding::kNearest || scheme.correct_bias;
+  if (samples.count == 0 && (on_codes_somewhere || wants_inputs || scheme.smooth))
+    fail(ErrorKind::kUsage, "scheme \"{}\" needs samples: ranges of activations, rounding that learns, bias and smooth are found by running the network", scheme.text());
+  Products products;
+  if (scheme.smooth) {
+    std::vector<ValueId> values;
+    std::vector<std::vector<float>> largest(layers.size());
+    for (const Layer& l : layers) values.push_back(g[l.node].inputs[0]);
+    visit_values(g, samples, values, [&](size_t, size_t i, const Tensor& x) {
+      if (layers[i].op == "Conv") return;
+      largest[i].resize(static_cast<size_t>(layers[i].columns), 0);
+      for (int64_t k = 0; k < x.size(); ++k) {
+        float& m = largest[i][static_cast<size_t>(k % layers[i].columns)];
+        m = std::max(m, std::abs(x.data<float>()[k]));
+      }
+    }, stage("smoothing"));
+    const int count = smooth(g, layers, largest, *scheme.smooth);
+    result.notices.push_back(fmt::format("smoothed the inputs of {} layers", count));
+  }
+  if (scheme.rounding == Rounding::kAwq) {
+    const int count = scale_for_weights(g, layers, schemes, samples, scheme.seed, products, stage("scaling channels"));
+    result.notices.push_back(fmt::format("scaled the input channels of {} layers", count));
+  }
 
-  std::set<int32_t> products;
+  std::set<int32_t> product_nodes;
   for (size_t i = 0; i < layers.size(); ++i)
-    if (schemes[i].on_codes) products.insert(layers[i].node.index);
+    if (schemes[i].on_codes) product_nodes.insert(layers[i].node.index);
   QdqSites sites;
   std::map<int32_t, Grid> grids;
-  if (!products.empty()) {
-    sites = find_sites(g, products);
+  if (!product_nodes.empty()) {
+    sites = find_sites(g, product_nodes);
     const ActivationScheme activations = scheme.activations.value_or(ActivationScheme{});
     const auto seen = observe(g, samples, sites.values, stage("calibrating"));
     for (size_t i = 0; i < sites.values.size(); ++i) {
@@ -81,21 +248,54 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
     }
   }
   std::map<int32_t, QuantizedTensor> on_codes;
+  // Layers in parts: what is kept of their inputs fits into memory.
+  constexpr int64_t kMostBytes = int64_t{512} << 20;
+  const Graph exact = g;  // biases and weights change below
+  std::vector<LayerInputs> inputs;
+  size_t inputs_begin = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     LayerResult r{layers[i], schemes[i], 0, std::numeric_limits<double>::quiet_NaN(), layers[i].rows * layers[i].columns * 32};
     if (schemes[i].weights) {
       const Tensor rows = weight_rows(g, layers[i]);
-      QuantizedTensor q = quantize(*schemes[i].weights, rows);
-      r.weight_noise = relative_noise(q.dequantize(), rows);
+      if (wants_inputs && i >= inputs_begin + inputs.size()) {
+        inputs_begin = i;
+        std::vector<Layer> part;
+        int64_t bytes = 0;
+        for (size_t k = i; k < layers.size() && (part.empty() || bytes + input_bytes(layers[k], samples.count) <= kMostBytes); ++k) {
+          part.push_back(layers[k]);
+          bytes += input_bytes(layers[k], samples.count);
+        }
+        inputs = inputs_of(exact, part, samples, scheme.seed, stage("reading inputs"));
+      }
+      QuantizedTensor q;
+      if (wants_inputs) {
+        double error = 0, energy = 0;
+        q = round_layer(*schemes[i].weights, scheme.rounding, layers[i], rows, inputs[i - inputs_begin], scheme.seed, products, &error, &energy);
+        r.output_noise = energy > 0 ? error / energy : 0;
+      } else {
+        q = quantize(*schemes[i].weights, rows);
+      }
+      const Tensor near = q.dequantize();
+      r.weight_noise = relative_noise(near, rows);
       r.storage_bits = q.storage_bits();
+      if (scheme.correct_bias) {
+        const Grid* grid = nullptr;
+        if (schemes[i].on_codes) {
+          const int32_t value = g[layers[i].node].inputs[0].index;
+          auto same = sites.same_as.find(value);
+          auto found = grids.find(same != sites.same_as.end() ? same->second : value);
+          if (found != grids.end()) grid = &found->second;
+        }
+        add_to_bias(g, layers[i], mean_error(layers[i], rows, near, inputs[i - inputs_begin], grid));
+      }
       if (schemes[i].on_codes) on_codes.emplace(layers[i].node.index, std::move(q));
       else if (q.spec.family == Family::kUniform || q.spec.family == Family::kPowerOfTwo) store_codes(g, layers[i], q);
-      else set_weight_rows(g, layers[i], q.dequantize());
+      else set_weight_rows(g, layers[i], near);
     }
     result.layers.push_back(std::move(r));
     stage("rounding weights")(static_cast<double>(i + 1) / static_cast<double>(layers.size()));
   }
-  if (!products.empty()) insert_qdq(g, sites, grids, layers, on_codes);
+  if (!product_nodes.empty()) insert_qdq(g, sites, grids, layers, on_codes);
   else infer_shapes(g), g.compact();
   result.values_on_codes = static_cast<int64_t>(sites.values.size());
   verify(g);

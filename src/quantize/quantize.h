@@ -37,6 +37,7 @@ struct Scheme {
   std::optional<QuantizerSpec> weights = QuantizerSpec{};
   std::optional<ActivationScheme> activations;  // nothing: weights only
   Rounding rounding = Rounding::kNearest;
+  bool relu = false;          // Relu6 becomes Relu: equalization goes through Relu alone; it changes the network
   bool equalize = false;      // cross-layer equalization before
   bool correct_bias = false;  // after
   std::optional<double> smooth;  // SmoothQuant's α
@@ -47,11 +48,11 @@ struct Scheme {
   std::string text() const;
 };
 
-// Words apart by spaces: w:QUANTIZER[,nearest|adaround|gptq|awq], a:uint8|int8[,CALIBRATION], equalize, bias, smooth[=0.5], ends:QUANTIZER,
+// Words apart by spaces: w:QUANTIZER[,nearest|adaround|gptq|awq], a:uint8|int8[,CALIBRATION], relu, equalize, bias, smooth[=0.5], ends:QUANTIZER (of the first and last layer; int8 where the others have fewer bits) or ends:same,
 // float:first, float:last, seed=N. Throws kUsage.
 Scheme parse_scheme(std::string_view text);
-// What most networks want: int8 weights by channel, uint8 activations, ranges of least squared error, equalization where
-// it helps, bias correction.
+// What most networks want: int8 weights by channel with errors that make each other good, uint8 activations in ranges of least squared
+// error, bias correction.
 Scheme default_scheme();
 
 struct LayerResult {

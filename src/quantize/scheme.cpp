@@ -11,8 +11,8 @@ constexpr std::pair<std::string_view, Rounding> kRoundings[] = {
     {"nearest", Rounding::kNearest}, {"adaround", Rounding::kAdaRound}, {"gptq", Rounding::kGptq}, {"awq", Rounding::kAwq}};
 
 [[noreturn]] void wrong(std::string_view text, std::string_view word) {
-  fail(ErrorKind::kUsage, "scheme \"{}\": \"{}\" is not known; words are w:QUANTIZER[,adaround|gptq|awq] (or w:float), a:uint8|int8[,CALIBRATION], equalize, bias, smooth[=0.5], "
-       "ends:QUANTIZER, float:first, float:last, seed=N", text, word);
+  fail(ErrorKind::kUsage, "scheme \"{}\": \"{}\" is not known; words are w:QUANTIZER[,adaround|gptq|awq] (or w:float), a:uint8|int8[,CALIBRATION], relu, equalize, bias, smooth[=0.5], "
+       "ends:QUANTIZER or ends:same, float:first, float:last, seed=N", text, word);
 }
 
 std::vector<std::string_view> split(std::string_view text, char at) {
@@ -27,11 +27,11 @@ std::vector<std::string_view> split(std::string_view text, char at) {
 
 }  // namespace
 
-Scheme default_scheme() { return parse_scheme("w:int8 a:uint8,mse equalize bias"); }
+Scheme default_scheme() { return parse_scheme("w:int8,gptq a:uint8,mse bias"); }
 
 Scheme parse_scheme(std::string_view text) {
   Scheme scheme;
-  bool any = false;
+  bool any = false, same_ends = false;
   for (std::string_view word : split(text, ' ')) {
     any = true;
     auto number = [&](std::string_view digits, double least, double most) {
@@ -61,12 +61,16 @@ Scheme parse_scheme(std::string_view text) {
       scheme.activations = a;
     } else if (word == "equalize") {
       scheme.equalize = true;
+    } else if (word == "relu") {
+      scheme.relu = true;
     } else if (word == "bias") {
       scheme.correct_bias = true;
     } else if (word == "smooth") {
       scheme.smooth = 0.5;
     } else if (word.starts_with("smooth=")) {
       scheme.smooth = number(word.substr(7), 0, 1);
+    } else if (word == "ends:same") {
+      same_ends = true;
     } else if (word.starts_with("ends:")) {
       scheme.first_and_last = parse_quantizer(word.substr(5));
     } else if (word == "float:first") {
@@ -80,6 +84,8 @@ Scheme parse_scheme(std::string_view text) {
     }
   }
   if (!any) wrong(text, "");
+  // The first and the last layer lose most and hold little: 8 bits, unless something else is asked for.
+  if (scheme.weights && scheme.weights->bits < 8 && !scheme.first_and_last && !same_ends) scheme.first_and_last = QuantizerSpec{};
   if (!scheme.weights && !scheme.activations && scheme.layers.empty()) fail(ErrorKind::kUsage, "scheme \"{}\" quantizes nothing", text);
   return scheme;
 }
@@ -89,9 +95,11 @@ std::string Scheme::text() const {
   for (const auto& [name, value] : kRoundings)
     if (value == rounding && rounding != Rounding::kNearest) s += fmt::format(",{}", name);
   if (activations) s += fmt::format(" a:{},{}", activations->symmetric ? "int8" : "uint8", activations->range.text());
+  if (relu) s += " relu";
   if (equalize) s += " equalize";
   if (correct_bias) s += " bias";
   if (smooth) s += fmt::format(" smooth={:g}", *smooth);
+  if (weights && weights->bits < 8 && !first_and_last) s += " ends:same";
   if (first_and_last) s += " ends:" + first_and_last->text();
   if (skip_first) s += " float:first";
   if (skip_last) s += " float:last";
