@@ -4,13 +4,14 @@
 #include <cmath>
 
 #include "graph/op.h"
+#include "transform/passes.h"
 
 namespace lathe {
 namespace {
 
 // Their output's elements are elements of the first input, or lie between them.
 const std::set<std::string, std::less<>> kMoves = {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "MaxPool", "Expand", "Tile", "SpaceToDepth",
-                                                   "DepthToSpace", "Gather", "Identity"};
+                                                   "DepthToSpace", "Gather", "Identity", "Pad"};
 const std::set<std::string, std::less<>> kArithmetic = {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "Resize"};
 // Functions of one element that a table of codes can hold.
 const std::set<std::string, std::less<>> kUnary = {"Relu", "Clip", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Swish", "Mish", "Gelu",
@@ -85,6 +86,7 @@ class Sites {
     if (!kMoves.contains(op) && !kArithmetic.contains(op) && !unary(n)) return false;
     if (n.outputs.empty() || !is_float(n.outputs[0])) return false;
     if (op == "MaxPool" && n.outputs.size() > 1 && n.outputs[1]) return false;
+    if (op == "Pad" && (n.get_string("mode") != "constant" || (n.inputs.size() > 2 && n.inputs[2] && !(scalar(n.inputs[2]) && g_[n.inputs[2]].constant.get(0) == 0)))) return false;
     if (op == "Resize" && n.get_string("mode") == "cubic") return false;
     if ((op == "Add" || op == "Mul") && !unary(n)) return is_float(n.inputs[0]) && is_float(n.inputs[1]);
     return is_float(n.inputs[0]);
@@ -156,6 +158,27 @@ Tensor typed_codes(const QuantizedTensor& weights) {
   const int bits = weights.spec.bits;
   if (bits > 4) return weights.codes;
   return cast(weights.codes, weights.codes.dtype() == DType::kI8 ? DType::kI4 : DType::kU4);
+}
+
+// Whether the codes of a grid keep to the limits of a Relu or Clip by themselves.
+bool implied(const Graph& graph, const Node& n, const Grid& grid) {
+  if (!n.op->domain.empty()) return false;
+  double least = -HUGE_VAL, most = HUGE_VAL;
+  if (n.op->name == "Relu") {
+    least = 0;
+  } else if (n.op->name == "Clip") {
+    for (size_t i = 1; i < n.inputs.size(); ++i) {
+      if (!n.inputs[i]) continue;
+      const Value& limit = graph[n.inputs[i]];
+      if (!limit.is_constant() || limit.constant.size() != 1) return false;
+      (i == 1 ? least : most) = limit.constant.get(0);
+    }
+  } else {
+    return false;
+  }
+  // Half a step beyond a limit still rounds to it.
+  const double half = 0.49 * static_cast<double>(grid.scale);
+  return static_cast<double>(grid.value(grid.low)) > least - half && static_cast<double>(grid.value(grid.high)) < most + half && least <= most;
 }
 
 }  // namespace
@@ -260,6 +283,22 @@ void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Gri
     graph[quantizes].inputs[0] = v;
     graph.outputs = outputs;
   }
+  // A Relu or Clip whose limits the codes keep to by themselves goes: other runtimes would leave integers for it.
+  const auto consumers = graph.consumers();
+  for (ValueId v : sites.values) {
+    const Grid* grid = grid_of(v.index);
+    if (!grid) continue;
+    for (NodeId q : consumers[static_cast<size_t>(v.index)]) {
+      if (graph[q].op->name != "QuantizeLinear" || graph[q].inputs[0] != v) continue;
+      for (ValueId x = v; graph[x].producer;) {
+        const Node& n = graph[graph[x].producer];
+        if (consumers[static_cast<size_t>(x.index)].size() != 1 || std::find(graph.outputs.begin(), graph.outputs.end(), x) != graph.outputs.end() || !implied(graph, n, *grid)) break;
+        x = n.inputs[0];
+        graph[q].inputs[0] = x;
+      }
+    }
+  }
+  remove_dead(graph);
   infer_shapes(graph);
   graph.compact();
 }

@@ -125,6 +125,27 @@ QuantizedTensor round_layer(const QuantizerSpec& spec, Rounding rounding, const 
   return whole;
 }
 
+// A bias is kept in i32, in units of input scale · weight scale. A channel of next to no weights beside a bias (its batch norm did
+// that) gets a larger scale, so that the bias fits: its weights are lost in the bias's last digits anyway.
+void make_room_for_bias(const Graph& g, const Layer& layer, const Grid& input, const Tensor& rows, QuantizedTensor* q) {
+  const Node& n = g[layer.node];
+  if (n.inputs.size() < 3 || !n.inputs[2] || !g[n.inputs[2]].is_constant() || g[n.inputs[2]].constant.size() != layer.rows) return;
+  const Tensor& bias = g[n.inputs[2]].constant;
+  std::vector<Grid> grids = q->grids;
+  bool changed = false;
+  for (int64_t r = 0; r < layer.rows; ++r) {
+    Grid& grid = grids[grids.size() == 1 ? 0 : static_cast<size_t>(r)];
+    const double least = std::abs(bias.get(r)) / (static_cast<double>(input.scale) * static_cast<double>(1 << 30));
+    if (static_cast<double>(grid.scale) < least) grid.scale = static_cast<float>(least * 1.001), changed = true;
+  }
+  if (!changed) return;
+  QuantizedTensor wider = with_grids(q->spec, rows, grids);
+  for (int64_t r = 0; r < layer.rows; ++r)  // the other rows keep the codes that were chosen for them
+    if (q->grids.size() > 1 && q->grids[static_cast<size_t>(r)].scale == grids[static_cast<size_t>(r)].scale)
+      std::memcpy(wider.codes.data<char>() + r * layer.columns, q->codes.data<char>() + r * layer.columns, static_cast<size_t>(layer.columns));
+  *q = std::move(wider);
+}
+
 // By output channel: the mean of what the exact weights make of the inputs, less that of the codes.
 std::vector<float> mean_error(const Layer& layer, const Tensor& exact, const Tensor& near, const LayerInputs& inputs, const Grid* input_grid) {
   std::vector<float> change(static_cast<size_t>(layer.rows), 0);
@@ -275,18 +296,19 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
       } else {
         q = quantize(*schemes[i].weights, rows);
       }
+      const Grid* input_grid = nullptr;
+      if (schemes[i].on_codes) {
+        const int32_t value = g[layers[i].node].inputs[0].index;
+        auto same = sites.same_as.find(value);
+        auto found = grids.find(same != sites.same_as.end() ? same->second : value);
+        if (found != grids.end()) input_grid = &found->second;
+        if (input_grid) make_room_for_bias(g, layers[i], *input_grid, rows, &q);
+      }
       const Tensor near = q.dequantize();
       r.weight_noise = relative_noise(near, rows);
       r.storage_bits = q.storage_bits();
       if (scheme.correct_bias) {
-        const Grid* grid = nullptr;
-        if (schemes[i].on_codes) {
-          const int32_t value = g[layers[i].node].inputs[0].index;
-          auto same = sites.same_as.find(value);
-          auto found = grids.find(same != sites.same_as.end() ? same->second : value);
-          if (found != grids.end()) grid = &found->second;
-        }
-        add_to_bias(g, layers[i], mean_error(layers[i], rows, near, inputs[i - inputs_begin], grid));
+        add_to_bias(g, layers[i], mean_error(layers[i], rows, near, inputs[i - inputs_begin], input_grid));
       }
       if (schemes[i].on_codes) on_codes.emplace(layers[i].node.index, std::move(q));
       else if (q.spec.family == Family::kUniform || q.spec.family == Family::kPowerOfTwo) store_codes(g, layers[i], q);
