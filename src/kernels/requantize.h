@@ -36,4 +36,10 @@ struct Requantize {
   }
 };
 
+// What stands in a sum of codes besides a·ra + b·rb: the output's zero point less those of the operands, rounded as ONNX Runtime's
+// kernel rounds it (with one fused multiplication).
+inline float sum_constant(float ra, int a_zero, float rb, int b_zero, int y_zero) {
+  return static_cast<float>(y_zero) - std::fma(ra, static_cast<float>(a_zero), rb * static_cast<float>(b_zero));
+}
+
 }  // namespace lathe

@@ -125,6 +125,35 @@ QuantizedTensor round_layer(const QuantizerSpec& spec, Rounding rounding, const 
   return whole;
 }
 
+// Means over whole pictures have an integer operator in other runtimes under their own name alone.
+void name_global_pools(Graph& g) {
+  for (NodeId id : g.order()) {
+    Node& n = g[id];
+    if (n.op->name != "ReduceMean" || !n.op->domain.empty() || n.inputs.size() < 2 || !n.inputs[1] || !g[n.inputs[1]].is_constant()) continue;
+    const auto& shape = g[n.inputs[0]].shape;
+    std::vector<int64_t> axes = g[n.inputs[1]].constant.to_i64();
+    if (!shape || shape->size() != 4 || axes.size() != 2) continue;
+    for (int64_t& a : axes) a = normalize_axis(a, 4);
+    std::sort(axes.begin(), axes.end());
+    if (axes[0] != 2 || axes[1] != 3) continue;
+    const bool keeps = n.get_int("keepdims") != 0;
+    n.op = &find_op("GlobalAveragePool");
+    n.inputs.resize(1);
+    n.attributes.clear();
+    if (keeps) continue;
+    const ValueId y = n.outputs[0];
+    const std::vector<ValueId> outputs = g.outputs;
+    const ValueId flat = g.add("Flatten", {y}, {{"axis", int64_t{1}}});
+    const NodeId flatten = g[flat].producer;
+    const std::string name = g[y].name;
+    g.replace_uses(y, flat);
+    g[flatten].inputs[0] = y;
+    g[y].name = g.fresh_name(name);
+    g[flat].name = name;
+  }
+  infer_shapes(g);
+}
+
 // A bias is kept in i32, in units of input scale · weight scale. A channel of next to no weights beside a bias (its batch norm did
 // that) gets a larger scale, so that the bias fits: its weights are lost in the bias's last digits anyway.
 void make_room_for_bias(const Graph& g, const Layer& layer, const Grid& input, const Tensor& rows, QuantizedTensor* q) {
@@ -218,6 +247,7 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
       if (progress) progress(name, part);
     };
   };
+  name_global_pools(g);
   if (layers_of(g).empty()) fail(ErrorKind::kModel, "there is nothing to quantize: no convolution or matrix product with constant f32 weights");
   if (scheme.relu) result.notices.push_back(fmt::format("{} Relu6 became Relu", relu_for_relu6(g)));
   if (scheme.equalize) {

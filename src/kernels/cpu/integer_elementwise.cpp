@@ -273,7 +273,7 @@ class IntegerBinaryKernel : public Kernel {
       op_.out.high += shift;
       op_.ra = op_.a.scale / y_scale;
       op_.rb = op_.b.scale / y_scale;
-      op_.constant = static_cast<float>(op_.out.zero + shift) - (op_.ra * static_cast<float>(op_.a.zero) + op_.rb * static_cast<float>(op_.b.zero));
+      op_.constant = sum_constant(op_.ra, op_.a.zero, op_.rb, op_.b.zero, op_.out.zero + shift);
     } else {
       op_.ra = op_.a.scale * op_.b.scale / y_scale;
       op_.constant = static_cast<float>(op_.out.zero);

@@ -133,7 +133,7 @@ void add(Context& c) {
   Requantize out = Requantize::of(c.node());
   const int shift = out.type == DType::kI8 ? 128 : 0;
   const float y_scale = c.node().get_float("y_scale"), ra = a.scale / y_scale, rb = b.scale / y_scale;
-  const float constant = static_cast<float>(out.zero + shift) - (ra * static_cast<float>(a.zero) + rb * static_cast<float>(b.zero));
+  const float constant = sum_constant(ra, a.zero, rb, b.zero, out.zero + shift);
   out.low += shift;
   out.high += shift;
   for (int64_t i = 0; i < y.size(); ++i)
