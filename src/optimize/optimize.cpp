@@ -198,7 +198,7 @@ class Search {
   void try_singly() {
     for (const Technique& t : catalogue()) {
       if (!wanted(t)) continue;
-      std::string why = t.obstacle(base_, context_);
+      std::string why = obstacle(t, base_, context_);
       if (!why.empty()) {
         Trial trial;
         trial.techniques = {t.key};
@@ -210,7 +210,7 @@ class Search {
       }
       for (const Settings& s : settings_of(t, base_, context_)) {
         Candidate c = base_;
-        t.apply(c, s);
+        t.apply(c, s, context_);
         c.applied = {label_of(t, s)};
         size_t index = attempt(std::move(c), {label_of(t, s)}, t.exact);
         steps_.push_back({&t, s, index});
@@ -253,7 +253,7 @@ class Search {
       std::stable_sort(together.begin(), together.end(), [](const Step& a, const Step& b) { return a.technique->stage < b.technique->stage; });
       Candidate c = base_;
       for (const Step& s : together) {
-        s.technique->apply(c, s.settings);
+        s.technique->apply(c, s.settings, context_);
         c.applied.push_back(label_of(*s.technique, s.settings));
       }
       Interval gain{0, 0, 0};
@@ -276,9 +276,7 @@ class Search {
     for (const Step& a : team)
       for (const Step& b : team) {
         if (&a == &b) continue;
-        if (a.technique == b.technique) return false;  // one setting of a technique at a time
-        const auto& c = a.technique->conflicts;
-        if (std::find(c.begin(), c.end(), b.technique->key) != c.end()) return false;
+        if (conflict(*a.technique, *b.technique)) return false;  // one setting of a technique at a time
       }
     return true;
   }

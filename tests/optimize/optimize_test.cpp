@@ -228,7 +228,7 @@ TEST_F(SearchTest, TechniquesSurviveTheFile) {
     std::vector<Settings> settings = settings_of(t, base, context);
     ASSERT_FALSE(settings.empty()) << t.key;
     Candidate c = base;
-    t.apply(c, settings[0]);
+    t.apply(c, settings[0], context);
     verify(c.graph);
     export_onnx(c.graph, path("t.onnx"), plan_metadata(c.options));
     Model back = import_onnx(path("t.onnx"));
@@ -244,11 +244,72 @@ TEST_F(SearchTest, TechniquesSurviveTheFile) {
   }
 }
 
+// A layer set to f32 keeps its weights and its precision, in the plan and through the file.
+TEST_F(SearchTest, Bf16LayerByLayer) {
+  const Technique& half = find_technique("bf16");
+  TechniqueContext context{device_};
+  Candidate base;
+  base.graph = classifier(false, 40);
+  std::vector<std::string> layers = half.knobs[0].layers(base, context);
+  EXPECT_THAT(layers, testing::ElementsAre("stem", "body", "head"));
+  Candidate all = compose(base, {{&half, {}}}, context), some = compose(base, {{&half, {{"layers", LayerChoices{{"body", "f32"}}}}}}, context);
+  EXPECT_EQ(some.layers.at("body"), "f32");
+  EXPECT_EQ(some.layers.at("stem"), "bf16");
+  EXPECT_THAT(some.applied[0], HasSubstr("bf16(layers=1 f32 #"));
+  std::map<std::string, Shape> shapes = {{"image", {1, 3, 16, 16}}};
+  auto type_of_input = [&](const Plan& plan, const std::string& name) {
+    for (const Step& s : plan.steps)
+      if (plan.graph[s.node].name == name) return plan.graph[plan.graph[s.node].inputs[0]].dtype;
+    ADD_FAILURE() << "no step " << name;
+    return DType::kUndefined;
+  };
+  all.options.input_shapes = some.options.input_shapes = shapes;
+  EXPECT_EQ(type_of_input(make_plan(all.graph, all.options), "body"), DType::kBF16);
+  Plan plan = make_plan(some.graph, some.options);
+  EXPECT_EQ(type_of_input(plan, "body"), DType::kF32);
+  EXPECT_EQ(type_of_input(plan, "head"), DType::kBF16);
+  export_onnx(some.graph, path("some.onnx"), plan_metadata(some.options));
+  Model back = import_onnx(path("some.onnx"));
+  PlanOptions options = planned_options(back);
+  EXPECT_TRUE(options.bf16 && options.bf16_marked);
+  options.input_shapes = shapes;
+  Session first(std::move(plan)), second(make_plan(back.graph, options));
+  auto inputs = random_inputs(first.plan(), 3);
+  EXPECT_EQ(largest_relative_error(second.run(inputs), first.run(inputs)), 0);
+}
+
+TEST_F(SearchTest, KnobsGiveTheirValues) {
+  TechniqueContext context{device_};
+  Candidate c;
+  Knob range = Knob::range("percentile", "", 99.9, 99, 100, 3), choice = Knob::choice("calibration", "", {"entropy", "mse"});
+  EXPECT_EQ(values_of(range, c, context).size(), 4u);
+  EXPECT_EQ(std::get<double>(values_of(range, c, context)[0]), 99.9);
+  EXPECT_EQ(std::get<double>(values_of(Knob::range("x", "", 1, 0.01, 1, 3, true), c, context)[2]), 0.1);
+  Technique t;
+  t.key = "t";
+  t.knobs = {range, choice};
+  std::vector<Settings> settings = settings_of(t, c, context);
+  ASSERT_EQ(settings.size(), 5u);
+  EXPECT_EQ(label_of(t, settings[0]), "t");
+  EXPECT_EQ(label_of(t, settings[4]), "t(calibration=mse)");
+  EXPECT_EQ(settings[4].choice("calibration", "entropy"), "mse");
+  EXPECT_THROW(settings[4].whole("calibration", 1), Error);
+  EXPECT_EQ(canonical({{&t, settings[4]}, {&find_technique("clean"), {}}}), canonical({{&find_technique("clean"), {}}, {&t, settings[4]}}));
+  // What a technique needs is asked before the technique itself.
+  t.obstacle = [](const Candidate&, const TechniqueContext&) { return std::string("its own"); };
+  t.need = Technique::Need::kData;
+  EXPECT_THAT(obstacle(t, c, context), HasSubstr("held back"));
+  context.calibration.count = 3;
+  EXPECT_EQ(obstacle(t, c, context), "its own");
+  t.need = Technique::Need::kLabels;
+  EXPECT_THAT(obstacle(t, c, context), HasSubstr("labelled"));
+}
+
 TEST_F(SearchTest, HalfTheFileForBf16) {
   Candidate c;
   c.graph = classifier(false, 64);
   export_onnx(c.graph, path("wide.onnx"));
-  find_technique("bf16").apply(c, {});
+  find_technique("bf16").apply(c, {}, TechniqueContext{device_});
   export_onnx(c.graph, path("half.onnx"));
   EXPECT_LT(static_cast<double>(std::filesystem::file_size(path("half.onnx"))), 0.6 * static_cast<double>(std::filesystem::file_size(path("wide.onnx"))));
 }
