@@ -88,10 +88,10 @@ struct Knob {
   static Knob per_layer(std::string name, std::string meaning, std::vector<std::string> choices, std::map<std::string, int> bits, decltype(layers) layers);
 };
 
-// What it does to the network when one layer alone is set to `choice` and all others are left as they were.
+// What it does to the network when one layer alone is set to `choice` and all others are at the knob's first choice.
 struct LayerSensitivity {
   std::string layer, choice;
-  double error = 0;    // mean difference of the network's outputs over their range
+  double error = 0;    // added to the mean difference of the network's outputs over their range; below 0: taken away
   double seconds = 0;  // saved in one inference; below 0: lost
 };
 

@@ -49,7 +49,8 @@ TEST_F(SearchTest, ClassifierWithLabels) {
   Optimization r = optimize(request(classifier(), path("p")), device_);
   EXPECT_TRUE(r.classifies);
   EXPECT_TRUE(r.labelled);
-  EXPECT_EQ(r.samples, 36);
+  EXPECT_EQ(r.samples, 27);
+  EXPECT_EQ(r.calibration_samples, 9);
   EXPECT_EQ(r.label_offset, 0);
   EXPECT_EQ(to_string(r.budget), "drop <= 1 points");
   ASSERT_TRUE(r.reference_error);
@@ -91,14 +92,15 @@ TEST_F(SearchTest, WithoutLabelsAgreementIsTheMeasure) {
   EXPECT_EQ(to_string(r.budget), "agreement >= 99 %");
   EXPECT_FALSE(r.trials[0].quality->accuracy);
   EXPECT_EQ(r.trials[0].quality->agreement->value, 1);
+  // What is lost then is agreement, and that is said.
   q.budget = parse_budget("drop<=1%");
-  try {
-    optimize(q, device_);
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), ErrorKind::kUsage);
-    EXPECT_THAT(e.what(), HasSubstr("labels"));
-  }
+  r = optimize(q, device_);
+  EXPECT_TRUE(r.against_original);
+  EXPECT_THAT(r.notices, testing::Contains(HasSubstr("there are no labels")));
+  const Quality& half = *trial(r, "bf16").quality;
+  EXPECT_NEAR(half.drop->value, 1 - half.agreement->value, 1e-12);
+  q.metric = MetricKind::kMap;
+  EXPECT_THROW(optimize(q, device_), Error);
 }
 
 TEST_F(SearchTest, ArraysAndThreadsAndMeasuredUnfused) {
@@ -121,8 +123,8 @@ TEST_F(SearchTest, NothingMeetsAnImpossibleBudget) {
   q.budget = parse_budget("latency<=1ns, size<=1B");
   Optimization r = optimize(q, device_);
   EXPECT_FALSE(r.chosen);
-  ASSERT_TRUE(r.nearest);
-  EXPECT_EQ(r.trials[*r.nearest].misses.size(), 2u);
+  ASSERT_GE(r.nearest.size(), 2u);
+  EXPECT_EQ(r.trials[r.nearest[0]].misses.size(), 2u);
   EXPECT_THAT(r.reason, HasSubstr("No candidate meets the budget"));
   EXPECT_THAT(r.reason, HasSubstr("above what latency <= 0.001 µs allows"));
 }
@@ -146,8 +148,9 @@ TEST_F(SearchTest, TechniquesCanBeNamedAndLeftOut) {
   q.only = {"bf16", "clean"};
   q.exclude = {"clean"};
   Optimization r = optimize(q, device_);
-  ASSERT_EQ(r.trials.size(), 2u);
+  ASSERT_GE(r.trials.size(), 2u);
   EXPECT_EQ(r.trials[1].name(), "bf16");
+  for (const Trial& t : r.trials) EXPECT_EQ(t.name().find("clean"), std::string::npos);
   q.only = {"warp"};
   EXPECT_THROW(optimize(q, device_), Error);
 }
