@@ -3,7 +3,7 @@
 //
 //   bench_quantization MODEL --data DIR "w:int8 a:uint8,minmax" "w:int8 a:uint8,entropy equalize bias" …
 //
-// Every n-th sample calibrates, so that --calibration of them do; the others are evaluated.
+// --calibration samples are drawn for calibration, the others are evaluated.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -36,14 +36,9 @@ int main(int argc, char** argv) {
   try {
     Model m = load_model(model);
     clean_up(m.graph);
-    DatasetOptions options{.preprocess = pictures.choices, .labels = labels, .limit = limit, .seed = 1};
-    Dataset data(folder, model, m.graph, options);
-    DatasetOptions few = options;
-    few.limit = calibration;
-    few.seed = 99;
-    Dataset calibrating(folder, model, m.graph, few);
-    Samples samples{calibrating.size(), [&](size_t i) { return calibrating.inputs(i); }};
-    Candidate original{{}, m.graph, {}, 1};
+    Dataset data(folder, model, m.graph, {.preprocess = pictures.choices, .labels = labels, .limit = limit, .calibration = calibration, .seed = 1});
+    Samples samples{data.calibration_size(), [&](size_t i) { return data.inputs(data.size() + i); }};
+    Candidate original{.graph = m.graph};
     Runner exact(original, data.input_shapes());
     Evaluation evaluation(exact, data);
     const auto before = evaluation.accuracy();
@@ -53,7 +48,7 @@ int main(int argc, char** argv) {
       const auto begin = std::chrono::steady_clock::now();
       Quantized q = quantize_network(m.graph, parse_scheme(text), samples);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-      Candidate candidate{{}, q.graph, {}, 1};
+      Candidate candidate{.graph = q.graph};
       Runner near(candidate, data.input_shapes());
       const Quality quality = evaluation.compare(near);
       PairedTimes times = time_pairs(exact, near, data, {.seconds = 0.5, .turns = 31, .seed = 1, .stop = nullptr});

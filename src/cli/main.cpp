@@ -34,6 +34,8 @@ void remove_files_on_signals() {
     // What the caller has us ignore (nohup, a shell's background jobs) stays ignored.
     if (::sigaction(number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) ::sigaction(number, &action, nullptr);
   }
+  // A file beyond the limit of its size (ulimit -f) is then an error of the write, which is told like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 // A full disk shows only when what was printed is flushed; exit 0 would say that all of it is there.

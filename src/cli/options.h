@@ -39,7 +39,7 @@ struct ModelOptions {
   // `lathe optimize` leaves in a model how it is to be planned; an option on the command line goes before.
   PlanAdjustment adjustment() const {
     return [precision = precision](PlanOptions& plan) {
-      if (!precision.empty()) plan.bf16 = precision == "bf16";
+      if (!precision.empty()) plan.bf16 = precision == "bf16", plan.bf16_marked = false;
       if (plan.reference || !plan.fuse) plan.bf16 = false;
     };
   }

@@ -224,6 +224,73 @@ Image decode_image(std::span<const uint8_t> bytes, const std::string& name) {
 
 Image read_image(const std::string& path) { return decode_image(read_file(path, kMaxFileBytes), path); }
 
+namespace {
+
+// What libpng's functions share with the one that calls them: no object with a destructor is made between setjmp and the jump.
+struct PngState {
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+  std::span<const uint8_t> bytes;
+  size_t at = 0;
+  char message[128] = "";
+  ~PngState() { png_destroy_read_struct(&png, &info, nullptr); }
+};
+
+void png_fatal(png_structp png, png_const_charp message) {
+  auto* state = static_cast<PngState*>(png_get_error_ptr(png));
+  std::snprintf(state->message, sizeof state->message, "%s", message);
+  png_longjmp(png, 1);
+}
+
+void png_take(png_structp png, png_bytep target, size_t count) {
+  auto* state = static_cast<PngState*>(png_get_io_ptr(png));
+  if (count > state->bytes.size() - state->at) png_error(png, "the file is cut short");
+  std::memcpy(target, state->bytes.data() + state->at, count);
+  state->at += count;
+}
+
+// The header, and one byte a pixel from then on.
+bool start_label_map(PngState& state) {
+  if (setjmp(png_jmpbuf(state.png))) return false;
+  png_set_read_fn(state.png, &state, png_take);
+  png_set_user_limits(state.png, 1 << 20, 1 << 20);
+  png_read_info(state.png, state.info);
+  png_byte color = png_get_color_type(state.png, state.info);
+  if ((color != PNG_COLOR_TYPE_PALETTE && color != PNG_COLOR_TYPE_GRAY) || png_get_bit_depth(state.png, state.info) > 8)
+    png_error(state.png, "its pixels are colours; expected a palette or gray values of 8 bits");
+  png_set_packing(state.png);
+  png_set_interlace_handling(state.png);
+  png_read_update_info(state.png, state.info);
+  return true;
+}
+
+bool finish_label_map(PngState& state, png_bytepp rows) {
+  if (setjmp(png_jmpbuf(state.png))) return false;
+  png_read_image(state.png, rows);
+  return true;
+}
+
+}  // namespace
+
+LabelMap read_label_map(const std::string& path) {
+  std::vector<uint8_t> bytes = read_file(path, kMaxFileBytes);
+  PngState state;
+  state.bytes = bytes;
+  state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, png_fatal, [](png_structp, png_const_charp) {});
+  if (state.png) state.info = png_create_info_struct(state.png);
+  require(state.png && state.info, "libpng cannot be started");
+  if (!start_label_map(state)) fail(ErrorKind::kInput, "{}: no map of labels: {}", path, state.message);
+  LabelMap map;
+  check_size(png_get_image_width(state.png, state.info), png_get_image_height(state.png, state.info), path);
+  map.width = static_cast<int>(png_get_image_width(state.png, state.info));
+  map.height = static_cast<int>(png_get_image_height(state.png, state.info));
+  map.labels.resize(size_t{1} * map.width * map.height);
+  std::vector<png_bytep> rows;
+  for (int y = 0; y < map.height; ++y) rows.push_back(&map.labels[size_t{1} * y * map.width]);
+  if (!finish_label_map(state, rows.data())) fail(ErrorKind::kInput, "{}: broken or truncated PNG: {}", path, state.message);
+  return map;
+}
+
 void write_png(const std::string& path, const Image& image) {
   check_image(image, path);
   png_image header{};

@@ -28,6 +28,15 @@ struct Image {
 Image read_image(const std::string& path);
 Image decode_image(std::span<const uint8_t> bytes, const std::string& name);
 
+// A number for each pixel, row by row.
+struct LabelMap {
+  int width = 0, height = 0;
+  std::vector<uint8_t> labels;
+};
+// A PNG whose pixels are numbers and no colours: the index into the palette where there is one, else the gray value of 8 bits or
+// less. Throws kInput for other PNGs.
+LabelMap read_label_map(const std::string& path);
+
 void write_png(const std::string& path, const Image& image);
 void write_jpeg(const std::string& path, const Image& image, int quality = 90);
 

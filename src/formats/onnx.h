@@ -37,6 +37,8 @@ Model import_onnx_bytes(std::string_view bytes, const std::filesystem::path& fol
 // ai.lathe stay as they are: undo fusions first to please other runtimes. Written whole or not at all.
 // `metadata` goes into the model's metadata_props.
 void export_onnx(const Graph& graph, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata = {});
+// The bytes of that file.
+std::string onnx_bytes(const Graph& graph, const std::map<std::string, std::string>& metadata = {});
 
 // A serialized TensorProto (the .pb files of the ONNX tests). `name`, when given, receives its name.
 Tensor read_tensor_proto(const std::filesystem::path& path, std::string* name = nullptr);

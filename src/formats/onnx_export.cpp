@@ -112,7 +112,7 @@ class Exporter {
 
 }  // namespace
 
-void export_onnx(const Graph& graph, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) {
+std::string onnx_bytes(const Graph& graph, const std::map<std::string, std::string>& metadata) {
   onnx::ModelProto model;
   for (const auto& [key, value] : metadata) {
     auto* entry = model.add_metadata_props();
@@ -122,8 +122,18 @@ void export_onnx(const Graph& graph, const std::filesystem::path& path, const st
   Exporter().run(graph, &model);
   std::string bytes;
   if (model.ByteSizeLong() > static_cast<size_t>(std::numeric_limits<int>::max()))
-    fail(ErrorKind::kUnsupported, "{}: the model takes {} bytes, ONNX files end at 2 GiB", path.string(), model.ByteSizeLong());
-  require(model.SerializeToString(&bytes), "{}: the model cannot be serialized", path.string());
+    fail(ErrorKind::kUnsupported, "the model takes {} bytes, ONNX files end at 2 GiB", model.ByteSizeLong());
+  require(model.SerializeToString(&bytes), "the model cannot be serialized");
+  return bytes;
+}
+
+void export_onnx(const Graph& graph, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata) {
+  std::string bytes;
+  try {
+    bytes = onnx_bytes(graph, metadata);
+  } catch (const Error& e) {
+    fail(e.kind(), "{}: {}", path.string(), e.what());
+  }
   write_file(path, bytes);
 }
 

@@ -21,17 +21,22 @@ const std::vector<Unit>& units_of(BudgetField field) {
                                           {"GiB", 1073741824}};
   static const std::vector<Unit> points = {{"%", 0.01}, {"points", 0.01}, {"point", 0.01}};
   static const std::vector<Unit> part = {{"%", 0.01}};
+  static const std::vector<Unit> plain = {{"", 1}};
   switch (field) {
     case BudgetField::kLatency: return time;
     case BudgetField::kMemory:
     case BudgetField::kSize: return bytes;
     case BudgetField::kDrop: return points;
+    case BudgetField::kCosine:
+    case BudgetField::kMse: return plain;
     default: return part;
   }
 }
 
 constexpr BudgetField kFields[] = {BudgetField::kLatency, BudgetField::kMemory, BudgetField::kSize,
-                                   BudgetField::kDrop,    BudgetField::kError,  BudgetField::kAgreement};
+                                   BudgetField::kDrop,    BudgetField::kError,  BudgetField::kAgreement,
+                                   BudgetField::kTop1,    BudgetField::kTop5,   BudgetField::kMap,
+                                   BudgetField::kIou,     BudgetField::kCosine, BudgetField::kMse};
 
 class Parser {
  public:
@@ -66,11 +71,11 @@ class Parser {
 
   Limit term() {
     size_t begin = at_;
-    while (at_ < text_.size() && std::isalpha(static_cast<unsigned char>(text_[at_]))) ++at_;
+    while (at_ < text_.size() && std::isalnum(static_cast<unsigned char>(text_[at_]))) ++at_;
     std::string_view name = text_.substr(begin, at_ - begin);
     auto field = std::find_if(std::begin(kFields), std::end(kFields), [&](BudgetField f) { return name_of(f) == name; });
     if (field == std::end(kFields))
-      fault(begin, "'{}' is not one of latency, memory, size, drop, error, agreement", name);
+      fault(begin, "'{}' is not one of latency, memory, size, drop, error, agreement, top1, top5, map, iou, cosine, mse", name);
     Limit limit{*field};
     skip_spaces();
     comparison(limit);
@@ -86,8 +91,8 @@ class Parser {
   void comparison(Limit& limit) {
     size_t begin = at_;
     char sign = at_ < text_.size() ? text_[at_] : ' ';
-    if (sign != '<' && sign != '>') fault(begin, "expected <= or < (agreement: >= or >)");
-    bool lower = limit.field == BudgetField::kAgreement;
+    if (sign != '<' && sign != '>') fault(begin, "expected <= or < (agreement and metrics: >= or >)");
+    bool lower = is_lower_bound(limit.field);
     if ((sign == '>') != lower)
       fault(begin, "{} is {} bound: write {}{}= or {}", name_of(limit.field), lower ? "a lower" : "an upper",
             name_of(limit.field), lower ? '>' : '<', lower ? '>' : '<');
@@ -116,6 +121,7 @@ class Parser {
       known += fmt::format("{}{}", known.empty() ? "" : ", ", u.name);
     }
     if (name.empty()) fault(begin, "{} needs a unit: {}", name_of(field), known);
+    if (known.empty()) fault(begin, "{} has no unit, found '{}'", name_of(field), name);
     fault(begin, "'{}' is no unit of {}: expected {}", name, name_of(field), known);
   }
 
@@ -126,9 +132,11 @@ class Parser {
 }  // namespace
 
 std::string_view name_of(BudgetField field) {
-  constexpr std::string_view names[] = {"latency", "memory", "size", "drop", "error", "agreement"};
+  constexpr std::string_view names[] = {"latency", "memory", "size", "drop", "error", "agreement", "top1", "top5", "map", "iou", "cosine", "mse"};
   return names[static_cast<int>(field)];
 }
+
+bool is_lower_bound(BudgetField field) { return field >= BudgetField::kAgreement && field != BudgetField::kMse; }
 
 std::string format_value(BudgetField field, double value) {
   switch (field) {
@@ -138,23 +146,25 @@ std::string format_value(BudgetField field, double value) {
     case BudgetField::kSize:
       return value < 1e3 ? fmt::format("{:.0f} B", value) : value < 1e6 ? fmt::format("{:.4g} kB", value / 1e3) : fmt::format("{:.4g} MB", value / 1e6);
     case BudgetField::kDrop: return fmt::format("{:.3g} points", value * 100);
+    case BudgetField::kCosine:
+    case BudgetField::kMse: return fmt::format("{:.6g}", value);
     default: return fmt::format("{:.4g} %", value * 100);
   }
 }
 
 std::string Limit::text() const {
-  return fmt::format("{} {}{} {}", name_of(field), field == BudgetField::kAgreement ? '>' : '<', strict ? "" : "=", format_value(field, value));
+  return fmt::format("{} {}{} {}", name_of(field), is_lower_bound(field) ? '>' : '<', strict ? "" : "=", format_value(field, value));
 }
 
 bool Limit::met_by(double measured) const {
-  if (field == BudgetField::kAgreement) return strict ? measured > value : measured >= value;
+  if (is_lower_bound(field)) return strict ? measured > value : measured >= value;
   return strict ? measured < value : measured <= value;
 }
 
 double Limit::excess(double measured) const {
   if (met_by(measured)) return 0;
   // Shares are counted in points (an agreement of 98 % misses 99 % by one), the rest by ratio.
-  if (field == BudgetField::kAgreement) return value - measured;
+  if (is_lower_bound(field)) return value - measured;
   if (field == BudgetField::kDrop || field == BudgetField::kError) return measured - value;
   return measured / std::max(value, 1e-12) - 1;
 }
@@ -164,15 +174,15 @@ bool Budget::asks_for(BudgetField field) const {
 }
 
 std::optional<double> Figures::of(BudgetField field) const {
-  const std::optional<double>* all[] = {&latency, &memory, &size, &drop, &error, &agreement};
+  const std::optional<double>* all[] = {&latency, &memory, &size, &drop, &error, &agreement, &top1, &top5, &map, &iou, &cosine, &mse};
   return *all[static_cast<int>(field)];
 }
 
 std::string Miss::text() const {
-  bool ratio = limit.field == BudgetField::kLatency || limit.field == BudgetField::kMemory || limit.field == BudgetField::kSize;
-  std::string by = ratio ? fmt::format("{:.3g} %", 100 * limit.excess(measured)) : fmt::format("{:.3g} points", 100 * limit.excess(measured));
+  bool ratio = limit.field == BudgetField::kLatency || limit.field == BudgetField::kMemory || limit.field == BudgetField::kSize || limit.field == BudgetField::kMse;
+  std::string by = limit.field == BudgetField::kCosine ? fmt::format("{:.3g}", limit.excess(measured)) : ratio ? fmt::format("{:.3g} %", 100 * limit.excess(measured)) : fmt::format("{:.3g} points", 100 * limit.excess(measured));
   return fmt::format("{} is {}, {} {} what {} allows", name_of(limit.field), format_value(limit.field, measured), by,
-                     limit.field == BudgetField::kAgreement ? "below" : "above", limit.text());
+                     is_lower_bound(limit.field) ? "below" : "above", limit.text());
 }
 
 Budget parse_budget(std::string_view text) { return Parser(text).run(); }

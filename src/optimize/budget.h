@@ -4,9 +4,10 @@
 //   std::vector<Miss> misses = check(budget, figures);      // empty: met
 //
 // Fields: latency (median of one inference; ns, us, ms, s), memory (arena and weights) and size (model file)
-// in B, kB, MB, GB, KiB, MiB or GiB; drop of accuracy against the original (% or points: percentage points),
-// error (largest output error over the output's range, %), agreement with the original's answers (%, a lower
-// bound: >= or >). Everything else is an upper bound: <= or <.
+// in B, kB, MB, GB, KiB, MiB or GiB; drop (% or points: percentage points)
+// of the metric that is measured against the original; a metric itself: top1, top5, map, iou (%), cosine (a number), all lower
+// bounds, and mse (a number); error (largest output error over the output's range, %), agreement with the original's answers (%).
+// Lower bounds are written >= or >, everything else is an upper bound: <= or <.
 #pragma once
 
 #include <optional>
@@ -16,8 +17,9 @@
 
 namespace lathe {
 
-enum class BudgetField { kLatency, kMemory, kSize, kDrop, kError, kAgreement };
+enum class BudgetField { kLatency, kMemory, kSize, kDrop, kError, kAgreement, kTop1, kTop5, kMap, kIou, kCosine, kMse };
 std::string_view name_of(BudgetField field);
+bool is_lower_bound(BudgetField field);
 
 struct Limit {
   BudgetField field;
@@ -36,7 +38,7 @@ struct Budget {
 
 // What was measured of a candidate. Fields that cannot be measured (a drop without labels) are empty.
 struct Figures {
-  std::optional<double> latency, memory, size, drop, error, agreement;
+  std::optional<double> latency = {}, memory = {}, size = {}, drop = {}, error = {}, agreement = {}, top1 = {}, top5 = {}, map = {}, iou = {}, cosine = {}, mse = {};
   std::optional<double> of(BudgetField field) const;
 };
 

@@ -1,14 +1,19 @@
 #include "optimize/dataset.h"
 
+#define XXH_STATIC_LINKING_ONLY  // for the state on the stack
+#include <xxhash.h>
+
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <cmath>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
-#include <set>
 
 #include "core/file.h"
-#include "formats/image.h"
+#include "core/json.h"
 #include "formats/npy.h"
 
 namespace lathe {
@@ -19,6 +24,8 @@ namespace fs = std::filesystem;
 // Prepared samples that are kept: 500 pictures of 224×224 are 300 MB. What does not fit is prepared again.
 constexpr int64_t kKeptBytes = int64_t{1} << 30;
 constexpr int64_t kMaxLabelFile = 64 << 20;
+constexpr int64_t kMaxCocoFile = int64_t{1} << 30;
+constexpr int64_t kMaxPictureFile = int64_t{1} << 29;
 
 bool is_picture(const fs::path& path) {
   std::string e = path.extension().string();
@@ -41,23 +48,59 @@ std::optional<int64_t> whole_number(std::string_view text) {
   return value;
 }
 
-// FILE<TAB>CLASS[<TAB>…], one a line; a first line whose class is no number is a heading.
-std::vector<std::pair<std::string, int64_t>> read_table(const std::string& path) {
+std::optional<float> finite_number(std::string_view text) {
+  float value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.empty() || error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+struct Row {
+  std::string file;
+  int64_t label;
+  std::optional<std::array<float, 4>> box;  // x0, y0, x1, y1
+};
+
+std::vector<std::string_view> cells_of(std::string_view row) {
+  std::vector<std::string_view> cells;
+  for (size_t at = 0; at <= row.size();) {
+    size_t end = std::min(row.find('\t', at), row.size());
+    cells.push_back(row.substr(at, end - at));
+    at = end + 1;
+  }
+  return cells;
+}
+
+// FILE<TAB>CLASS[<TAB>…], or with four numbers behind it a box, one a line; a first line whose class is no number is a heading.
+std::vector<Row> read_table(const std::string& path) {
   std::vector<uint8_t> bytes = read_file(path, kMaxLabelFile);
   std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  std::vector<std::pair<std::string, int64_t>> rows;
+  std::vector<Row> rows;
   for (size_t at = 0, line = 1; at < text.size(); ++line) {
     size_t end = std::min(text.find('\n', at), text.size());
     std::string_view row = text.substr(at, end - at);
     at = end + 1;
     if (!row.empty() && row.back() == '\r') row.remove_suffix(1);
     if (row.empty()) continue;
-    size_t tab = row.find('\t');
-    std::string_view rest = tab == row.npos ? "" : row.substr(tab + 1);
-    std::optional<int64_t> label = whole_number(rest.substr(0, rest.find('\t')));
+    std::vector<std::string_view> cells = cells_of(row);
+    std::optional<int64_t> label = cells.size() > 1 ? whole_number(cells[1]) : std::nullopt;
     if (!label && line == 1) continue;
     if (!label) fail(ErrorKind::kInput, "{}, line {}: expected FILE<tab>CLASS with a class index, found '{}'", path, line, row.substr(0, 80));
-    rows.emplace_back(row.substr(0, tab), *label);
+    Row r{std::string(cells[0]), *label, std::nullopt};
+    if (cells.size() >= 6) {
+      std::array<float, 4> box{};
+      bool numbers = true;
+      for (size_t i = 0; i < 4; ++i) {
+        std::optional<float> x = finite_number(cells[2 + i]);
+        numbers = numbers && x;
+        box[i] = x.value_or(0);
+      }
+      if (numbers && (box[2] <= box[0] || box[3] <= box[1])) fail(ErrorKind::kInput, "{}, line {}: the box has no area", path, line);
+      if (numbers) r.box = box;
+    }
+    if (!rows.empty() && rows[0].box.has_value() != r.box.has_value())
+      fail(ErrorKind::kInput, "{}, line {}: {} box, other lines {}", path, line, r.box ? "a" : "no", r.box ? "none" : "one");
+    rows.push_back(std::move(r));
   }
   if (rows.empty()) fail(ErrorKind::kInput, "{} holds no label", path);
   return rows;
@@ -84,7 +127,7 @@ Dataset::Dataset(const std::string& path, const std::string& model_path, const G
   if (!fs::exists(path)) fail(ErrorKind::kInput, "--data {}: no such file or folder", path);
   if (fs::is_directory(path)) {
     std::vector<fs::path> arrays = files_of(path, [](const fs::path& p) { return p.extension() == ".npy" || p.extension() == ".npz"; });
-    find_pictures(path, options.labels);
+    find_pictures(path, arrays.empty() ? options.labels : "");
     if (!items_.empty() && !arrays.empty())
       fail(ErrorKind::kInput, "--data {}: holds both pictures and arrays; keep them in folders of their own", path);
     for (const fs::path& array : arrays) add_arrays(array.string());
@@ -93,32 +136,33 @@ Dataset::Dataset(const std::string& path, const std::string& model_path, const G
   }
   if (items_.empty())
     fail(ErrorKind::kInput, "--data {}: found neither pictures (.jpg, .png, .webp, also in one subfolder a class) nor arrays (.npy, .npz)", path);
+  if (!pictures_ && !options.labels.empty()) label_arrays(options.labels);
   found_ = static_cast<int64_t>(items_.size());
-  if (found_ > options.limit) {
-    std::mt19937_64 random(options.seed);
-    std::shuffle(items_.begin(), items_.end(), random);
-    items_.resize(static_cast<size_t>(options.limit));
-    std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.name < b.name; });
-  }
-  labelled_ = std::all_of(items_.begin(), items_.end(), [](const Item& item) { return item.label >= 0; });
+  draw(options);
   inputs(0);  // tells the shapes, and whether anything fits at all
 }
 
-void Dataset::find_pictures(const std::string& folder, const std::string& labels) {
-  std::string table = labels;
-  if (table.empty() && fs::exists(fs::path(folder) / "labels.tsv")) table = (fs::path(folder) / "labels.tsv").string();
+// By the seed alone: the same files are drawn the same way wherever they lie.
+void Dataset::draw(const DatasetOptions& options) {
+  const size_t all = items_.size(), calibration = std::min(static_cast<size_t>(std::max<int64_t>(options.calibration, 0)), all / 4);
+  size_ = std::min(static_cast<size_t>(options.limit), all - calibration);
+  if (size_ == all) return;
+  std::mt19937_64 random(options.seed);
+  std::shuffle(items_.begin(), items_.end(), random);
+  items_.resize(size_ + calibration);
+  auto by_name = [](const Item& a, const Item& b) { return a.name < b.name; };
+  auto middle = items_.begin() + static_cast<std::ptrdiff_t>(size_);
+  std::sort(items_.begin(), middle, by_name);
+  std::sort(middle, items_.end(), by_name);
+}
+
+void Dataset::find_pictures(const std::string& folder, std::string labels) {
   std::vector<fs::path> pictures = files_of(folder, is_picture);
-  pictures_ = true;
-  if (!table.empty() && !pictures.empty()) {
-    std::set<std::string> there;
-    for (const fs::path& p : pictures) there.insert(p.filename().string());
-    for (auto& [name, label] : read_table(table)) {
-      if (!there.contains(name)) fail(ErrorKind::kInput, "{} names '{}', which is no picture in {}", table, name, folder);
-      items_.push_back({(fs::path(folder) / name).string(), name, label, {}});
-    }
-  } else if (!pictures.empty()) {
-    for (const fs::path& p : pictures) items_.push_back({p.string(), p.filename().string(), -1, {}});
-  } else {
+  for (const char* usual : {"labels.tsv", "labels.json", "labels"})
+    if (labels.empty() && fs::exists(fs::path(folder) / usual) && !pictures.empty()) labels = (fs::path(folder) / usual).string();
+  if (!labels.empty() && !fs::exists(labels)) fail(ErrorKind::kInput, "--labels {}: no such file or folder", labels);
+  for (const fs::path& p : pictures) items_.push_back({p.string(), p.filename().string()});
+  if (pictures.empty()) {
     std::vector<fs::path> classes;
     for (const auto& entry : fs::directory_iterator(folder))
       if (entry.is_directory()) classes.push_back(entry.path());
@@ -128,13 +172,101 @@ void Dataset::find_pictures(const std::string& folder, const std::string& labels
       // Folders named by numbers say their class; others are numbered in the order of their names.
       int64_t label = whole_number(name).value_or(static_cast<int64_t>(c));
       for (const fs::path& p : files_of(classes[c], is_picture))
-        items_.push_back({p.string(), name + "/" + p.filename().string(), label, {}});
+        items_.push_back({p.string(), name + "/" + p.filename().string(), label});
     }
+    if (!items_.empty()) truth_ = Truth::kClass;
   }
   pictures_ = !items_.empty();
   if (pictures_ && wanted_.size() != 1)
     fail(ErrorKind::kInput, "the model takes {} inputs; pictures serve networks of one input, give .npz files", wanted_.size());
+  if (!pictures_ || labels.empty()) return;
+  if (fs::is_directory(labels)) label_by_maps(labels);
+  else if (labels.ends_with(".json")) label_by_coco(folder, labels);
+  else label_by_table(folder, labels);
 }
+
+// A table of classes says too which pictures are meant; in one of boxes, pictures that it does not name hold no object.
+void Dataset::label_by_table(const std::string& folder, const std::string& table) {
+  std::map<std::string, size_t> there;
+  for (size_t i = 0; i < items_.size(); ++i) there[items_[i].name] = i;
+  std::vector<Row> rows = read_table(table);
+  std::vector<Item> named;
+  for (const Row& row : rows) {
+    auto it = there.find(row.file);
+    if (it == there.end()) fail(ErrorKind::kInput, "{} names '{}', which is no picture in {}", table, row.file, folder);
+    Item& item = items_[it->second];
+    if (row.box) {
+      const std::array<float, 4>& b = *row.box;
+      item.boxes.push_back({b[0], b[1], b[2], b[3], row.label});
+    } else {
+      named.push_back(item);
+      named.back().label = row.label;
+    }
+  }
+  truth_ = rows[0].box ? Truth::kBoxes : Truth::kClass;
+  if (!rows[0].box) items_ = std::move(named);
+}
+
+// The pictures of the folder that the file lists. Classes are its categories in the order of their numbers.
+// Specification: cocodataset.org, "Data format", object detection.
+void Dataset::label_by_coco(const std::string& folder, const std::string& file) {
+  nlohmann::json j = parse_json(read_file(file, kMaxCocoFile), file);
+  std::map<int64_t, Item> by_number;
+  std::map<int64_t, int64_t> classes;
+  try {
+    std::map<std::string, size_t> there;
+    for (size_t i = 0; i < items_.size(); ++i) there[items_[i].name] = i;
+    for (const auto& image : j.at("images"))
+      if (auto it = there.find(image.at("file_name").get<std::string>()); it != there.end()) by_number[image.at("id").get<int64_t>()] = items_[it->second];
+    if (by_number.empty()) fail(ErrorKind::kInput, "{} lists no picture that is in {}", file, folder);
+    for (const auto& category : j.at("categories")) classes[category.at("id").get<int64_t>()] = 0;
+    for (int64_t index = 0; auto& [number, place] : classes) place = index++;
+    for (const auto& a : j.at("annotations")) {
+      auto item = by_number.find(a.at("image_id").get<int64_t>());
+      if (item == by_number.end()) continue;
+      auto category = classes.find(a.at("category_id").get<int64_t>());
+      if (category == classes.end()) fail(ErrorKind::kInput, "{}: an annotation has category {}, which is not listed", file, a.at("category_id").dump());
+      auto box = a.at("bbox").get<std::array<float, 4>>();
+      item->second.boxes.push_back({box[0], box[1], box[0] + box[2], box[1] + box[3], category->second, a.value("iscrowd", 0) != 0});
+    }
+  } catch (const nlohmann::json::exception& e) {
+    fail(ErrorKind::kInput, "{}: is no COCO file of boxes: {}", file, e.what());
+  }
+  items_.clear();
+  for (auto& [number, item] : by_number) items_.push_back(std::move(item));
+  std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.name < b.name; });
+  truth_ = Truth::kBoxes;
+}
+
+void Dataset::label_by_maps(const std::string& maps) {
+  for (Item& item : items_) {
+    item.map = (fs::path(maps) / (fs::path(item.name).stem().string() + ".png")).string();
+    if (!fs::exists(item.map)) fail(ErrorKind::kInput, "{}: holds no map of classes for {}: expected {}", maps, item.name, item.map);
+  }
+  truth_ = Truth::kMap;
+}
+
+void Dataset::label_arrays(const std::string& labels) {
+  if (labels.ends_with(".npy")) {
+    Tensor t = read_npy(labels);
+    if (!is_integer(t.dtype()) || t.size() != static_cast<int64_t>(items_.size()))
+      fail(ErrorKind::kInput, "{}: holds {} {}, expected a class for each of {} samples", labels, to_string(t.shape()), name_of(t.dtype()), items_.size());
+    for (size_t i = 0; i < items_.size(); ++i) items_[i].label = t.get_int(static_cast<int64_t>(i));
+  } else {
+    std::map<std::string, int64_t> classes;
+    for (const Row& row : read_table(labels)) classes[row.file] = row.label;
+    for (Item& item : items_) {
+      auto it = classes.find(item.name);
+      if (it == classes.end()) fail(ErrorKind::kInput, "{}: names no class for the sample {}", labels, item.name);
+      item.label = it->second;
+    }
+  }
+  for (const Item& item : items_)
+    if (item.label < 0) fail(ErrorKind::kInput, "{}: the class of {} is {}", labels, item.name, item.label);
+  truth_ = Truth::kClass;
+}
+
+LabelMap Dataset::map(size_t i) const { return read_label_map(items_[i].map); }
 
 void Dataset::add_arrays(const std::string& path) {
   std::map<std::string, Tensor> arrays;
@@ -164,17 +296,18 @@ void Dataset::add_arrays(const std::string& path) {
   }
   std::string name = fs::path(path).filename().string();
   for (int64_t row = 0; row < samples; ++row) {
-    Item item{path, samples > 1 ? fmt::format("{}[{:06}]", name, row) : name, -1, {}};
+    Item item{path, samples > 1 ? fmt::format("{}[{:06}]", name, row) : name};
     for (const Tensor& t : inputs) item.inputs.push_back(samples > 1 ? row_of(t, row) : t);
     items_.push_back(std::move(item));
   }
   preparation_ = "arrays as they are";
 }
 
-std::vector<Tensor> Dataset::prepare(const Item& item) {
+std::vector<Tensor> Dataset::prepare(Item& item) {
   Image image = read_image(item.path);
   Preprocess steps = preprocess_for(model_path_, wanted_[0], image, choices_);
   if (preparation_.empty()) preparation_ = steps.describe();
+  item.picture = {steps, image.width, image.height};
   Tensor t = steps.apply(image);
   return {wanted_[0].dtype == DType::kF32 || wanted_[0].dtype == DType::kUndefined ? t : cast(t, wanted_[0].dtype)};
 }
@@ -206,6 +339,43 @@ std::vector<Tensor> Dataset::inputs(size_t i) {
     item.inputs = made;
   }
   return made;
+}
+
+std::string Dataset::digest() {
+  XXH3_state_t state;
+  XXH3_128bits_reset(&state);
+  auto take = [&](const void* data, size_t size) { XXH3_128bits_update(&state, data, size); };
+  auto number = [&](int64_t x) { take(&x, sizeof x); };
+  auto text = [&](const std::string& t) {
+    number(static_cast<int64_t>(t.size()));
+    take(t.data(), t.size());
+  };
+  auto file = [&](const std::string& path) {
+    std::vector<uint8_t> bytes = read_file(path, kMaxPictureFile);
+    number(static_cast<int64_t>(bytes.size()));
+    take(bytes.data(), bytes.size());
+  };
+  number(static_cast<int64_t>(size_));
+  for (const Item& item : items_) {
+    text(item.name);
+    number(item.label);
+    for (const TrueBox& b : item.boxes) {
+      for (float x : {b.x0, b.y0, b.x1, b.y1}) take(&x, sizeof x);
+      number(b.class_index);
+      number(b.crowd);
+    }
+    if (!item.map.empty()) file(item.map);
+    if (pictures_) {
+      file(item.path);
+      continue;
+    }
+    for (const Tensor& t : item.inputs) {
+      text(to_string(t.shape()));
+      take(t.raw(), t.bytes());
+    }
+  }
+  XXH128_hash_t digest = XXH3_128bits_digest(&state);
+  return fmt::format("{:016x}{:016x}", digest.high64, digest.low64);
 }
 
 std::map<std::string, Shape> Dataset::input_shapes() {

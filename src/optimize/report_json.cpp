@@ -24,15 +24,16 @@ json trial_json(const Trial& t) {
   json j = {{"name", t.name()}, {"techniques", t.techniques}, {"outcome", name_of(t.outcome)}, {"note", t.note}, {"measured", t.measured()}};
   if (!t.measured()) return j;
   const Quality& q = *t.quality;
-  json misses = json::array();
+  json misses = json::array(), scores = json::object();
+  for (const auto& [kind, value] : q.scores) scores[std::string(name_of(kind))] = interval(value);
   for (const Miss& m : t.misses)
     misses.push_back({{"limit", m.limit.text()}, {"measured", number(m.measured)}, {"text", m.text()}});
   j.update({{"latency_ms", interval(t.latency, 1e3)}, {"speedup", optional_interval(t.speedup)}, {"confirmed_speedup", optional_interval(t.confirmed)},
             {"turns", t.turns}, {"memory_bytes", t.memory_bytes}, {"size_bytes", t.size_bytes}, {"samples", q.samples},
             {"finite", q.finite}, {"largest_error", number(q.largest_error)}, {"mean_error", number(q.mean_error)},
             {"signal_to_noise_db", q.signal_to_noise ? number(*q.signal_to_noise) : json(nullptr)},
-            {"agreement", optional_interval(q.agreement)}, {"accuracy", optional_interval(q.accuracy)}, {"drop", optional_interval(q.drop)},
-            {"meets_budget", t.misses.empty()}, {"misses", misses}, {"on_front", t.on_front}});
+            {"agreement", optional_interval(q.agreement)}, {"accuracy", optional_interval(q.accuracy)}, {"metrics", scores}, {"drop", optional_interval(q.drop)},
+            {"layers", t.layers}, {"meets_budget", t.misses.empty()}, {"misses", misses}, {"on_front", t.on_front}});
   return j;
 }
 
@@ -40,6 +41,13 @@ json trial_json(const Trial& t) {
 
 json report_json(const Optimization& r, const OptimizeRequest& request, const Device& device, const ReportContext& context) {
   const Trial& original = r.trials[0];
+  json nearest = json::array(), choices = json::array();
+  for (size_t i : r.nearest) nearest.push_back({{"name", r.trials[i].name()}, {"misses", trial_json(r.trials[i])["misses"]}});
+  for (const LayerRecord& l : r.layer_choices) {
+    json options = json::array();
+    for (const auto& o : l.options) options.push_back({{"choice", o.choice}, {"error", number(o.error)}, {"ms", number(o.seconds * 1e3)}});
+    choices.push_back({{"name", l.name}, {"technique", l.technique}, {"choice", l.choice}, {"bits", l.bits}, {"effects", options}});
+  }
   json trials = json::array(), front = json::array(), limits = json::array(), layers = json::array();
   for (const Trial& t : r.trials) {
     trials.push_back(trial_json(t));
@@ -59,17 +67,19 @@ json report_json(const Optimization& r, const OptimizeRequest& request, const De
             {"drop", t.quality->drop ? json(t.quality->drop->value) : json(nullptr)}, {"largest_error", number(t.quality->largest_error)},
             {"agreement", t.quality->agreement ? json(t.quality->agreement->value) : json(nullptr)},
             {"size_ratio", static_cast<double>(t.size_bytes) / static_cast<double>(std::max<int64_t>(original.size_bytes, 1))},
-            {"threads", r.best.threads}};
+            {"metric", t.quality->scores.contains(r.metric) ? interval(t.quality->scores.at(r.metric)) : json(nullptr)}, {"threads", r.best.threads}};
   }
   return {{"lathe", context.version}, {"command", context.command}, {"model", request.model},
           {"machine", {{"name", device.name}, {"identity", context.machine}, {"threads", request.threads}, {"load_before", context.load_before}, {"load_after", context.load_after}}},
-          {"data", {{"path", request.data}, {"samples", r.samples}, {"found", r.samples_found}, {"preparation", r.preparation},
+          {"data", {{"path", request.data}, {"samples", r.samples}, {"calibration", r.calibration_samples}, {"found", r.samples_found}, {"preparation", r.preparation},
                     {"labelled", r.labelled}, {"classifies", r.classifies}, {"label_offset", r.label_offset}}},
           {"budget", {{"text", to_string(r.budget)}, {"origin", r.budget_origin}, {"limits", limits}}},
-          {"seed", request.seed}, {"seconds", r.seconds}, {"out_of_time", r.out_of_time}, {"reason", r.reason},
+          {"metric", {{"name", name_of(r.metric)}, {"against", r.against_original ? "the original's answers" : "labels"}, {"higher_is_better", higher_is_better(r.metric)}, {"share", is_share(r.metric)}}},
+          {"store", {{"path", request.store}, {"measured", r.measured_now}, {"found", r.from_store}}},
+          {"seed", request.seed}, {"seconds", r.seconds}, {"out_of_time", r.out_of_time}, {"interrupted", r.interrupted}, {"reason", r.reason},
           {"reference_check", {{"largest_error", r.reference_error ? number(*r.reference_error) : json(nullptr)}, {"note", r.reference_note}}},
-          {"baseline", trials[0]}, {"best", best}, {"nearest", r.nearest ? json(r.trials[*r.nearest].name()) : json(nullptr)},
-          {"trials", trials}, {"front", front}, {"layers", layers}, {"notices", r.notices}};
+          {"baseline", trials[0]}, {"best", best}, {"nearest", r.nearest.empty() ? json(nullptr) : json(r.trials[r.nearest[0]].name())}, {"nearest_candidates", nearest},
+          {"trials", trials}, {"front", front}, {"layers", layers}, {"layer_choices", choices}, {"notices", r.notices}};
 }
 
 }  // namespace lathe

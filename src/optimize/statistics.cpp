@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 namespace lathe {
@@ -38,6 +39,23 @@ Interval bootstrap_median(const std::vector<double>& values, uint64_t seed) {
   return result;
 }
 
+Interval bootstrap_mean(const std::vector<double>& values, uint64_t seed) {
+  if (values.empty()) return {};
+  auto mean = [](const std::vector<double>& v) { return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size()); };
+  Interval result{mean(values), 0, 0};
+  std::mt19937_64 random(seed);
+  std::uniform_int_distribution<size_t> pick(0, values.size() - 1);
+  std::vector<double> means, sample(values.size());
+  for (int i = 0; i < kResamples; ++i) {
+    for (double& x : sample) x = values[pick(random)];
+    means.push_back(mean(sample));
+  }
+  std::sort(means.begin(), means.end());
+  result.low = std::min(result.value, means[kResamples * 25 / 1000]);
+  result.high = std::max(result.value, means[kResamples * 975 / 1000]);
+  return result;
+}
+
 Interval wilson(int64_t hits, int64_t count) {
   if (count == 0) return {0, 0, 1};
   auto n = static_cast<double>(count);
@@ -53,6 +71,15 @@ Interval paired_difference(int64_t lost, int64_t won, int64_t count) {
   double d = (b - c) / (n + 2);
   double half = kZ * std::sqrt(std::max(0.0, b + c + 1 - (b - c) * (b - c) / (n + 2))) / (n + 2);
   return {(b - c) / n, std::max(-1.0, d - half), std::min(1.0, d + half)};
+}
+
+double mcnemar(int64_t lost, int64_t won) {
+  const int64_t n = lost + won, least = std::min(lost, won);
+  if (n == 0) return 1;
+  double tail = 0;  // binomial, by logarithms of factorials
+  for (int64_t k = 0; k <= least; ++k)
+    tail += std::exp(std::lgamma(static_cast<double>(n) + 1) - std::lgamma(static_cast<double>(k) + 1) - std::lgamma(static_cast<double>(n - k) + 1) - static_cast<double>(n) * std::log(2.0));
+  return std::min(1.0, 2 * tail);
 }
 
 }  // namespace lathe

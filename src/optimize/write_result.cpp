@@ -68,7 +68,7 @@ void write_model(const Optimization& result, const std::string& path) {
   export_onnx(result.best.graph, path, metadata);
   Model back = import_onnx(path);
   PlanOptions options = planned_options(back);
-  require(options.bf16 == result.best.options.bf16 && options.fuse == result.best.options.fuse, "{} does not say how it is to be planned", path);
+  require(options.bf16 == result.best.options.bf16 && options.bf16_marked == result.best.options.bf16_marked && options.fuse == result.best.options.fuse, "{} does not say how it is to be planned", path);
   double error = largest_relative_error(answers(back.graph, options, result.input_shapes),
                                         answers(result.best.graph, result.best.options, result.input_shapes));
   require(error <= kReadBackTolerance, "{} was read back and differs from the candidate by {} of the output's range", path, error);

@@ -333,7 +333,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     }
     fuse(g);
     read_planes(g);
-    if (options.bf16) to_bf16(g);
+    if (options.bf16) to_bf16(g, options.bf16_marked);
     clean_up(g);
   }
   std::optional<KernelTuner> tuner;

@@ -19,6 +19,7 @@ struct PlanOptions {
   bool fuse = true;       // recognition, fusion and channels-last layout
   bool integer = true;    // quantized networks in integer arithmetic (needs fuse)
   bool bf16 = false;      // products with constant weights in bf16 (needs fuse)
+  bool bf16_marked = false;  // only those of them whose weights are numbers of bf16 already: a layer at a time
   bool reference = false; // reference kernels only: the oracle
   bool slice = true;      // a batch may go through in several runs (planner/slices.h)
   bool tune = false;      // time every kernel that supports a node and keep the fastest

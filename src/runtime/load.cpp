@@ -18,7 +18,7 @@ bool choice(const Model& model, const std::string& key, std::string_view off, st
 
 std::map<std::string, std::string> plan_metadata(const PlanOptions& options) {
   std::map<std::string, std::string> metadata;
-  if (options.bf16) metadata["lathe.precision"] = "bf16";
+  if (options.bf16) metadata["lathe.precision"] = options.bf16_marked ? "mixed" : "bf16";
   if (!options.fuse) metadata["lathe.fuse"] = "no";
   if (options.tune) metadata["lathe.tune"] = "yes";
   return metadata;
@@ -26,7 +26,8 @@ std::map<std::string, std::string> plan_metadata(const PlanOptions& options) {
 
 PlanOptions planned_options(const Model& model) {
   PlanOptions options;
-  options.bf16 = choice(model, "lathe.precision", "fp32", "bf16", false);
+  if (auto it = model.metadata.find("lathe.precision"); it != model.metadata.end() && it->second == "mixed") options.bf16 = options.bf16_marked = true;
+  else options.bf16 = choice(model, "lathe.precision", "fp32", "bf16", false);
   options.fuse = choice(model, "lathe.fuse", "no", "yes", true);
   options.tune = choice(model, "lathe.tune", "no", "yes", false);
   return options;
@@ -34,6 +35,7 @@ PlanOptions planned_options(const Model& model) {
 
 PlanOptions plan_options_for(const Model& model, const PlanOptions& asked, const PlanAdjustment& adjust) {
   PlanOptions said = planned_options(model), options = asked;
+  if (!options.bf16) options.bf16_marked = said.bf16_marked;  // who asks for bf16 says himself how
   options.bf16 |= said.bf16;
   options.fuse &= said.fuse;
   options.tune |= said.tune;

@@ -17,8 +17,9 @@
 
 namespace lathe {
 
-// How an optimized model is to be planned is kept in its ONNX metadata ("lathe.precision": fp32 or bf16,
-// "lathe.fuse": yes or no, "lathe.tune": yes or no), which other runtimes ignore. Options at their defaults leave no entry.
+// How an optimized model is to be planned is kept in its ONNX metadata ("lathe.precision": fp32, bf16, or
+// mixed, which is PlanOptions::bf16_marked; "lathe.fuse": yes or no, "lathe.tune": yes or no), which other runtimes ignore.
+// Options at their defaults leave no entry.
 std::map<std::string, std::string> plan_metadata(const PlanOptions& options);
 // Throws kModel for values that are not of these.
 PlanOptions planned_options(const Model& model);

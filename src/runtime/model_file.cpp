@@ -48,6 +48,7 @@ std::string ModelFile::misfit(const PlanOptions& options, int64_t batch, const s
   const PackedOrigin& origin = packed_->origin();
   if (batch != 1 && batch != origin.batch) return fmt::format("it was planned for batch {}", origin.batch);
   if (options.bf16 && !origin.options.bf16) return "it was planned in fp32";
+  if (options.bf16 && !options.bf16_marked && origin.options.bf16_marked) return "it was planned with some layers in fp32";
   if (options.reference != origin.options.reference || options.fuse != origin.options.fuse || options.integer != origin.options.integer || (options.tune && !origin.options.tune))
     return "it was planned with other options";
   const Graph& g = graph();
@@ -67,6 +68,7 @@ LoadedPlan ModelFile::plan(PlanOptions options, int64_t batch,
   }
   if (packed_) {  // what it was packed with holds where nothing else is asked
     const PackedOrigin& origin = packed_->origin();
+    options.bf16_marked = options.bf16 ? options.bf16_marked : origin.options.bf16_marked;
     options.bf16 = options.bf16 || origin.options.bf16;
     options.tune = options.tune || origin.options.tune;
     if (batch == 1) batch = std::max<int64_t>(origin.batch, 1);

@@ -71,8 +71,11 @@ void assign_layout(Graph& graph);
 // After fuse: the first convolution takes the picture as it comes, in planes, and no transpose stands before it.
 void read_planes(Graph& graph);
 
-// After fuse: Conv and MatMul of ai.lathe, and what moves their results, in bf16; casts at the borders.
-void to_bf16(Graph& graph);
+// After fuse: Conv and MatMul of ai.lathe, and what moves their results, in bf16; casts at the borders. With `marked_only`, of
+// products only those whose weights are numbers of bf16 already: so a file says layer by layer what is to be in bf16.
+void to_bf16(Graph& graph, bool marked_only = false);
+// Every element of the constant is a number of bf16.
+bool holds_bf16(const Tensor& constant);
 
 // QLinearConv and QLinearMatMul as the standard defines them: DequantizeLinear, the operator, QuantizeLinear. Only where
 // all but the input is constant.

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <numeric>
 #include <set>
+#include <span>
 
 #include "graph/op.h"
 #include "kernels/kernel.h"
@@ -46,7 +47,7 @@ bool is_depthwise(const Graph& g, const Node& n) {
 
 class HalfPass {
  public:
-  explicit HalfPass(Graph& g) : g_(g), moments_(expected_moments(g)), consumers_(g.consumers()), before_product_(g.value_count(), false) {
+  HalfPass(Graph& g, bool marked_only) : g_(g), marked_only_(marked_only), moments_(expected_moments(g)), consumers_(g.consumers()), before_product_(g.value_count(), false) {
     for (ValueId v : g.outputs) public_.insert(v.index);
     std::vector<NodeId> order = g.order();
     for (size_t i = order.size(); i-- > 0;) {
@@ -146,6 +147,8 @@ class HalfPass {
     const ValueId read = n.inputs[0], result = n.outputs[0];
     if (g_[read].dtype != DType::kF32) return;
     const bool depthwise = is_depthwise(g_, n), made_wide = !made_in_half(read), last = !before_product_[result.index];
+    // A depthwise convolution keeps its weights and follows what stands around it.
+    if (!depthwise && !marked(n.inputs[1])) return;
     // The beginning of a network of depthwise convolutions, up to the first product behind one.
     if (n.op->name == "Conv" && made_wide && g_[read].shape->back() <= kPictureChannels && only_depthwise_reads(result)) {
       beginning_.insert(result.index);
@@ -203,7 +206,7 @@ class HalfPass {
       else if (before_product_[n.outputs[0].index]) narrowing(id, n.inputs);
       return;
     }
-    if (!has_bf16_instructions() || g_[n.inputs[0]].shape->back() % 2 != 0) return;
+    if (!has_bf16_instructions() || g_[n.inputs[0]].shape->back() % 2 != 0 || !marked(n.inputs[1])) return;
     std::vector<ValueId> inputs = n.inputs;
     inputs[1] = half_weights(n, inputs[1], inputs[0]);
     inputs[0] = half(inputs[0]);
@@ -217,8 +220,13 @@ class HalfPass {
       beginning_.insert(result.index);
       return;
     }
-    if (!before_product_[result.index]) return;
+    if (!before_product_[result.index] || !marked(g_[id].inputs[1])) return;
     narrowing(id, g_[id].inputs);
+  }
+
+  bool marked(ValueId weights) const {
+    const Tensor& w = g_[weights].constant;
+    return !marked_only_ || w.dtype() == DType::kBF16 || (w.defined() && w.dtype() == DType::kF32 && w.has_elements() && holds_bf16(w));
   }
 
   bool made_in_half(ValueId v) const { return twin_.contains(v.index) && !g_[v].is_constant(); }
@@ -271,6 +279,7 @@ class HalfPass {
   }
 
   Graph& g_;
+  const bool marked_only_;
   std::map<int32_t, Moments> moments_;  // by f32 value
   std::vector<std::vector<NodeId>> consumers_;  // by f32 value, before anything changed
   std::set<int32_t> public_;
@@ -282,6 +291,11 @@ class HalfPass {
 
 }  // namespace
 
-void to_bf16(Graph& graph) { HalfPass(graph).run(); }
+void to_bf16(Graph& graph, bool marked_only) { HalfPass(graph, marked_only).run(); }
+
+bool holds_bf16(const Tensor& constant) {
+  std::span<const uint32_t> bits(reinterpret_cast<const uint32_t*>(constant.data<float>()), static_cast<size_t>(constant.size()));
+  return std::all_of(bits.begin(), bits.end(), [](uint32_t b) { return (b & 0xffffu) == 0; });
+}
 
 }  // namespace lathe

@@ -36,7 +36,7 @@ class CommandTest : public OptimizeTest {
     export_onnx(classifier(), path(name));
     make_pictures("p", 4, false);
   }
-  std::string optimize(const std::string& more) { return fmt::format("optimize '{}' --data '{}' --seconds 0.05 {}", path("m.onnx"), path("p"), more); }
+  std::string optimize(const std::string& more) { return fmt::format("optimize '{}' --data '{}' --seconds 0.05 --store '{}' {}", path("m.onnx"), path("p"), path("trials.db"), more); }
   json read_json(const std::string& file) {
     std::vector<uint8_t> bytes = read_file(path(file), 1 << 26);
     return json::parse(bytes.begin(), bytes.end());
@@ -99,7 +99,7 @@ TEST_F(CommandTest, RefusesBeforeMeasuring) {
   };
   std::string out = " -o '" + path("out") + "'";
   expect(optimize("--budget 'speed<=1' " + out), 2, "position 1");
-  expect(optimize("--time-limit soon" + out), 2, "--time-limit soon");
+  expect(optimize("--time soon" + out), 2, "--time soon");
   expect(optimize("--techniques warp" + out), 2, "no technique 'warp'");
   expect(optimize("-o '" + path("no/such/out") + "'"), 1, "does not exist");
   expect("optimize '" + path("m.onnx") + "' --data '" + path("none") + "'" + out, 1, "no such file");
@@ -129,7 +129,7 @@ TEST_F(CommandTest, TheHtmlReportEscapesWhatItQuotes) {
   fs::rename(path("x.onnx"), path(name));
   make_pictures("p", 2, false);
   std::string quoted = "\"" + path(name) + "\"";
-  Outcome r = lathe("optimize " + quoted + " --data '" + path("p") + "' --seconds 0.05 --techniques bf16 -o '" + path("out") + "'");
+  Outcome r = lathe("optimize " + quoted + " --data '" + path("p") + "' --seconds 0.05 --store none --techniques bf16 -o '" + path("out") + "'");
   ASSERT_TRUE(r.code == 0 || r.code == 3) << r.error;
   std::vector<uint8_t> bytes = read_file(path("out/report.html"), 1 << 26);
   std::string html(bytes.begin(), bytes.end());
@@ -151,7 +151,7 @@ TEST_F(CommandTest, SharedClassifiers) {
   if (!fs::exists(models) || !fs::exists(pictures)) GTEST_SKIP() << "no shared assets";
   for (const auto& [name, options] : std::vector<std::pair<std::string, std::string>>{
            {"mobilenet_v1_025_224", "--mean 0.5 --std 0.5"}, {"mobilenet_v2_100_224", "--mean 0.5 --std 0.5"}, {"squeezenet1_1", ""}}) {
-    Outcome r = lathe(fmt::format("optimize '{}' --data '{}' --samples 24 --seconds 0.2 --budget 'drop<=20%' --json {} -o '{}'",
+    Outcome r = lathe(fmt::format("optimize '{}' --data '{}' --samples 24 --seconds 0.2 --trials 12 --store none --budget 'drop<=20%' --json {} -o '{}'",
                                   (models / (name + ".onnx")).string(), pictures.string(), options, path(name)));
     ASSERT_EQ(r.code, 0) << name << r.error;
     json report = json::parse(r.out);

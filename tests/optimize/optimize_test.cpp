@@ -49,7 +49,8 @@ TEST_F(SearchTest, ClassifierWithLabels) {
   Optimization r = optimize(request(classifier(), path("p")), device_);
   EXPECT_TRUE(r.classifies);
   EXPECT_TRUE(r.labelled);
-  EXPECT_EQ(r.samples, 36);
+  EXPECT_EQ(r.samples, 27);
+  EXPECT_EQ(r.calibration_samples, 9);
   EXPECT_EQ(r.label_offset, 0);
   EXPECT_EQ(to_string(r.budget), "drop <= 1 points");
   ASSERT_TRUE(r.reference_error);
@@ -91,14 +92,15 @@ TEST_F(SearchTest, WithoutLabelsAgreementIsTheMeasure) {
   EXPECT_EQ(to_string(r.budget), "agreement >= 99 %");
   EXPECT_FALSE(r.trials[0].quality->accuracy);
   EXPECT_EQ(r.trials[0].quality->agreement->value, 1);
+  // What is lost then is agreement, and that is said.
   q.budget = parse_budget("drop<=1%");
-  try {
-    optimize(q, device_);
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), ErrorKind::kUsage);
-    EXPECT_THAT(e.what(), HasSubstr("labels"));
-  }
+  r = optimize(q, device_);
+  EXPECT_TRUE(r.against_original);
+  EXPECT_THAT(r.notices, testing::Contains(HasSubstr("there are no labels")));
+  const Quality& half = *trial(r, "bf16").quality;
+  EXPECT_NEAR(half.drop->value, 1 - half.agreement->value, 1e-12);
+  q.metric = MetricKind::kMap;
+  EXPECT_THROW(optimize(q, device_), Error);
 }
 
 TEST_F(SearchTest, ArraysAndThreadsAndMeasuredUnfused) {
@@ -121,8 +123,8 @@ TEST_F(SearchTest, NothingMeetsAnImpossibleBudget) {
   q.budget = parse_budget("latency<=1ns, size<=1B");
   Optimization r = optimize(q, device_);
   EXPECT_FALSE(r.chosen);
-  ASSERT_TRUE(r.nearest);
-  EXPECT_EQ(r.trials[*r.nearest].misses.size(), 2u);
+  ASSERT_GE(r.nearest.size(), 2u);
+  EXPECT_EQ(r.trials[r.nearest[0]].misses.size(), 2u);
   EXPECT_THAT(r.reason, HasSubstr("No candidate meets the budget"));
   EXPECT_THAT(r.reason, HasSubstr("above what latency <= 0.001 µs allows"));
 }
@@ -146,8 +148,9 @@ TEST_F(SearchTest, TechniquesCanBeNamedAndLeftOut) {
   q.only = {"bf16", "clean"};
   q.exclude = {"clean"};
   Optimization r = optimize(q, device_);
-  ASSERT_EQ(r.trials.size(), 2u);
+  ASSERT_GE(r.trials.size(), 2u);
   EXPECT_EQ(r.trials[1].name(), "bf16");
+  for (const Trial& t : r.trials) EXPECT_EQ(t.name().find("clean"), std::string::npos);
   q.only = {"warp"};
   EXPECT_THROW(optimize(q, device_), Error);
 }
@@ -228,7 +231,7 @@ TEST_F(SearchTest, TechniquesSurviveTheFile) {
     std::vector<Settings> settings = settings_of(t, base, context);
     ASSERT_FALSE(settings.empty()) << t.key;
     Candidate c = base;
-    t.apply(c, settings[0]);
+    t.apply(c, settings[0], context);
     verify(c.graph);
     export_onnx(c.graph, path("t.onnx"), plan_metadata(c.options));
     Model back = import_onnx(path("t.onnx"));
@@ -244,11 +247,72 @@ TEST_F(SearchTest, TechniquesSurviveTheFile) {
   }
 }
 
+// A layer set to f32 keeps its weights and its precision, in the plan and through the file.
+TEST_F(SearchTest, Bf16LayerByLayer) {
+  const Technique& half = find_technique("bf16");
+  TechniqueContext context{device_};
+  Candidate base;
+  base.graph = classifier(false, 40);
+  std::vector<std::string> layers = half.knobs[0].layers(base, context);
+  EXPECT_THAT(layers, testing::ElementsAre("stem", "body", "head"));
+  Candidate all = compose(base, {{&half, {}}}, context), some = compose(base, {{&half, {{"layers", LayerChoices{{"body", "f32"}}}}}}, context);
+  EXPECT_EQ(some.layers.at("body"), "f32");
+  EXPECT_EQ(some.layers.at("stem"), "bf16");
+  EXPECT_THAT(some.applied[0], HasSubstr("bf16(layers=1 f32 #"));
+  std::map<std::string, Shape> shapes = {{"image", {1, 3, 16, 16}}};
+  auto type_of_input = [&](const Plan& plan, const std::string& name) {
+    for (const Step& s : plan.steps)
+      if (plan.graph[s.node].name == name) return plan.graph[plan.graph[s.node].inputs[0]].dtype;
+    ADD_FAILURE() << "no step " << name;
+    return DType::kUndefined;
+  };
+  all.options.input_shapes = some.options.input_shapes = shapes;
+  EXPECT_EQ(type_of_input(make_plan(all.graph, all.options), "body"), DType::kBF16);
+  Plan plan = make_plan(some.graph, some.options);
+  EXPECT_EQ(type_of_input(plan, "body"), DType::kF32);
+  EXPECT_EQ(type_of_input(plan, "head"), DType::kBF16);
+  export_onnx(some.graph, path("some.onnx"), plan_metadata(some.options));
+  Model back = import_onnx(path("some.onnx"));
+  PlanOptions options = planned_options(back);
+  EXPECT_TRUE(options.bf16 && options.bf16_marked);
+  options.input_shapes = shapes;
+  Session first(std::move(plan)), second(make_plan(back.graph, options));
+  auto inputs = random_inputs(first.plan(), 3);
+  EXPECT_EQ(largest_relative_error(second.run(inputs), first.run(inputs)), 0);
+}
+
+TEST_F(SearchTest, KnobsGiveTheirValues) {
+  TechniqueContext context{device_};
+  Candidate c;
+  Knob range = Knob::range("percentile", "", 99.9, 99, 100, 3), choice = Knob::choice("calibration", "", {"entropy", "mse"});
+  EXPECT_EQ(values_of(range, c, context).size(), 4u);
+  EXPECT_EQ(std::get<double>(values_of(range, c, context)[0]), 99.9);
+  EXPECT_EQ(std::get<double>(values_of(Knob::range("x", "", 1, 0.01, 1, 3, true), c, context)[2]), 0.1);
+  Technique t;
+  t.key = "t";
+  t.knobs = {range, choice};
+  std::vector<Settings> settings = settings_of(t, c, context);
+  ASSERT_EQ(settings.size(), 5u);
+  EXPECT_EQ(label_of(t, settings[0]), "t");
+  EXPECT_EQ(label_of(t, settings[4]), "t(calibration=mse)");
+  EXPECT_EQ(settings[4].choice("calibration", "entropy"), "mse");
+  EXPECT_THROW(settings[4].whole("calibration", 1), Error);
+  EXPECT_EQ(canonical({{&t, settings[4]}, {&find_technique("clean"), {}}}), canonical({{&find_technique("clean"), {}}, {&t, settings[4]}}));
+  // What a technique needs is asked before the technique itself.
+  t.obstacle = [](const Candidate&, const TechniqueContext&) { return std::string("its own"); };
+  t.need = Technique::Need::kData;
+  EXPECT_THAT(obstacle(t, c, context), HasSubstr("held back"));
+  context.calibration.count = 3;
+  EXPECT_EQ(obstacle(t, c, context), "its own");
+  t.need = Technique::Need::kLabels;
+  EXPECT_THAT(obstacle(t, c, context), HasSubstr("labelled"));
+}
+
 TEST_F(SearchTest, HalfTheFileForBf16) {
   Candidate c;
   c.graph = classifier(false, 64);
   export_onnx(c.graph, path("wide.onnx"));
-  find_technique("bf16").apply(c, {});
+  find_technique("bf16").apply(c, {}, TechniqueContext{device_});
   export_onnx(c.graph, path("half.onnx"));
   EXPECT_LT(static_cast<double>(std::filesystem::file_size(path("half.onnx"))), 0.6 * static_cast<double>(std::filesystem::file_size(path("wide.onnx"))));
 }

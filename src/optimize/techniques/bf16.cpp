@@ -1,6 +1,7 @@
 // Products in bf16: the weights of convolutions and matrix products are stored in 16 bits, and the planner runs these
 // products and what moves their results in bf16, with sums in f32 (transform/precision.cpp). In the file the
-// weights are bf16 initializers behind a Cast to f32, which every runtime of opset 13 and later understands.
+// weights are bf16 initializers behind a Cast to f32, which every runtime of opset 13 and later understands. Layers that are
+// set to f32 keep their weights: the planner sees by the weights which layers are meant (PlanOptions::bf16_marked).
 #include <map>
 
 #include "graph/op.h"
@@ -10,6 +11,8 @@
 
 namespace lathe::techniques {
 namespace {
+
+constexpr const char* kLayers = "layers";
 
 // The weights that transform/precision.cpp would round (2-D convolutions but the depthwise, matrix products), and a node that
 // reads each.
@@ -36,6 +39,17 @@ Tensor rounded(const Tensor& w, const Node& reader) {
   return round_weights(w, true, 1, {});
 }
 
+std::vector<std::string> layers_of(const Candidate& c, const TechniqueContext&) {
+  Graph cleaned = c.graph;
+  clean_up(cleaned);
+  std::map<ValueId, NodeId> weights = rounded_weights(cleaned);
+  std::vector<std::string> names;
+  for (NodeId id : cleaned.order())
+    for (const auto& [w, reader] : weights)
+      if (reader == id && !cleaned[id].name.empty()) names.push_back(cleaned[id].name);
+  return names;
+}
+
 }  // namespace
 
 Technique bf16() {
@@ -43,22 +57,32 @@ Technique bf16() {
   t.key = "bf16";
   t.summary = "weights and products in bfloat16, sums in f32";
   t.source = "Kalamkar et al. 2019, A study of BFLOAT16 for deep learning training";
+  t.applies_to = "networks with 2-D convolutions or products with constant matrices";
+  t.reproduction = "quantization-survey";
   t.stage = Technique::Stage::kPrecision;
   t.conflicts = {"unfused"};
+  t.knobs = {Knob::per_layer(kLayers, "precision of each product", {"bf16", "f32"}, {{"bf16", 16}, {"f32", 32}}, layers_of)};
   t.obstacle = [](const Candidate& c, const TechniqueContext&) -> std::string {
     Graph cleaned = c.graph;
     clean_up(cleaned);
     return rounded_weights(cleaned).empty() ? "no 2-D convolution or matrix product with constant f32 weights" : "";
   };
-  t.apply = [](Candidate& c, const Settings&) {
+  t.apply = [](Candidate& c, const Settings& settings, const TechniqueContext&) {
     clean_up(c.graph);  // batch norms must be in the weights before these are rounded
+    const LayerChoices layers = settings.layers(kLayers);
+    bool all = true;
     for (const auto& [w, reader] : rounded_weights(c.graph)) {
+      if (auto it = layers.find(c.graph[reader].name); it != layers.end() && it->second == "f32") {
+        all = false;
+        continue;
+      }
       ValueId half = c.graph.add_constant(rounded(c.graph[w].constant, c.graph[reader]), c.graph[w].name + "_bf16");
       ValueId wide = c.graph.add("Cast", {half}, {{"to", static_cast<int64_t>(DType::kF32)}});
       c.graph.replace_uses(w, wide);
     }
     c.graph.compact();
     c.options.bf16 = c.options.fuse = true;
+    c.options.bf16_marked = !all;
   };
   return t;
 }

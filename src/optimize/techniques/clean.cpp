@@ -11,6 +11,8 @@ Technique clean() {
   t.key = "clean";
   t.summary = "fold constants and batch norms, remove dead, double and idle nodes";
   t.source = "Jacob et al. 2018, section 3.2 (batch norm folding); common compiler passes";
+  t.applies_to = "every network that is not clean already";
+  t.reproduction = "quantization-survey";
   t.stage = Technique::Stage::kGraph;
   t.exact = true;
   t.obstacle = [](const Candidate& c, const TechniqueContext&) -> std::string {
@@ -19,7 +21,7 @@ Technique clean() {
     size_t before = c.graph.order().size(), after = cleaned.order().size();
     return after < before ? "" : "the network is clean already";
   };
-  t.apply = [](Candidate& c, const Settings&) { clean_up(c.graph); };
+  t.apply = [](Candidate& c, const Settings&, const TechniqueContext&) { clean_up(c.graph); };
   return t;
 }
 

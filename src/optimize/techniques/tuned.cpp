@@ -9,10 +9,11 @@ Technique tuned() {
   t.key = "tuned";
   t.summary = "kernels chosen by timing them on this machine";
   t.source = "Frigo and Johnson 1998 (FFTW) for choice by measurement";
+  t.applies_to = "every network";
   t.stage = Technique::Stage::kPlan;
   t.exact = true;
   t.obstacle = [](const Candidate&, const TechniqueContext&) -> std::string { return ""; };
-  t.apply = [](Candidate& c, const Settings&) { c.options.tune = true; };
+  t.apply = [](Candidate& c, const Settings&, const TechniqueContext&) { c.options.tune = true; };
   return t;
 }
 

@@ -12,6 +12,7 @@ Technique unfused() {
   t.key = "unfused";
   t.summary = "the planner's fusion and layout passes left out";
   t.source = "the planner's own alternative";
+  t.applies_to = "networks without convolutions";
   t.stage = Technique::Stage::kPlan;
   t.exact = true;
   t.conflicts = {"bf16"};
@@ -20,7 +21,7 @@ Technique unfused() {
     bool convolves = std::any_of(order.begin(), order.end(), [&](NodeId id) { return c.graph[id].op->name == "Conv"; });
     return convolves ? "convolutions have fast kernels in the fused, channels-last form only" : "";
   };
-  t.apply = [](Candidate& c, const Settings&) { c.options.fuse = false; };
+  t.apply = [](Candidate& c, const Settings&, const TechniqueContext&) { c.options.fuse = false; };
   return t;
 }
 
