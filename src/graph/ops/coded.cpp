@@ -104,17 +104,17 @@ void declare_coded(OpRegistry& r) {
   //                    zero points 0 without Z
   //   block_size = 0   S f32 [N, E] or [1, E], E ≤ 16: S[n, W[n, k]], codes beyond E undefined
   const std::vector<AttributeSpec> coded = with_output_type(with_epilogue({{"block_size", int64_t{0}}}));
-  r.add({.name = "CodedMatMul", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 6, .attributes = coded, .infer = infer_coded_matmul, .macs = coded_macs});
+  r.add({.name = "CodedMatMul", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 6, .attributes = coded, .infer = infer_coded_matmul, .macs = coded_macs});
   // X [N, H, W, C], W [O, kH·kW·C] with the channels of a tap together, the rest as above → [N, oH, oW, O].
   std::vector<AttributeSpec> conv = coded;
   for (const char* name : {"kernel_shape", "strides", "pads", "dilations"}) conv.push_back({name, Ints{}, true});
-  r.add({.name = "CodedConv", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 6, .attributes = conv, .infer = infer_coded_conv, .macs = coded_macs});
+  r.add({.name = "CodedConv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 6, .attributes = conv, .infer = infer_coded_conv, .macs = coded_macs});
   // X [N, H, W, C], W u8 [O, kH·kW·C] of signs (0: −1, 1: +1), B [O], R, S f32 [O] → [N, oH, oW, O]: the sum of
   // sign(x)·sign(w) over the taps inside the picture, times S[o]; sign(x) = 1 where x ≥ 0, else −1 (NaN too). Rastegari
   // et al. 2016, section 3.2. The sum is exact: a whole number.
   std::vector<AttributeSpec> binary = with_output_type(with_epilogue({}));
   for (const char* name : {"kernel_shape", "strides", "pads", "dilations"}) binary.push_back({name, Ints{}, true});
-  r.add({.name = "BinaryConv", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 5, .attributes = binary, .infer = infer_binary_conv, .macs = coded_macs});
+  r.add({.name = "BinaryConv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 5, .attributes = binary, .infer = infer_binary_conv, .macs = coded_macs});
   // X u8 [ceil(count·bits / 8)] → u8 of `shape`, count elements: element i is bits (i·bits mod 8) and up of byte
   // i·bits / 8. Files hold it with a function of standard operators beside (formats/onnx_export.cpp).
   r.add({.name = "UnpackBits", .domain = "ai.lathe", .attributes = {{"bits", int64_t{1}, true}, {"shape", Ints{}, true}}, .infer = infer_unpack_bits, .in_files = true});
