@@ -4,6 +4,8 @@
 //   bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16]
 //   bench_kernels matmul MxKxN [ACTIVATION] [f32|bf16]
 //   bench_kernels attention TOKENSxHEADSxWIDTH [f32|bf16]   fused, and as transposes, products and a softmax
+//   bench_kernels weights MxKxN int4|int8|codebook|ternary [GROUP]   few bits against f32 and bf16; GROUP: of int4 and int8, 128
+//   bench_kernels xnor HxWxC OUT                                     signs against f32, 3×3
 //   bench_kernels all            the convolutions of mobilenet_v2, resnet18 and some others
 #include <omp.h>
 #include <time.h>
@@ -76,6 +78,94 @@ Case conv_case(int64_t h, int64_t w, int64_t c, int64_t out, int64_t k, int64_t 
 Case matmul_case(int64_t m, int64_t k, int64_t n, const std::string& activation, DType type) {
   return make_case("ai.lathe::MatMul", type, {m, k}, {k, n}, {{"activation", activation}, {"residual_first", int64_t{0}}},
                    fmt::format("matmul {}x{}x{} {} {}", m, k, n, activation, name_of(type)), false);
+}
+
+// A product whose weights are codes.
+Case coded_case(int64_t m, int64_t k, int64_t n, const std::string& form, int64_t group) {
+  Case c;
+  c.title = fmt::format("matmul {}x{}x{} {}", m, k, n, form);
+  Graph& g = c.graph;
+  const bool scaled = form.starts_with("int"), wide = form == "int8";
+  if (scaled) c.title += fmt::format(" in groups of {}", group);
+  const ValueId x = g.add_input("x", DType::kF32, Shape{m, k});
+  Tensor codes(wide ? DType::kI8 : scaled ? DType::kI4 : DType::kU8, {n, k});
+  uint64_t state = 1;
+  for (int64_t i = 0; i < codes.size(); ++i) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    const auto bits = static_cast<int64_t>(state >> 33);
+    codes.set_int(i, wide ? bits % 256 - 128 : scaled ? bits % 16 - 8 : form == "ternary" ? bits % 3 : bits % 16);
+  }
+  const Tensor numbers = scaled ? random_tensor(DType::kF32, {n, (k + group - 1) / group}, 3) : weights_of(DType::kF32, {n, form == "ternary" ? 3 : 16}, 3);
+  const ValueId b = g.add_constant(weights_of(DType::kF32, {n}, 2), "b");
+  Attributes a;
+  if (scaled) a["block_size"] = group;
+  g.outputs = {g.add("ai.lathe::CodedMatMul", {x, g.add_constant(codes), b, {}, g.add_constant(numbers)}, std::move(a))};
+  infer_shapes(g);
+  c.macs = count_macs(g);
+  return c;
+}
+
+Case xnor_case(int64_t h, int64_t w, int64_t channels, int64_t out) {
+  Case c;
+  c.title = fmt::format("xnor {}x{}x{} → {} 3x3", h, w, channels, out);
+  Graph& g = c.graph;
+  const ValueId x = g.add_input("x", DType::kF32, Shape{1, h, w, channels});
+  Tensor signs(DType::kU8, {out, 9 * channels});
+  for (int64_t i = 0; i < signs.size(); ++i) signs.set_int(i, i * 2654435761 >> 13 & 1);
+  const ValueId b = g.add_constant(weights_of(DType::kF32, {out}, 2), "b"), s = g.add_constant(random_tensor(DType::kF32, {out}, 3));
+  g.outputs = {g.add("ai.lathe::BinaryConv", {x, g.add_constant(signs), b, {}, s},
+                     {{"kernel_shape", std::vector<int64_t>{3, 3}}, {"strides", std::vector<int64_t>{1, 1}}, {"pads", std::vector<int64_t>{1, 1, 1, 1}},
+                      {"dilations", std::vector<int64_t>{1, 1}}})};
+  infer_shapes(g);
+  c.macs = count_macs(g);
+  return c;
+}
+
+// Kernels of several nodes of equal work in turns, the best of each, and how many times as long as those of the first case.
+void compare(std::vector<Case> cases) {
+  struct Candidate {
+    std::string name;
+    size_t of;
+    std::unique_ptr<Kernel> kernel;
+    std::vector<Tensor> in;
+    Tensor y, scratch;
+    double best = 1e9;
+  };
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Graph& g = cases[i].graph;
+    const NodeId id = g.order()[0];
+    const KernelRequest request{g, g[id]};
+    for (const KernelEntry* e : kernels_for(request)) {
+      Candidate k{fmt::format("{}: {}", cases[i].title, e->name), i, nullptr, {}, Tensor(request.output().dtype, request.out_shape()), {}};
+      try {
+        k.kernel = e->make(request);
+      } catch (const Error&) {
+        throw;
+      } catch (const std::exception&) {
+        continue;
+      }
+      for (ValueId v : g[id].inputs) k.in.push_back(!v ? Tensor() : g[v].is_constant() ? Tensor() : random_tensor(g[v].dtype, *g[v].shape, 7));
+      k.scratch = Tensor(DType::kU8, {static_cast<int64_t>(k.kernel->scratch_bytes()) + 64});
+      candidates.push_back(std::move(k));
+    }
+  }
+  for (int round = 0; round < 60; ++round)
+    for (Candidate& k : candidates) {
+      std::vector<const Tensor*> in;
+      for (const Tensor& t : k.in) in.push_back(&t);
+      Tensor* y = &k.y;
+      const int inner = k.best < 1e-4 ? 20 : k.best < 1e-3 ? 5 : 1;
+      const double begin = thread_seconds();
+      for (int i = 0; i < inner; ++i) k.kernel->run(in.data(), &y, k.scratch.raw());
+      k.best = std::min(k.best, (thread_seconds() - begin) / inner);
+    }
+  double ours = 1e9;
+  for (const Candidate& k : candidates)
+    if (k.of == 0) ours = std::min(ours, k.best);
+  for (const Candidate& k : candidates)
+    std::printf("  %-60s %9.4f ms  %6.1f Gmac/s  %5.2f of the first\n", k.name.c_str(), k.best * 1e3, static_cast<double>(cases[k.of].macs) / k.best * 1e-9, k.best / ours);
+  std::fflush(stdout);
 }
 
 void run(const Case& c, double peak) {
@@ -207,8 +297,22 @@ int main(int argc, char** argv) {
     run_attention(a, b, c, t, peak(t));
     return 0;
   }
+  if (arg(0, "") == "weights" && std::sscanf(arg(1, "").c_str(), "%ldx%ldx%ld", &a, &b, &c) == 3) {
+    std::vector<Case> cases;
+    cases.push_back(coded_case(a, b, c, arg(2, "int4"), number(3, 128)));
+    for (DType t : {DType::kF32, DType::kBF16}) cases.push_back(matmul_case(a, b, c, "", t));
+    compare(std::move(cases));
+    return 0;
+  }
+  if (arg(0, "") == "xnor" && std::sscanf(arg(1, "").c_str(), "%ldx%ldx%ld", &a, &b, &c) == 3) {
+    std::vector<Case> cases;
+    cases.push_back(xnor_case(a, b, c, number(2, c)));
+    cases.push_back(conv_case(a, b, c, number(2, c), 3, 1, 1, "", DType::kF32));
+    compare(std::move(cases));
+    return 0;
+  }
   if (arg(0, "") != "all") {
-    std::fprintf(stderr, "usage: bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16] | matmul MxKxN [ACTIVATION] [f32|bf16] | attention TOKENSxHEADSxWIDTH [f32|bf16] | all [f32|bf16]\n");
+    std::fprintf(stderr, "usage: bench_kernels conv HxWxC OUT KERNEL STRIDE [GROUPS] [ACTIVATION] [f32|bf16] | matmul MxKxN [ACTIVATION] [f32|bf16] | attention TOKENSxHEADSxWIDTH [f32|bf16] | weights MxKxN int4|int8|codebook|ternary [GROUP] | xnor HxWxC OUT | all [f32|bf16]\n");
     return 2;
   }
   DType t = type_named(arg(1, "f32"));

@@ -33,8 +33,9 @@ Model import_onnx(const std::filesystem::path& path, const ImportOptions& option
 Model import_onnx_bytes(std::string_view bytes, const std::filesystem::path& folder = {},
                         const ImportOptions& options = {});
 
-// Writes the graph as ONNX of opset kOnnxOpset (or the newest that its operators need). Operators of
-// ai.lathe stay as they are: undo fusions first to please other runtimes. Written whole or not at all.
+// Writes the graph as ONNX of opset kOnnxOpset (or the newest that its operators need). UnpackBits of ai.lathe is
+// written as a function of standard operators, which any runtime can run and import_onnx() knows by its name. Other
+// operators of ai.lathe stay as they are: undo fusions first to please other runtimes. Written whole or not at all.
 // `metadata` goes into the model's metadata_props.
 void export_onnx(const Graph& graph, const std::filesystem::path& path, const std::map<std::string, std::string>& metadata = {});
 // The bytes of that file.

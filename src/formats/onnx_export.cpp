@@ -9,12 +9,69 @@
 namespace lathe {
 namespace {
 
+// UnpackBits (graph/ops/coded.cpp) in standard operators. Every byte is moved right by 0, bits, 2·bits, … and cut to
+// its lowest bits; the codes of the last byte beyond `shape` are dropped.
+void write_unpack_bits(onnx::FunctionProto* f) {
+  f->set_domain(std::string(kLatheDomain));
+  f->set_name("UnpackBits");
+  f->set_doc_string("Codes of 1, 2 or 4 bits, several in a byte, the lowest bits first, become one code a byte.");
+  auto* opset = f->add_opset_import();
+  opset->set_domain("");
+  opset->set_version(kOnnxOpset);
+  f->add_input("packed");
+  f->add_output("codes");
+  for (const char* name : {"bits", "shape"}) f->add_attribute(name);
+  using P = onnx::AttributeProto;
+  auto node = [&](const char* op, std::initializer_list<const char*> inputs, const char* output) {
+    auto* n = f->add_node();
+    n->set_op_type(op);
+    for (const char* input : inputs) n->add_input(input);
+    n->add_output(output);
+    return n;
+  };
+  auto attribute = [](onnx::NodeProto* n, const char* name, onnx::AttributeProto_AttributeType type) {
+    auto* a = n->add_attribute();
+    a->set_name(name);
+    a->set_type(type);
+    return a;
+  };
+  auto number = [&](const char* name, int64_t value) { attribute(node("Constant", {}, name), "value_int", P::INT)->set_i(value); };
+  auto list = [&](const char* name, std::initializer_list<int64_t> values) {
+    auto* a = attribute(node("Constant", {}, name), "value_ints", P::INTS);
+    for (int64_t v : values) a->add_ints(v);
+  };
+  auto to_u8 = [&](const char* from, const char* to) { attribute(node("Cast", {from}, to), "to", P::INT)->set_i(static_cast<int64_t>(DType::kU8)); };
+  auto shift_right = [&](const char* what, const char* by, const char* to) { attribute(node("BitShift", {what, by}, to), "direction", P::STRING)->set_s("RIGHT"); };
+  attribute(node("Constant", {}, "width"), "value_int", P::INT)->set_ref_attr_name("bits");
+  attribute(node("Constant", {}, "sizes"), "value_ints", P::INTS)->set_ref_attr_name("shape");
+  number("none", 0);
+  number("eight", 8);
+  number("whole", 255);
+  list("first", {0});
+  list("flat", {-1});
+  list("column", {-1, 1});
+  node("Range", {"none", "eight", "width"}, "distances");
+  to_u8("distances", "shifts");
+  node("Sub", {"eight", "width"}, "unused");
+  to_u8("unused", "unused_bits");
+  to_u8("whole", "all_bits");
+  shift_right("all_bits", "unused_bits", "mask");
+  node("Reshape", {"packed", "column"}, "bytes");
+  shift_right("bytes", "shifts", "shifted");
+  node("BitwiseAnd", {"shifted", "mask"}, "cut");
+  node("Reshape", {"cut", "flat"}, "all");
+  attribute(node("ReduceProd", {"sizes"}, "count"), "keepdims", P::INT)->set_i(1);
+  node("Slice", {"all", "first", "count", "first"}, "wanted");
+  node("Reshape", {"wanted", "sizes"}, "codes");
+}
+
 class Exporter {
  public:
   void run(const Graph& graph, onnx::ModelProto* model) {
     model->set_ir_version(10);
     model->set_producer_name("lathe");
     write_graph(graph, model->mutable_graph(), {}, true);
+    if (unpacks_bits_) write_unpack_bits(model->add_functions());
     auto* opset = model->add_opset_import();
     opset->set_domain("");
     opset->set_version(kOnnxOpset);
@@ -48,6 +105,7 @@ class Exporter {
       out->set_op_type(node.op->name);
       out->set_domain(node.op->domain);
       if (!node.op->domain.empty()) domains_.insert(node.op->domain);
+      if (node.op->domain == kLatheDomain && node.op->name == "UnpackBits") unpacks_bits_ = true;
       for (ValueId v : node.inputs) out->add_input(v ? names[v.index] : "");
       for (ValueId v : node.outputs) out->add_output(v ? names[v.index] : "");
       size_t capture = 0;
@@ -108,6 +166,7 @@ class Exporter {
   }
 
   std::set<std::string> domains_, taken_;
+  bool unpacks_bits_ = false;
 };
 
 }  // namespace

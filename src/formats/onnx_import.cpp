@@ -331,9 +331,10 @@ class Importer {
   void add(RawNode raw, Graph& graph) {
     Node node;
     // Operators that fusion makes rely on what fusion checked; from a file they would come unchecked.
-    if (raw.domain == kLatheDomain && !options_.allow_unknown)
+    const Op* op = find_op_or_null(raw.op, raw.domain);
+    if (raw.domain == kLatheDomain && op && !op->in_files) op = nullptr;
+    if (raw.domain == kLatheDomain && !op && !options_.allow_unknown)
       fail(ErrorKind::kUnsupported, "operators of {} are made when a network is planned; a file may not hold them", kLatheDomain);
-    const Op* op = raw.domain == kLatheDomain ? nullptr : find_op_or_null(raw.op, raw.domain);
     if (!op && !options_.allow_unknown)
       fail(ErrorKind::kUnsupported, "operator {}{}{} is not supported", raw.domain, raw.domain.empty() ? "" : "::", raw.op);
     if (!op) node.own_op = make_unknown_op(raw.op, raw.domain);

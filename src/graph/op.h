@@ -60,6 +60,7 @@ struct Op {
   // Multiply–accumulates for the given static shapes; null: none.
   std::function<int64_t(const Graph&, const Node&)> macs = {};
   bool supported = true;      // false: an operator that lathe does not know, kept for inspection
+  bool in_files = false;      // of ai.lathe: a file may hold it, since its shape rule checks all that kernels rely on
   bool deterministic = true;  // false: random operators, never folded or merged
 
   const AttributeSpec* find(std::string_view attribute) const;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "kernels/cpu/bit_counts.h"
 #include "kernels/cpu/onednn_library.h"
 #include "kernels/kernel.h"
 
@@ -49,6 +50,7 @@ void force_isa(std::string_view name) {
   const bool wide = name.empty() || name.starts_with("avx3");
   allow_bf16_instructions(wide);
   allow_vnni_instructions(wide);
+  allow_bit_counts(wide);
   // Once oneDNN is loaded its own choice stands.
   if (!wide) limit_onednn(name == "avx2" ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_sse41);
 }

@@ -118,6 +118,8 @@ void register_dynamic_integer(KernelRegistry&);
 void register_integer_gemm(KernelRegistry&);
 void register_integer_depthwise(KernelRegistry&);
 void register_integer_elementwise(KernelRegistry&);
+void register_coded_gemm(KernelRegistry&);
+void register_binary_conv(KernelRegistry&);
 
 bool has_bf16_instructions();  // products of bf16 pairs and rounding to bf16 (AVX512_BF16)
 void allow_bf16_instructions(bool allowed);  // for force_isa (kernels/isa.h)

@@ -329,6 +329,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     assign_layout(g);
     if (integer) {
       to_integer(g);
+      to_coded(g);
       clean_up(g);
     }
     fuse(g);
@@ -414,7 +415,7 @@ Plan restore_plan(Graph graph, const PlanRecord& record) {
 }
 
 std::vector<std::string_view> layouts_of(const Plan& plan) {
-  static const std::set<std::string_view> kChannelsLast = {"Affine", "Conv", "ExpandDepthwise", "IntegerConv", "IntegerPool", "PlanarConv", "Pool"};
+  static const std::set<std::string_view> kChannelsLast = {"Affine", "BinaryConv", "CodedConv", "Conv", "ExpandDepthwise", "IntegerConv", "IntegerPool", "PlanarConv", "Pool"};
   const Graph& g = plan.graph;
   std::vector<std::string_view> layouts(g.value_count());
   auto picture = [&](ValueId v) { return v && g[v].shape && g[v].shape->size() == 4; };

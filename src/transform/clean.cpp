@@ -132,7 +132,7 @@ static void fold_nodes(Graph& g, int64_t largest_growth, bool keep_quantized) {
       });
       // A constant's change of type would be computed in every run, and keep the products from seeing their
       // weights; it grows at most eightfold.
-      bool widens = n.op->domain.empty() && (n.op->name == "Cast" || n.op->name == "DequantizeLinear");
+      bool widens = n.op->domain.empty() ? n.op->name == "Cast" || n.op->name == "DequantizeLinear" : n.op->name == "UnpackBits";
       if ((grown > largest_growth && !widens) || has_subgraph || !reference::find(n.op->name, n.op->domain)) continue;
       std::vector<Tensor> inputs;
       for (ValueId v : n.inputs) inputs.push_back(v ? g[v].constant : Tensor());

@@ -69,19 +69,38 @@ bool to_fused_matmul(Graph& g, NodeId id) {
 
 }  // namespace
 
+// Products whose weights are codes: what makes numbers of these, a row for each output channel, is input 4.
+static bool is_coded_product(const Node& n) {
+  return n.op->domain == kLatheDomain && (n.op->name == "CodedMatMul" || n.op->name == "CodedConv" || n.op->name == "BinaryConv");
+}
+
+// A constant of one row for all channels, or one each, with the rows multiplied by f.
+static Tensor scaled_rows(const Tensor& rows, const Tensor& f) {
+  const int64_t channels = f.size(), each = rows.rank() == 1 ? 1 : rows.dim(1), step = rows.dim(0) == 1 ? 0 : each;
+  Tensor scaled(DType::kF32, rows.rank() == 1 ? Shape{channels} : Shape{channels, each});
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t i = 0; i < each; ++i) scaled.set(c * each + i, rows.get(c * step + i) * f.get(c));
+  return scaled;
+}
+
 // A factor per output channel goes into the weights and the bias.
 static bool scale_columns(Graph& g, NodeId id, const Node& mul, ValueId y) {
   ValueId other = mul.inputs[0] == y ? mul.inputs[1] : mul.inputs[0];
   int64_t channels = g[y].shape->back();
-  const Tensor& f = g[other].constant;
+  const Tensor f = g[other].constant;  // a copy: values move when others are added
   if (!g[other].is_constant() || f.size() != channels || f.shape().back() != channels || f.rank() > static_cast<int64_t>(g[y].shape->size())) return false;
-  Tensor w = g[g[id].inputs[1]].constant.clone();
-  const bool channel_first = g[id].op->name == "Conv" || g[id].get_int("transposed");
-  int64_t each = w.size() / channels;
-  float* p = w.data<float>();
-  for (int64_t i = 0; i < w.size(); ++i) p[i] *= static_cast<float>(f.get(channel_first ? i / each : i % channels));
-  ValueId weights = g.add_constant(std::move(w), g[g[id].inputs[1]].name + "_scaled");
-  g[id].inputs[1] = weights;
+  if (is_coded_product(g[id])) {
+    ValueId rows = g.add_constant(scaled_rows(g[g[id].inputs[4]].constant, f), g[g[id].inputs[4]].name + "_scaled");
+    g[id].inputs[4] = rows;
+  } else {
+    Tensor w = g[g[id].inputs[1]].constant.clone();
+    const bool channel_first = g[id].op->name == "Conv" || g[id].get_int("transposed");
+    int64_t each = w.size() / channels;
+    float* p = w.data<float>();
+    for (int64_t i = 0; i < w.size(); ++i) p[i] *= static_cast<float>(f.get(channel_first ? i / each : i % channels));
+    ValueId weights = g.add_constant(std::move(w), g[g[id].inputs[1]].name + "_scaled");
+    g[id].inputs[1] = weights;
+  }
   if (g[id].inputs.size() > 2 && g[id].inputs[2]) {
     Tensor b = g[g[id].inputs[2]].constant.clone();
     for (int64_t c = 0; c < channels; ++c) b.set(c, b.get(c) * f.get(c));
@@ -114,18 +133,18 @@ static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>
       ValueId other = n.inputs[0] == y ? n.inputs[1] : n.inputs[0];
       const auto& shape = g[other].shape;
       int64_t channels = g[y].shape->back();
-      bool row = g[other].is_constant() && shape && g[id].op->name == "MatMul" && !shape->empty() && shape->back() == channels &&
+      bool row = g[other].is_constant() && shape && g[id].op->name != "Conv" && !shape->empty() && shape->back() == channels &&
                  element_count(*shape) == channels && !input(2) && !activated && !has_residual &&
                  shape->size() <= g[y].shape->size();
       if (row) {
         ValueId bias = g.add_constant(g[other].constant.reshaped({channels}));
-        g[id].inputs.resize(3);
+        if (g[id].inputs.size() < 3) g[id].inputs.resize(3);
         g[id].inputs[2] = bias;
       } else {
         // The other operand must exist before this node runs, or the order would have a cycle.
         bool early = g[other].is_constant() || !g[other].producer || position[g[other].producer.index] < position[id.index];
         if (has_residual || !early || g[other].dtype != DType::kF32 || shape != g[y].shape || g[other].is_constant()) return;
-        g[id].inputs.resize(4);
+        if (g[id].inputs.size() < 4) g[id].inputs.resize(4);
         g[id].inputs[3] = other;
         g[id].attributes["residual_first"] = int64_t{activated ? 0 : 1};
         for (NodeId& c : consumers[other.index])
@@ -219,7 +238,7 @@ void fuse(Graph& g) {
   std::vector<int32_t> position(g.node_count(), 0);
   for (size_t i = 0; i < order.size(); ++i) position[order[i].index] = static_cast<int32_t>(i);
   for (NodeId id : order)
-    if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul" || g[id].op->name == "Affine" || g[id].op->name == "ConvTranspose"))
+    if (!g[id].dead && g[id].op->domain == "ai.lathe" && (g[id].op->name == "Conv" || g[id].op->name == "MatMul" || g[id].op->name == "Affine" || g[id].op->name == "ConvTranspose" || is_coded_product(g[id])))
       absorb_epilogue(g, id, consumers, is_public, position);
   for (NodeId id : order)
     if (!g[id].dead && g[id].op->domain == "ai.lathe" && g[id].op->name == "Conv") absorb_scale(g, id, consumers, is_public);

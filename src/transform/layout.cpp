@@ -8,6 +8,7 @@
 #include "graph/op.h"
 #include "graph/ops/window.h"
 #include "transform/passes.h"
+#include "transform/quantize/weight_forms.h"
 #include "transform/quantized.h"
 
 namespace lathe {
@@ -22,7 +23,7 @@ constexpr int64_t kAxis[4] = {0, 3, 1, 2};
 const std::set<std::string> kUnary = {"Abs", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
                                       "LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid",
                                       "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "Cast", "Celu", "Sign", "ThresholdedRelu"};
-const std::set<std::string> kBinary = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "PRelu"};
+const std::set<std::string> kBinary = {"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "PRelu", "Where", "GreaterOrEqual", "Greater", "LessOrEqual", "Less", "Equal"};
 
 class LayoutPass {
  public:
@@ -173,8 +174,8 @@ class LayoutPass {
     const Node& n = g_[id];
     const Value& w = g_[n.inputs[1]];
     bool bias = n.inputs.size() > 2 && n.inputs[2];
-    // Quantized weights become constants later, or never (transform/integer.cpp).
-    auto fixed = [&](ValueId v) { return g_[v].is_constant() || weights_of(g_, v, 0); };
+    // Quantized weights become constants later, or never (transform/integer.cpp, transform/to_coded.cpp).
+    auto fixed = [&](ValueId v) { return g_[v].is_constant() || weights_of(g_, v, 0) || is_coded(g_, v); };
     if (!fixed(n.inputs[1]) || w.dtype != DType::kF32 || w.shape->size() != 4 || g_[n.inputs[0]].dtype != DType::kF32) return;
     if (bias && !fixed(n.inputs[2])) return;
     if (!image(n.outputs[0])) return;

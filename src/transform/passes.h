@@ -26,7 +26,7 @@ void open_batch(Graph& graph, int64_t batch = 1);
 // Infers shapes and evaluates every deterministic node whose inputs are constants, and Shape and Size of
 // values of known shape. An If becomes the branch that it takes, when that is known. Results larger than `largest_growth` bytes beyond their inputs stay unfolded,
 // unless they only change the type of a constant. With `keep_quantized`, DequantizeLinear of a product's weights
-// and bias stays, so that to_integer() finds their codes.
+// and bias, and UnpackBits, stay, so that to_integer() and to_coded() find their codes.
 constexpr int64_t kLargestGrowth = 1 << 20;
 void fold_constants(Graph& graph, int64_t largest_growth = kLargestGrowth, bool keep_quantized = false);
 // The subgraphs of a node, and the values that each captures.
@@ -83,6 +83,9 @@ void expand_quantized(Graph& graph);
 // After assign_layout, before fuse: DequantizeLinear → operator → QuantizeLinear becomes integer arithmetic
 // (graph/ops/integer.cpp). DequantizeLinear that remains of weights is for clean_up() to fold.
 void to_integer(Graph& graph);
+// After to_integer, before fuse: products whose weights are stored in few bits (transform/quantize/weight_forms.h) keep
+// them so (graph/ops/coded.cpp). Decoding that remains is for clean_up() to fold.
+void to_coded(Graph& graph);
 // MatMulInteger and what makes f32 of its sums become one operator, which takes the scale and zero point of its input
 // at run time.
 void fuse_dynamic_products(Graph& graph);

@@ -64,9 +64,10 @@ std::optional<Weights> weights_of(const Graph& g, ValueId v, int64_t axis) {
 
 bool holds_weights(const Graph& g, const Node& n, const std::vector<std::vector<NodeId>>& consumers) {
   static const std::set<std::string> products = {"Conv", "Gemm", "MatMul"}, moves = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"};
+  if (n.op->domain == kLatheDomain && n.op->name == "UnpackBits") return g[n.inputs[0]].is_constant();
   if (!n.op->domain.empty() || n.op->name != "DequantizeLinear" || !g[n.inputs[0]].is_constant()) return false;
   DType type = g[n.inputs[0]].dtype;
-  if (type != DType::kI8 && type != DType::kU8 && type != DType::kI32) return false;
+  if (type != DType::kI8 && type != DType::kU8 && type != DType::kI32 && type != DType::kI4 && type != DType::kU4) return false;
   for (NodeId id : consumers[n.outputs[0].index]) {
     const Node& reader = g[id];
     if (products.contains(reader.op->name)) return true;  // of ai.lathe too: after assign_layout()

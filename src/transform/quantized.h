@@ -38,7 +38,8 @@ struct Weights {
 };
 std::optional<Weights> weights_of(const Graph& graph, ValueId value, int64_t axis);
 
-// A DequantizeLinear of a constant, whose weight a product may read: constant folding leaves those for to_integer().
+// A DequantizeLinear of a constant, whose weight a product may read, or UnpackBits of one: constant folding leaves those for
+// to_integer() and to_coded().
 bool holds_weights(const Graph& graph, const Node& node, const std::vector<std::vector<NodeId>>& consumers);
 
 // Takes DequantizeLinear below nodes that only move elements, so that those move codes.

@@ -3,6 +3,7 @@
 
 #include "graph/ops/attention.h"
 #include "graph/ops/channels_last.h"
+#include "graph/ops/epilogue.h"
 #include "graph/ops/families.h"
 
 namespace lathe::ops {
@@ -10,44 +11,9 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-// Shared by Conv and MatMul: y = activation(x + R) when residual_first, else activation(x) + R.
-// `activation` is the name of an ONNX operator ("" for none); alpha and beta are its parameters (Clip: the
-// limits); "GeluTanh" is Gelu with approximate = "tanh".
-std::vector<AttributeSpec> with_epilogue(std::vector<AttributeSpec> attributes) {
-  attributes.push_back({"activation", std::string()});
-  attributes.push_back({"alpha", 0.0f});
-  attributes.push_back({"beta", 0.0f});
-  attributes.push_back({"residual_first", int64_t{1}});
-  return attributes;
-}
-
-// Type of Y: output_type where it is given (a product may read one precision and write the other), else that of X.
-std::vector<AttributeSpec> with_output_type(std::vector<AttributeSpec> attributes) {
-  attributes.push_back({"output_type", int64_t{0}});
-  return attributes;
-}
-
-DType output_type(InferContext& c) {
-  const auto type = static_cast<DType>(c.node().get_int("output_type"));
-  if (type == DType::kUndefined) return c.dtype(0);
-  check_model(type == DType::kF32 || type == DType::kBF16, "output_type is {}, expected f32 or bf16", c.node().get_int("output_type"));
-  return type;
-}
-
-// A bias of one element a channel; a residual of the output's type and shape, as kernels add it in place.
-void check_epilogue(InferContext& c, int64_t channels, const std::optional<Shape>& y) {
-  const DType type = output_type(c);
-  if (c.has_input(2) && c.shape(2))
-    check_model(*c.shape(2) == Shape{channels}, "bias has shape {} for {} channels", to_string(*c.shape(2)), channels);
-  if (!c.has_input(3)) return;
-  check_model(!c.shape(3) || !y || !is_static(*y) || !is_static(*c.shape(3)) || *c.shape(3) == *y, "residual has shape {}, expected {}",
-              c.shape(3) ? to_string(*c.shape(3)) : "", y ? to_string(*y) : "");
-  check_model(c.dtype(3) == type || c.dtype(3) == DType::kUndefined, "residual is {}, expected {}", name_of(c.dtype(3)), name_of(type));
-}
-
 void infer_conv(InferContext& c) {
   c.expect_rank(1, 4, 4);
-  if (!c.shape(1)) return c.set_output(0, output_type(c));
+  if (!c.shape(1)) return c.set_output(0, product_type(c));
   const Shape& w = *c.shape(1);
   auto y = conv_shape(c);
   check_epilogue(c, w[0], y);
@@ -59,13 +25,13 @@ void infer_conv(InferContext& c) {
       check_model(*c.shape(4) == Shape{(*c.shape(0))[0], 1, 1, (*c.shape(0))[3]}, "the factor per channel has shape {} for {}", to_string(*c.shape(4)),
                   to_string(*c.shape(0)));
   }
-  c.set_output(0, output_type(c), y);
+  c.set_output(0, product_type(c), y);
 }
 
 void infer_planar_conv(InferContext& c) {
   c.expect_rank(0, 4, 4);
   c.expect_rank(1, 4, 4);
-  const DType to = output_type(c);
+  const DType to = product_type(c);
   if (!c.shape(1)) return c.set_output(0, to);
   const Shape& w = *c.shape(1);
   for (int64_t p : c.node().get_ints("pads")) check_model(p >= 0, "pads hold {}", p);
@@ -106,7 +72,7 @@ int64_t conv_transpose_macs(const Graph& g, const Node& n) {
 void infer_expand_depthwise(InferContext& c) {
   c.expect_rank(1, 4, 4);
   c.expect_rank(3, 4, 4);
-  if (!c.shape(1) || !c.shape(3)) return c.set_output(0, output_type(c));
+  if (!c.shape(1) || !c.shape(3)) return c.set_output(0, product_type(c));
   const Shape &expand = *c.shape(1), &w = *c.shape(3);
   check_model(expand[2] == 1 && expand[3] == 1 && w[1] == 1 && w[0] == expand[0], "weights {} and {} are not of a 1×1 and a depthwise convolution",
               to_string(expand), to_string(w));
@@ -116,7 +82,7 @@ void infer_expand_depthwise(InferContext& c) {
   for (int64_t p : c.node().get_ints("pads")) check_model(p >= 0, "pads hold {}", p);
   if (c.shape(0) && (*c.shape(0))[3] >= 0)
     check_model((*c.shape(0))[3] == expand[1], "input {} does not have the channels of weight {}", to_string(*c.shape(0)), to_string(expand));
-  c.set_output(0, output_type(c), y);
+  c.set_output(0, product_type(c), y);
 }
 
 int64_t expand_depthwise_macs(const Graph& g, const Node& n) {
@@ -133,7 +99,7 @@ void infer_pool(InferContext& c) {
 }
 
 void infer_matmul(InferContext& c) {
-  if (!c.shape(0) || !c.shape(1)) return c.set_output(0, output_type(c));
+  if (!c.shape(0) || !c.shape(1)) return c.set_output(0, product_type(c));
   Shape y = *c.shape(0);
   c.expect_rank(1, 2, 2);
   const bool transposed = c.node().get_int("transposed") != 0;
@@ -141,7 +107,7 @@ void infer_matmul(InferContext& c) {
   check_model(!y.empty() && y.back() == w[transposed], "cannot multiply {} by {}{}", to_string(y), to_string(w), transposed ? " transposed" : "");
   y.back() = w[!transposed];
   check_epilogue(c, y.back(), y);
-  c.set_output(0, output_type(c), y);
+  c.set_output(0, product_type(c), y);
 }
 
 void infer_affine(InferContext& c) {

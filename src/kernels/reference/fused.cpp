@@ -3,6 +3,7 @@
 // are widened first and the result is rounded once.
 #include "graph/ops/attention.h"
 #include "kernels/kernel.h"
+#include "kernels/reference/epilogue.h"
 #include "kernels/reference/families.h"
 
 namespace lathe::reference {
@@ -37,8 +38,9 @@ Tensor activate(const Node& node, Tensor x) {
   }
 }
 
-// Input 2, the bias, is what the product took already; input 3 is the residual.
-void finish(Context& c, Tensor y) {
+}  // namespace
+
+void finish_product(Context& c, Tensor y) {
   bool residual = c.has_input(3), first = c.node().get_int("residual_first") != 0;
   if (residual && first) y = evaluate("Add", {y, widened(c.input(3))});
   y = activate(c.node(), std::move(y));
@@ -46,6 +48,8 @@ void finish(Context& c, Tensor y) {
   DType wanted = c.output().dtype();
   c.set_output(0, wanted == y.dtype() ? y : cast(y, wanted));
 }
+
+namespace {
 
 void conv(Context& c) {
   const Node& n = c.node();
@@ -55,7 +59,7 @@ void conv(Context& c) {
   if (c.has_input(2)) inputs.push_back(c.input(2));
   Tensor y = evaluate("Conv", std::move(inputs),
                       {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}, {"group", n.get_int("group")}});
-  finish(c, transpose(y, kToLast));
+  finish_product(c, transpose(y, kToLast));
 }
 
 void planar_conv(Context& c) {
@@ -63,7 +67,7 @@ void planar_conv(Context& c) {
   std::vector<Tensor> inputs{widened(c.input(0)), widened(c.input(1))};
   if (c.has_input(2)) inputs.push_back(c.input(2));
   Tensor y = evaluate("Conv", std::move(inputs), {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}});
-  finish(c, transpose(y, kToLast));
+  finish_product(c, transpose(y, kToLast));
 }
 
 void conv_transpose(Context& c) {
@@ -72,7 +76,7 @@ void conv_transpose(Context& c) {
   if (c.has_input(2)) inputs.push_back(c.input(2));
   Tensor y = evaluate("ConvTranspose", std::move(inputs), {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")},
                                                            {"output_padding", n.get_ints("output_padding")}});
-  finish(c, transpose(y, kToLast));
+  finish_product(c, transpose(y, kToLast));
 }
 
 void expand_depthwise(Context& c) {
@@ -96,7 +100,7 @@ void matmul(Context& c) {
   if (c.node().get_int("transposed")) w = transpose(w, {1, 0});
   Tensor y = evaluate("MatMul", {widened(c.input(0)), w});
   if (c.has_input(2)) y = evaluate("Add", {y, c.input(2)});
-  finish(c, std::move(y));
+  finish_product(c, std::move(y));
 }
 
 void pool(Context& c) {

@@ -1,0 +1,620 @@
+// Products with weights of 1, 2, 4 or 8 bits (CodedMatMul, CodedConv of graph/ops/coded.cpp), whose codes are decoded on the
+// way from memory to the multiplier. A product of few rows waits for its weights: with 4 bits it reads a quarter of what bf16
+// does.
+//
+// Codes become numbers by a shuffle: the 16 (or fewer) numbers that a code may stand for are one register, which is the
+// table of a column, or, for weights in groups, made for each group as (0 … 15 − zero)·scale. So the weights are exactly
+// those of the reference, and only sums are in another order. Lanes are consecutive elements of the depth, since columns
+// have tables of their own; what they hold is added up at the end.
+//
+// Packed: tiles of kTileColumns columns, one after the other. In a tile [units, kTileColumns, lanes] words of 32 bits: code
+// i of lane j in unit u is element u·lanes·(32 / bits) + i·lanes + j. Codes of 8 bits are [vectors, kTileColumns, lanes]
+// bytes.
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/coded_gemm.cpp"
+#include <hwy/foreach_target.h>
+// Highway asks for this order
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/parallel.h"
+#include "kernels/cpu/lanes-inl.h"
+#include "kernels/kernel.h"
+
+#ifndef LATHE_CODED_GEMM_SHARED
+#define LATHE_CODED_GEMM_SHARED
+namespace lathe {
+constexpr int64_t kTileColumns = 4;
+constexpr int64_t kChunkTiles = 16;  // whose sums are finished together: whole vectors of columns
+
+struct CodedGemm {
+  int64_t rows = 0, depth = 0, columns = 0;
+  int bits = 4;
+  bool is_signed = false;         // codes are i4 or i8
+  int64_t groups = 0, group = 0;  // of a row, and elements of one; 0: by codebook
+  const uint8_t* codes = nullptr;
+  const float* scales = nullptr;    // [tiles, groups, kTileColumns]
+  const float* zeros = nullptr;     // the same, or null
+  const float* codebook = nullptr;  // [columns or 1, 2^bits]
+  bool one_codebook = false;
+  const float* a = nullptr;  // rows `a_step` apart, whole vectors
+  int64_t a_step = 0;
+  const float* bias = nullptr;
+  ActivationSpec activation;
+  bool residual_first = false;
+  const float* residual = nullptr;
+  float* y = nullptr;
+};
+}  // namespace lathe
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace lathe {
+namespace HWY_NAMESPACE {
+
+using D32 = hn::RebindToUnsigned<D>;
+using V32 = hn::Vec<D32>;
+
+HWY_INLINE int64_t CodedLanes() { return static_cast<int64_t>(hn::Lanes(D())); }
+
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+constexpr int kDecodedColumns = 4;  // tables, codes and sums of so many columns fit the registers
+constexpr int kDirectRows = 4;      // rows of A for which weights are decoded into registers
+constexpr int kDenseRows = 6;       // rows of A that meet decoded columns at once
+
+// 16 numbers, of which the lowest four bits of a lane take one.
+struct CodeTable {
+  V numbers;
+};
+HWY_INLINE CodeTable LoadTable16(const float* numbers) { return {hn::LoadU(D(), numbers)}; }
+HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V zero, V scale) { return {hn::Mul(hn::Sub(t.numbers, zero), scale)}; }
+HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V scale) { return {hn::Mul(t.numbers, scale)}; }
+HWY_INLINE V LookUp(const CodeTable& t, V32 codes) { return V{_mm512_permutexvar_ps(codes.raw, t.numbers.raw)}; }
+#elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2
+constexpr int kDecodedColumns = 2;
+constexpr int kDirectRows = 2;
+constexpr int kDenseRows = 3;
+
+struct CodeTable {
+  V low, high;
+};
+HWY_INLINE CodeTable LoadTable16(const float* numbers) { return {hn::LoadU(D(), numbers), hn::LoadU(D(), numbers + 8)}; }
+HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V zero, V scale) { return {hn::Mul(hn::Sub(t.low, zero), scale), hn::Mul(hn::Sub(t.high, zero), scale)}; }
+HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V scale) { return {hn::Mul(t.low, scale), hn::Mul(t.high, scale)}; }
+HWY_INLINE V LookUp(const CodeTable& t, V32 codes) {
+  const __m256 low = _mm256_permutevar8x32_ps(t.low.raw, codes.raw), high = _mm256_permutevar8x32_ps(t.high.raw, codes.raw);
+  return V{_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes.raw, 28)))};
+}
+#else
+constexpr int kDecodedColumns = 2;
+constexpr int kDirectRows = 2;
+constexpr int kDenseRows = 3;
+
+struct CodeTable {
+  float numbers[16];
+};
+HWY_INLINE CodeTable LoadTable16(const float* numbers) {
+  CodeTable t;
+  std::memcpy(t.numbers, numbers, sizeof t.numbers);
+  return t;
+}
+HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V zero, V scale) {
+  CodeTable scaled;
+  for (int i = 0; i < 16; ++i) scaled.numbers[i] = (t.numbers[i] - hn::GetLane(zero)) * hn::GetLane(scale);
+  return scaled;
+}
+HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V scale) { return ScaleTable(t, hn::Zero(D()), scale); }
+HWY_INLINE V LookUp(const CodeTable& t, V32 codes) {
+  const hn::RebindToSigned<D> di;
+  return hn::GatherIndex(D(), t.numbers, hn::BitCast(di, hn::And(codes, hn::Set(D32(), 15))));
+}
+#endif
+
+// The 2^kBits numbers of a codebook, repeated: higher bits of the four are those of the next code.
+template <int kBits>
+HWY_INLINE CodeTable LoadCodebook(const float* book) {
+  if constexpr (kBits == 4) return LoadTable16(book);
+  HWY_ALIGN float repeated[16];
+  for (int i = 0; i < 16; ++i) repeated[i] = book[i & ((1 << kBits) - 1)];
+  return LoadTable16(repeated);
+}
+
+constexpr int64_t kPrefetchBytes = 4096;
+
+// Calls use.template Take<kChain>(v, w) with vector v of the depth of columns [first, first + kDecodedColumns) of a tile,
+// for all v in order; kChain counts 0, 1, 0, 1, …
+template <int kBits, bool kGrouped, int kSegment, class Use>
+HWY_INLINE void DecodeWords(const CodedGemm& g, int64_t tile, int first, Use& result) {
+  Use use = result;  // a copy, which the compiler keeps in registers
+  const D d;
+  const D32 d32;
+  constexpr int kCodes = 32 / kBits, kCols = kDecodedColumns;
+  const int64_t lanes = CodedLanes(), vectors = (g.depth + lanes - 1) / lanes, units = (vectors + kCodes - 1) / kCodes;
+  const auto* words = reinterpret_cast<const uint32_t*>(g.codes) + (tile * units * kTileColumns + first) * lanes;
+  const int64_t group_vectors = g.groups > 1 ? g.group / lanes : vectors + kCodes;
+  const float* scales = g.scales + (kGrouped ? tile * g.groups * kTileColumns + first : 0);
+  const float* zeros = g.zeros ? g.zeros + tile * g.groups * kTileColumns + first : nullptr;
+  CodeTable plain, tables[kCols];
+  if constexpr (kGrouped) {
+    HWY_ALIGN static constexpr float kSigned[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
+    HWY_ALIGN static constexpr float kUnsigned[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    plain = LoadTable16(g.is_signed ? kSigned : kUnsigned);
+  } else {
+    for (int c = 0; c < kCols; ++c) {
+      const int64_t column = g.one_codebook ? 0 : std::min(tile * kTileColumns + first + c, g.columns - 1);
+      tables[c] = LoadCodebook<kBits>(g.codebook + column * (int64_t{1} << kBits));
+    }
+  }
+  int64_t left = 0;  // vectors of this group
+  const auto next_group = [&]() HWY_ATTR {
+    for (int c = 0; c < kCols; ++c) tables[c] = zeros ? ScaleTable(plain, hn::Set(d, zeros[c]), hn::Set(d, scales[c])) : ScaleTable(plain, hn::Set(d, scales[c]));
+    scales += kTileColumns;
+    if (zeros) zeros += kTileColumns;
+    left = group_vectors;
+  };
+  V32 codes[kCols];
+  int64_t v = 0;
+  for (; v + kCodes <= vectors; v += kCodes) {
+    HWY_UNROLL(4)
+    for (int c = 0; c < kCols; ++c) {
+      codes[c] = hn::LoadU(d32, words + c * lanes);
+      __builtin_prefetch(reinterpret_cast<const char*>(words + c * lanes) + kPrefetchBytes);
+    }
+    words += kTileColumns * lanes;
+    HWY_UNROLL(32)
+    for (int s = 0; s < kCodes; s += kSegment) {
+      if constexpr (kGrouped) {
+        if (left == 0) next_group();
+        left -= kSegment;
+      }
+      HWY_UNROLL(32)
+      for (int i = 0; i < kSegment; ++i) {
+        V w[kCols];
+        HWY_UNROLL(4)
+        for (int c = 0; c < kCols; ++c) {
+          w[c] = LookUp(tables[c], codes[c]);
+          codes[c] = hn::ShiftRight<kBits>(codes[c]);
+        }
+        if (i % 2 == 0) use.template Take<0>(v + s + i, w);
+        else use.template Take<1>(v + s + i, w);
+      }
+    }
+  }
+  if (v == vectors) {
+    result = use;
+    return;
+  }
+  for (int c = 0; c < kCols; ++c) codes[c] = hn::LoadU(d32, words + c * lanes);
+  for (; v < vectors; ++v) {
+    if constexpr (kGrouped) {
+      if (left == 0) next_group();
+      --left;
+    }
+    V w[kCols];
+    for (int c = 0; c < kCols; ++c) {
+      w[c] = LookUp(tables[c], codes[c]);
+      codes[c] = hn::ShiftRight<kBits>(codes[c]);
+    }
+    use.template Take<0>(v, w);
+  }
+  result = use;
+}
+
+// The same for codes of 8 bits, which are numbers themselves.
+template <class T, class Use>
+HWY_INLINE void DecodeBytes(const CodedGemm& g, int64_t tile, int first, Use& result) {
+  Use use = result;
+  const D d;
+  const hn::RebindToSigned<D> di;
+  const hn::Rebind<T, D> d8;
+  constexpr int kCols = kDecodedColumns;
+  const int64_t lanes = CodedLanes(), vectors = (g.depth + lanes - 1) / lanes, group_vectors = g.groups > 1 ? g.group / lanes : vectors;
+  const T* codes = reinterpret_cast<const T*>(g.codes) + (tile * vectors * kTileColumns + first) * lanes;
+  for (int64_t group = 0, v = 0; group < g.groups; ++group) {
+    const float* scales = g.scales + (tile * g.groups + group) * kTileColumns + first;
+    const float* zeros = g.zeros ? g.zeros + (tile * g.groups + group) * kTileColumns + first : nullptr;
+    V scale[kCols], zero[kCols];
+    for (int c = 0; c < kCols; ++c) {
+      scale[c] = hn::Set(d, scales[c]);
+      zero[c] = zeros ? hn::Set(d, zeros[c]) : hn::Zero(d);
+    }
+    const auto decode = [&](V* w) HWY_ATTR {
+      HWY_UNROLL(4)
+      for (int c = 0; c < kCols; ++c) {
+        w[c] = hn::Mul(hn::Sub(hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d8, codes + c * lanes))), zero[c]), scale[c]);
+        __builtin_prefetch(reinterpret_cast<const char*>(codes + c * lanes) + kPrefetchBytes);
+      }
+      codes += kTileColumns * lanes;
+    };
+    const int64_t end = std::min(v + group_vectors, vectors);
+    V w[kCols];
+    for (; v + 2 <= end; v += 2) {
+      decode(w);
+      use.template Take<0>(v, w);
+      decode(w);
+      use.template Take<1>(v + 1, w);
+    }
+    if (v < end) {
+      decode(w);
+      use.template Take<0>(v++, w);
+    }
+  }
+  result = use;
+}
+
+template <class Use>
+void Decode(const CodedGemm& g, int64_t tile, int first, Use& use) {
+  if (g.bits == 8) {
+    if (g.is_signed) return DecodeBytes<int8_t>(g, tile, first, use);
+    return DecodeBytes<uint8_t>(g, tile, first, use);
+  }
+  if (g.groups == 0) {
+    if (g.bits == 1) return DecodeWords<1, false, 32>(g, tile, first, use);
+    if (g.bits == 2) return DecodeWords<2, false, 16>(g, tile, first, use);
+    return DecodeWords<4, false, 8>(g, tile, first, use);
+  }
+  // How many codes of a word surely belong to one group.
+  const int64_t vectors = g.groups > 1 ? g.group / CodedLanes() : 8;
+  if (vectors % 8 == 0) return DecodeWords<4, true, 8>(g, tile, first, use);
+  if (vectors % 4 == 0) return DecodeWords<4, true, 4>(g, tile, first, use);
+  if (vectors % 2 == 0) return DecodeWords<4, true, 2>(g, tile, first, use);
+  return DecodeWords<4, true, 1>(g, tile, first, use);
+}
+
+// Products of kRows rows of A with columns as they are decoded. A sum is split in two where there are few, since a product
+// waits four cycles for the one before.
+template <int kRows>
+struct SumDecoded {
+  static constexpr int kChains = kRows <= 2 ? 2 : 1;
+  const float* a[kRows];
+  V sums[kChains][kRows][kDecodedColumns];
+
+  template <int kChain>
+  HWY_INLINE void Take(int64_t v, const V* w) {
+    const D d;
+    const int64_t at = v * CodedLanes();
+    HWY_UNROLL(4)
+    for (int r = 0; r < kRows; ++r) {
+      const V x = hn::LoadU(d, a[r] + at);
+      HWY_UNROLL(4)
+      for (int c = 0; c < kDecodedColumns; ++c) {
+        V& sum = sums[kChain % kChains][r][c];
+        sum = hn::MulAdd(x, w[c], sum);
+      }
+    }
+  }
+};
+
+// Sums of rows [row, row + kRows) and a tile, to [kRows] rows `step` apart.
+template <int kRows>
+void DirectTile(const CodedGemm& g, int64_t row, int64_t tile, float* to, int64_t step) {
+  const D d;
+  for (int first = 0; first < kTileColumns; first += kDecodedColumns) {
+    SumDecoded<kRows> s;
+    for (int r = 0; r < kRows; ++r) s.a[r] = g.a + (row + r) * g.a_step;
+    for (auto& chain : s.sums)
+      for (auto& of_row : chain)
+        for (V& sum : of_row) sum = hn::Zero(d);
+    Decode(g, tile, first, s);
+    for (int r = 0; r < kRows; ++r)
+      for (int c = 0; c < kDecodedColumns; ++c) {
+        V sum = s.sums[0][r][c];
+        for (int k = 1; k < SumDecoded<kRows>::kChains; ++k) sum = hn::Add(sum, s.sums[k][r][c]);
+        to[r * step + first + c] = hn::GetLane(hn::SumOfLanes(d, sum));
+      }
+  }
+}
+
+struct KeepDecoded {
+  float* to;  // columns `step` apart
+  int64_t step;
+  template <int kChain>
+  HWY_INLINE void Take(int64_t v, const V* w) {
+    HWY_UNROLL(4)
+    for (int c = 0; c < kDecodedColumns; ++c) hn::StoreU(w[c], D(), to + c * step + v * CodedLanes());
+  }
+};
+
+// Rows of A by kTileColumns decoded columns, `depth` apart.
+template <int kRows>
+void DenseTile(const float* a, int64_t a_step, const float* w, int64_t depth, float* to, int64_t step) {
+  const D d;
+  const int64_t lanes = CodedLanes();
+  V sums[kRows][kTileColumns];
+  HWY_UNROLL(6)
+  for (int r = 0; r < kRows; ++r)
+    HWY_UNROLL(4)
+    for (int c = 0; c < kTileColumns; ++c) sums[r][c] = hn::Zero(d);
+  for (int64_t k = 0; k < depth; k += lanes) {
+    V columns[kTileColumns];
+    HWY_UNROLL(4)
+    for (int c = 0; c < kTileColumns; ++c) columns[c] = hn::LoadU(d, w + c * depth + k);
+    HWY_UNROLL(6)
+    for (int r = 0; r < kRows; ++r) {
+      V x = hn::LoadU(d, a + r * a_step + k);
+      KeepInRegister(x);
+      HWY_UNROLL(4)
+      for (int c = 0; c < kTileColumns; ++c) sums[r][c] = hn::MulAdd(x, columns[c], sums[r][c]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kTileColumns; ++c) to[r * step + c] = hn::GetLane(hn::SumOfLanes(d, sums[r][c]));
+}
+
+HWY_INLINE void DenseRows(const CodedGemm& g, int64_t row, int64_t rows, const float* w, int64_t depth, float* to, int64_t step) {
+  int64_t r = 0;
+  for (; r + kDenseRows <= rows; r += kDenseRows) DenseTile<kDenseRows>(g.a + (row + r) * g.a_step, g.a_step, w, depth, to + r * step, step);
+  for (; r + 2 <= rows; r += 2) DenseTile<2>(g.a + (row + r) * g.a_step, g.a_step, w, depth, to + r * step, step);
+  if (r < rows) DenseTile<1>(g.a + (row + r) * g.a_step, g.a_step, w, depth, to + r * step, step);
+}
+
+// Bias, activation and residual of `count` columns from `column` on of a row, whose sums are given.
+HWY_INLINE void FinishRow(const CodedGemm& g, const float* sums, int64_t row, int64_t column, int64_t count) {
+  const D d;
+  const int64_t lanes = CodedLanes(), at = row * g.columns + column;
+  const V alpha = hn::Set(d, g.activation.alpha), beta = hn::Set(d, g.activation.beta);
+  WithActivation(g.activation.kind, [&]<ActivationKind kAct>() HWY_ATTR {
+    for (int64_t i = 0; i < count; i += lanes) {
+      const bool full = i + lanes <= count;
+      const hn::Mask<D> m = FirstLanes(d, count - i);
+      V sum = hn::LoadU(d, sums + i);
+      if (g.bias) sum = hn::Add(sum, full ? hn::LoadU(d, g.bias + column + i) : LoadMasked(m, d, g.bias + column + i));
+      const float* residual = g.residual ? g.residual + at + i : nullptr;
+      if (full) FinishLanes<float, kAct, true>(d, sum, residual, g.residual_first, g.y + at + i, m, alpha, beta);
+      else FinishLanes<float, kAct, false>(d, sum, residual, g.residual_first, g.y + at + i, m, alpha, beta);
+    }
+  });
+}
+
+// Rows [row0, row1) by tiles [tile0, tile1). `scratch`: kTileColumns decoded columns, then sums of kChunkTiles tiles.
+void CodedPanels(const CodedGemm& g, int64_t row0, int64_t row1, int64_t tile0, int64_t tile1, float* scratch) {
+  const int64_t lanes = CodedLanes(), depth = (g.depth + lanes - 1) / lanes * lanes, rows = row1 - row0;
+  float* const sums = scratch + kTileColumns * depth;
+  constexpr int64_t step = kChunkTiles * kTileColumns;
+  for (int64_t begin = tile0; begin < tile1; begin += kChunkTiles) {
+    const int64_t end = std::min(begin + kChunkTiles, tile1);
+    for (int64_t t = begin; t < end; ++t) {
+      float* to = sums + (t - begin) * kTileColumns;
+      if (rows == 1) {
+        DirectTile<1>(g, row0, t, to, step);
+      } else if (rows == 2) {
+        DirectTile<2>(g, row0, t, to, step);
+      } else if (rows == 3 && kDirectRows >= 3) {
+        DirectTile<3>(g, row0, t, to, step);
+      } else if (rows == 4 && kDirectRows >= 4) {
+        DirectTile<4>(g, row0, t, to, step);
+      } else {
+        for (int first = 0; first < kTileColumns; first += kDecodedColumns) {
+          KeepDecoded keep{scratch + first * depth, depth};
+          Decode(g, t, first, keep);
+        }
+        DenseRows(g, row0, rows, scratch, depth, to, step);
+      }
+    }
+    const int64_t column = begin * kTileColumns, count = std::min(end * kTileColumns, g.columns) - column;
+    for (int64_t r = 0; r < rows; ++r) FinishRow(g, sums + r * step, row0 + r, column, count);
+  }
+}
+
+int64_t CodedVectorLanes() { return CodedLanes(); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lathe
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lathe {
+HWY_EXPORT(CodedPanels);
+HWY_EXPORT(CodedVectorLanes);
+
+namespace {
+
+constexpr int64_t kRowBytes = 256 << 10;    // of A, that meet all columns while they stay in a second-level cache
+constexpr int64_t kWindowBytes = 1 << 20;   // of windows that are copied at once
+
+int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+class CodedProduct : public Kernel {
+ public:
+  int in_place_input() const override { return residual_ ? 3 : -1; }
+  std::vector<PackedInput> packed_inputs() const override {
+    std::vector<PackedInput> list{{}, {codes_, layout()}, {bias_}, {}, {numbers_, layout()}};
+    if (zeros_.defined()) list.push_back({zeros_, layout()});
+    return list;
+  }
+  size_t scratch_bytes() const override {
+    return static_cast<size_t>(copied_rows() * padded_depth() + omp_get_max_threads() * thread_floats()) * sizeof(float);
+  }
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    CodedGemm g = gemm_;
+    auto* copies = static_cast<float*>(scratch);
+    float* own = copies + copied_rows() * padded_depth();
+    const auto* residual = residual_ ? in[3]->data<float>() : nullptr;
+    auto* y = out[0]->data<float>();
+    const auto* x = in[0]->data<float>();
+    const int64_t most = copies_ ? copied_rows() : rows_;
+    for (int64_t row = 0; row < rows_; row += most) {
+      g.rows = std::min(most, rows_ - row);
+      if (copies_) {
+        parallel_for(g.rows, kParallelGrain / (gemm_.depth + 1) + 1, [&](int64_t begin, int64_t end) { copy(x, row + begin, row + end, copies + begin * padded_depth()); });
+        g.a = copies;
+        g.a_step = padded_depth();
+      } else {
+        g.a = x;
+        g.a_step = gemm_.depth;
+      }
+      g.y = y + row * g.columns;
+      g.residual = residual ? residual + row * g.columns : nullptr;
+      multiply(g, own);
+    }
+  }
+
+ protected:
+  explicit CodedProduct(const KernelRequest& r) : lanes_(HWY_DYNAMIC_DISPATCH(CodedVectorLanes)()) {
+    const Shape &w = r.in_shape(1), &s = r.in_shape(4);
+    const int64_t block = r.node.get_int("block_size");
+    gemm_.columns = w[0];
+    gemm_.depth = w[1];
+    rows_ = element_count(r.out_shape()) / w[0];
+    gemm_.activation = activation_of(r.node);
+    gemm_.residual_first = r.node.get_int("residual_first") != 0;
+    residual_ = r.has_input(3);
+    if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, r.in_shape(2), 0, [](const Tensor& t) { return t; });
+    gemm_.bias = bias_.defined() ? bias_.data<float>() : nullptr;
+    const DType type = r.input(1).dtype;
+    gemm_.is_signed = type == DType::kI4 || type == DType::kI8;
+    const int64_t tiles = this->tiles();
+    if (block == 0) {
+      gemm_.bits = s[1] <= 2 ? 1 : s[1] <= 4 ? 2 : 4;
+      gemm_.one_codebook = s[0] == 1;
+      const int64_t entries = int64_t{1} << gemm_.bits;
+      numbers_ = r.packed_input(4, DType::kF32, {s[0], entries}, layout(), [&](const Tensor& book) {
+        Tensor padded(DType::kF32, {s[0], entries});
+        for (int64_t i = 0; i < padded.size(); ++i) padded.data<float>()[i] = i % entries < s[1] ? book.data<float>()[i / entries * s[1] + i % entries] : 0.0f;
+        return padded;
+      });
+      gemm_.codebook = numbers_.data<float>();
+    } else {
+      gemm_.bits = bits_of(type);
+      gemm_.groups = s[1];
+      gemm_.group = block;
+      const auto in_tiles = [&](const Tensor& t) {
+        Tensor moved(DType::kF32, {tiles, s[1], kTileColumns});
+        for (int64_t i = 0; i < moved.size(); ++i) {
+          const int64_t column = i / (s[1] * kTileColumns) * kTileColumns + i % kTileColumns, group = i / kTileColumns % s[1];
+          moved.data<float>()[i] = column < w[0] ? static_cast<float>(t.get(column * s[1] + group)) : 0.0f;
+        }
+        return moved;
+      };
+      numbers_ = r.packed_input(4, DType::kF32, {tiles, s[1], kTileColumns}, layout(), in_tiles);
+      gemm_.scales = numbers_.data<float>();
+      if (r.has_input(5)) {
+        zeros_ = r.packed_input(5, DType::kF32, {tiles, s[1], kTileColumns}, layout(), in_tiles);
+        gemm_.zeros = zeros_.data<float>();
+      }
+    }
+    const int64_t vectors = (gemm_.depth + lanes_ - 1) / lanes_, in_word = 32 / gemm_.bits;
+    const int64_t units = gemm_.bits == 8 ? vectors : (vectors + in_word - 1) / in_word, unit_bytes = kTileColumns * lanes_ * (gemm_.bits == 8 ? 1 : 4);
+    codes_ = r.packed_input(1, DType::kU8, {tiles, units, unit_bytes}, layout(), [&](const Tensor& t) { return pack(t, tiles, units, unit_bytes); });
+    gemm_.codes = codes_.data<uint8_t>();
+  }
+
+  virtual void copy(const float* x, int64_t from, int64_t to, float* rows) const = 0;
+  int64_t padded_depth() const { return rounded(gemm_.depth, lanes_); }
+
+  CodedGemm gemm_;
+  int64_t rows_ = 0, lanes_ = 1;
+  bool copies_ = false;
+
+ private:
+  int64_t tiles() const { return (gemm_.columns + kTileColumns - 1) / kTileColumns; }
+  uint64_t layout() const { return 1 | static_cast<uint64_t>(lanes_) << 8; }
+  int64_t block_rows() const { return std::clamp<int64_t>(kRowBytes / (padded_depth() * 4), 24, 192); }
+  int64_t copied_rows() const { return copies_ ? std::min(rows_, std::max(kWindowBytes / (padded_depth() * 4), block_rows())) : 0; }
+  int64_t thread_floats() const { return kTileColumns * padded_depth() + std::min(rows_, block_rows()) * kChunkTiles * kTileColumns + 16; }
+
+  Tensor pack(const Tensor& t, int64_t tiles, int64_t units, int64_t unit_bytes) const {
+    Tensor packed(DType::kU8, {tiles, units, unit_bytes});
+    std::memset(packed.raw(), 0, packed.bytes());
+    const int64_t depth = gemm_.depth, in_word = gemm_.bits == 8 ? 1 : 32 / gemm_.bits;
+    parallel_for(gemm_.columns, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        const auto* row = t.data<uint8_t>() + n * depth;  // one code a byte, whatever its type
+        uint8_t* tile = packed.data<uint8_t>() + n / kTileColumns * units * unit_bytes;
+        for (int64_t k = 0; k < depth; ++k) {
+          const int64_t vector = k / lanes_, unit = vector / in_word, i = vector % in_word;
+          const int64_t at = (unit * kTileColumns + n % kTileColumns) * lanes_ + k % lanes_;
+          if (gemm_.bits == 8) {
+            tile[at] = row[k];
+            continue;
+          }
+          const int64_t bit = i * gemm_.bits;
+          tile[at * 4 + bit / 8] |= static_cast<uint8_t>((row[k] & ((1 << gemm_.bits) - 1)) << bit % 8);
+        }
+      }
+    });
+    return packed;
+  }
+
+  void multiply(const CodedGemm& g, float* scratch) const {
+    const int64_t tiles = this->tiles(), cost = g.depth * kTileColumns / 16 + 1;
+    auto own = [&] { return scratch + omp_get_thread_num() * thread_floats(); };
+    const int64_t block = std::min(block_rows(), g.rows), blocks = (g.rows + block - 1) / block;
+    if (blocks == 1) {
+      // Whole vectors of columns for each thread.
+      const int64_t chunks = (tiles + kChunkTiles - 1) / kChunkTiles;
+      return parallel_for(chunks, kParallelGrain / (cost * g.rows * kChunkTiles) + 1, [&](int64_t begin, int64_t end) {
+        HWY_DYNAMIC_DISPATCH(CodedPanels)(g, 0, g.rows, begin * kChunkTiles, std::min(end * kChunkTiles, tiles), own());
+      });
+    }
+    parallel_for(blocks, kParallelGrain / (cost * block * tiles) + 1, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) HWY_DYNAMIC_DISPATCH(CodedPanels)(g, begin * block, std::min((begin + 1) * block, g.rows), 0, tiles, own());
+    });
+  }
+
+  Tensor codes_, numbers_, zeros_, bias_;
+  bool residual_ = false;
+};
+
+class CodedMatMul : public CodedProduct {
+ public:
+  explicit CodedMatMul(const KernelRequest& r) : CodedProduct(r) { copies_ = gemm_.depth % lanes_ != 0; }
+
+ private:
+  void copy(const float* x, int64_t from, int64_t to, float* rows) const override {
+    for (int64_t r = from; r < to; ++r, rows += padded_depth()) {
+      std::memcpy(rows, x + r * gemm_.depth, static_cast<size_t>(gemm_.depth) * sizeof(float));
+      std::fill(rows + gemm_.depth, rows + padded_depth(), 0.0f);
+    }
+  }
+};
+
+class CodedConv : public CodedProduct {
+ public:
+  explicit CodedConv(const KernelRequest& r)
+      : CodedProduct(r), x_(r.in_shape()), y_(r.out_shape()), kernel_(r.node.get_ints("kernel_shape")), strides_(r.node.get_ints("strides")),
+        pads_(r.node.get_ints("pads")), dilations_(r.node.get_ints("dilations")) {
+    copies_ = true;
+  }
+
+ private:
+  // Windows [from, to), tap by tap.
+  void copy(const float* x, int64_t from, int64_t to, float* rows) const override {
+    const int64_t channels = x_[3];
+    const size_t bytes = static_cast<size_t>(channels) * sizeof(float);
+    for (int64_t r = from; r < to; ++r, rows += padded_depth()) {
+      const int64_t ox = r % y_[2], oy = r / y_[2] % y_[1], image = r / (y_[2] * y_[1]);
+      float* at = rows;
+      for (int64_t ky = 0; ky < kernel_[0]; ++ky)
+        for (int64_t kx = 0; kx < kernel_[1]; ++kx, at += channels) {
+          const int64_t iy = oy * strides_[0] - pads_[0] + ky * dilations_[0], ix = ox * strides_[1] - pads_[1] + kx * dilations_[1];
+          if (iy < 0 || iy >= x_[1] || ix < 0 || ix >= x_[2]) std::memset(at, 0, bytes);
+          else std::memcpy(at, x + ((image * x_[1] + iy) * x_[2] + ix) * channels, bytes);
+        }
+      std::fill(at, rows + padded_depth(), 0.0f);
+    }
+  }
+
+  Shape x_, y_;
+  std::vector<int64_t> kernel_, strides_, pads_, dilations_;
+};
+
+bool supported(const KernelRequest& r) {
+  if (r.input(0).dtype != DType::kF32 || r.output().dtype != DType::kF32) return false;
+  for (size_t i : {1, 2, 4, 5})
+    if (r.has_input(i) && !r.input(i).is_constant()) return false;
+  const int64_t block = r.node.get_int("block_size");
+  return block == 0 || block >= r.in_shape(1)[1] || block % 16 == 0;  // a vector has one scale
+}
+
+}  // namespace
+
+void register_coded_gemm(KernelRegistry& r) {
+  r.add("CodedMatMul", "ai.lathe", {"coded.matmul", supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<CodedMatMul>(q); }});
+  r.add("CodedConv", "ai.lathe", {"coded.conv", supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<CodedConv>(q); }});
+}
+
+}  // namespace lathe
+#endif
