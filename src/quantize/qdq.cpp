@@ -5,6 +5,7 @@
 
 #include "graph/op.h"
 #include "transform/passes.h"
+#include "transform/quantize/weight_forms.h"
 
 namespace lathe {
 namespace {
@@ -185,13 +186,29 @@ bool implied(const Graph& graph, const Node& n, const Grid& grid) {
 
 QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products) { return Sites(graph, products).find(); }
 
-void store_codes(Graph& graph, const Layer& layer, const QuantizedTensor& weights) {
+bool store_weights(Graph& graph, const Layer& layer, const QuantizedTensor& weights) {
   const ValueId old = graph[layer.node].inputs[1];
-  const std::string name = graph[old].name;
   const Shape shape = graph[old].constant.shape();
-  const bool grouped = weights.spec.granularity == Granularity::kGroup;
-  const Tensor codes = typed_codes(weights);
+  const bool tensor = weights.spec.granularity == Granularity::kTensor, grouped = weights.spec.granularity == Granularity::kGroup;
   const auto count = static_cast<int64_t>(weights.grids.size());
+  if (!weights.grids[0].uniform()) {
+    size_t levels = 0;
+    for (const Grid& g : weights.grids) levels = std::max(levels, g.levels.size());
+    if (levels > 16 || grouped) {
+      set_weight_rows(graph, layer, weights.dequantize());
+      return false;
+    }
+    int bits = 1;
+    while ((size_t{1} << bits) < levels) ++bits;
+    Tensor codebooks(DType::kF32, tensor ? Shape{static_cast<int64_t>(levels)} : Shape{count, static_cast<int64_t>(levels)});
+    for (int64_t i = 0; i < count; ++i) {
+      const auto& own = weights.grids[static_cast<size_t>(i)].levels;
+      for (size_t k = 0; k < levels; ++k) codebooks.data<float>()[static_cast<size_t>(i) * levels + k] = k < own.size() ? own[k] : 0;
+    }
+    store_as_codebook(graph, old, from_rows(weights.codes, shape, layer.axis), codebooks, bits, static_cast<int>(layer.axis));
+    return true;
+  }
+  const Tensor codes = typed_codes(weights);
   Tensor scales(DType::kF32, {count}), zeros(codes.dtype(), {count});
   bool centred = true;
   for (int64_t i = 0; i < count; ++i) {
@@ -199,30 +216,29 @@ void store_codes(Graph& graph, const Layer& layer, const QuantizedTensor& weight
     zeros.set_int(i, weights.grids[static_cast<size_t>(i)].zero);
     centred &= weights.grids[static_cast<size_t>(i)].zero == 0;
   }
-  ValueId result;
   if (!grouped) {
-    const bool tensor = weights.spec.granularity == Granularity::kTensor;
     const Shape parameters = tensor ? Shape{} : Shape{count};
-    std::vector<ValueId> inputs{graph.add_constant(from_rows(codes, shape, layer.axis), name + "_codes"), graph.add_constant(scales.reshaped(parameters), name + "_scale")};
-    if (!centred) inputs.push_back(graph.add_constant(zeros.reshaped(parameters), name + "_zero"));
-    result = graph.add("DequantizeLinear", inputs, {{"axis", layer.axis}});
-  } else {
-    // By groups along the columns of the matrix, or, where the matrix lies the other way, along its rows.
-    const int64_t groups = weights.groups_per_row();
-    Tensor matrix = codes, s = scales.reshaped({layer.rows, groups}), z = zeros.reshaped({layer.rows, groups});
-    int64_t axis = 1;
-    if (shape.size() == 2 && layer.axis == 1) {
-      matrix = transpose(matrix, {1, 0});
-      s = transpose(s, {1, 0});
-      z = transpose(z, {1, 0});
-      axis = 0;
-    }
-    std::vector<ValueId> inputs{graph.add_constant(matrix, name + "_codes"), graph.add_constant(s, name + "_scale")};
-    if (!centred) inputs.push_back(graph.add_constant(z, name + "_zero"));
-    result = graph.add("DequantizeLinear", inputs, {{"axis", axis}, {"block_size", std::min(weights.spec.group, layer.columns)}});
-    if (shape.size() != 2) result = graph.add("Reshape", {result, graph.add_constant(Tensor::of_i64(shape))});
+    const Tensor s = scales.reshaped(parameters), z = zeros.reshaped(parameters);
+    store_as_groups(graph, old, from_rows(codes, shape, layer.axis), s, centred ? nullptr : &z, static_cast<int>(layer.axis), 0);
+    return true;
   }
+  const int64_t groups = weights.groups_per_row(), group = std::min(weights.spec.group, layer.columns);
+  const Tensor s = scales.reshaped({layer.rows, groups}), z = zeros.reshaped({layer.rows, groups});
+  if (shape.size() == 2) {
+    // Along the columns of the matrix, or, where it lies the other way, along its rows.
+    const bool turned = layer.axis == 1;
+    const Tensor ts = turned ? transpose(s, {1, 0}) : s, tz = turned ? transpose(z, {1, 0}) : z;
+    store_as_groups(graph, old, from_rows(codes, shape, layer.axis), ts, centred ? nullptr : &tz, turned ? 0 : 1, group);
+    return true;
+  }
+  // Groups of a convolution go through its window: as a matrix, in the weights' shape afterwards.
+  const std::string name = graph[old].name;
+  std::vector<ValueId> inputs{graph.add_constant(codes, name + "_codes"), graph.add_constant(s, name + "_scale")};
+  if (!centred) inputs.push_back(graph.add_constant(z, name + "_zero"));
+  const ValueId matrix = graph.add("DequantizeLinear", inputs, {{"axis", int64_t{1}}, {"block_size", group}});
+  const ValueId result = graph.add("Reshape", {matrix, graph.add_constant(Tensor::of_i64(shape))});
   graph[layer.node].inputs[1] = result;
+  return true;
 }
 
 void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Grid>& grids, const std::vector<Layer>& layers,
@@ -248,7 +264,7 @@ void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Gri
       graph[layer.node].inputs[1] = graph.add("DequantizeLinear", {codes, s, z}, {{"axis", layer.axis}});
       continue;
     }
-    store_codes(graph, layer, w->second);
+    store_weights(graph, layer, w->second);
     Node& n = graph[layer.node];
     if (n.inputs.size() < 3 || !n.inputs[2] || !graph[n.inputs[2]].is_constant() || graph[n.inputs[2]].constant.size() != layer.rows) continue;
     const Tensor& bias = graph[n.inputs[2]].constant;

@@ -24,8 +24,10 @@ struct QdqSites {
 // `products`: node indices of layers that compute on codes.
 QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products);
 
-// How a layer's weights are kept. Uniform quantizers: DequantizeLinear of codes in 8 or 4 bits, by group where grids are.
-void store_codes(Graph& graph, const Layer& layer, const QuantizedTensor& weights);
+// The layer's weights become codes and what makes numbers of them (transform/quantize/weight_forms.h): DequantizeLinear of 8 or 4 bits, by group
+// where grids are; up to 16 levels by codebooks in as few bits. Other quantizers have no standard form: their weights become the f32 numbers
+// that the codes stand for. Says whether there was a form.
+bool store_weights(Graph& graph, const Layer& layer, const QuantizedTensor& weights);
 
 struct QdqOptions {
   bool fake_weights = false;  // QuantizeLinear of float weights, as training wants them, instead of codes

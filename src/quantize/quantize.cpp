@@ -299,6 +299,7 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
     }
   }
   std::map<int32_t, QuantizedTensor> on_codes;
+  int simulated = 0;
   // Layers in parts: what is kept of their inputs fits into memory.
   constexpr int64_t kMostBytes = int64_t{512} << 20;
   const Graph exact = g;  // biases and weights change below
@@ -341,14 +342,15 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
         add_to_bias(g, layers[i], mean_error(layers[i], rows, near, inputs[i - inputs_begin], input_grid));
       }
       if (schemes[i].on_codes) on_codes.emplace(layers[i].node.index, std::move(q));
-      else if (q.spec.family == Family::kUniform || q.spec.family == Family::kPowerOfTwo) store_codes(g, layers[i], q);
-      else set_weight_rows(g, layers[i], near);
+      else if (!store_weights(g, layers[i], q)) ++simulated;
     }
     result.layers.push_back(std::move(r));
     stage("rounding weights")(static_cast<double>(i + 1) / static_cast<double>(layers.size()));
   }
   if (!product_nodes.empty()) insert_qdq(g, sites, grids, layers, on_codes);
   else infer_shapes(g), g.compact();
+  if (simulated > 0)
+    result.notices.push_back(fmt::format("the weights of {} layers have more than 16 levels or groups of them, which standard ONNX has no form for: they are stored as f32", simulated));
   result.values_on_codes = static_cast<int64_t>(sites.values.size());
   verify(g);
   return result;

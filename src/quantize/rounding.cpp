@@ -95,6 +95,40 @@ QuantizedTensor gptq(const QuantizerSpec& spec, const Tensor& rows, const Tensor
   return q;
 }
 
+namespace {
+
+// Single weights go over to their other neighbour as long as that makes their row's error smaller. `base`: the lower neighbour, in steps.
+void descend(const Tensor& rows, const Tensor& moments, const std::vector<float>& base, Products& products, QuantizedTensor* q) {
+  const int64_t columns = rows.dim(1);
+  const Tensor d = difference(q->dequantize(), rows), dm = products.multiply(d, moments);
+  const float* m = moments.data<float>();
+  parallel_for(rows.dim(0), 1, [&](int64_t from, int64_t to) {
+    std::vector<double> slope(static_cast<size_t>(columns));
+    for (int64_t r = from; r < to; ++r) {
+      for (int64_t c = 0; c < columns; ++c) slope[static_cast<size_t>(c)] = static_cast<double>(dm.data<float>()[r * columns + c]);
+      bool moved = true;
+      for (int sweep = 0; sweep < 8 && moved; ++sweep) {
+        moved = false;
+        for (int64_t c = 0; c < columns; ++c) {
+          const int64_t i = r * columns + c;
+          const Grid& grid = q->grid_at(r, c);
+          const int low = static_cast<int>(base[static_cast<size_t>(i)]) + grid.zero;
+          const int code = q->codes.dtype() == DType::kI8 ? q->codes.data<int8_t>()[i] : q->codes.data<uint8_t>()[i];
+          const int other = code == low ? low + 1 : low;
+          if (other < grid.low || other > grid.high) continue;
+          const double step = static_cast<double>(grid.scale) * (other - code);
+          if (2 * step * slope[static_cast<size_t>(c)] + step * step * static_cast<double>(m[c * columns + c]) >= 0) continue;
+          set_code(q->codes, i, other);
+          for (int64_t k = 0; k < columns; ++k) slope[static_cast<size_t>(k)] += step * static_cast<double>(m[c * columns + k]);
+          moved = true;
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
 QuantizedTensor adaround(const QuantizerSpec& spec, const Tensor& rows, const Tensor& moments, Products& products, const AdaRoundOptions& options) {
   QuantizedTensor best = quantize(spec, rows);
   require(spec.family == Family::kUniform || spec.family == Family::kPowerOfTwo, "adaptive rounding is between the two neighbours of a uniform grid");
@@ -165,12 +199,14 @@ QuantizedTensor adaround(const QuantizerSpec& spec, const Tensor& rows, const Te
     });
   }
   QuantizedTensor learned = best;
+  learned.codes = best.codes.clone();
   for (int64_t r = 0; r < count; ++r)
     for (int64_t c = 0; c < columns; ++c) {
       const int64_t i = r * columns + c;
       const Grid& grid = best.grid_at(r, c);
       set_code(learned.codes, i, std::clamp(static_cast<int>(base[static_cast<size_t>(i)]) + (v[static_cast<size_t>(i)] > 0) + grid.zero, grid.low, grid.high));
     }
+  descend(rows, moments, base, products, &learned);
   const std::vector<double> errors = output_errors(learned.dequantize(), rows, moments, products);
   for (int64_t r = 0; r < count; ++r)
     if (errors[static_cast<size_t>(r)] < nearest_errors[static_cast<size_t>(r)])

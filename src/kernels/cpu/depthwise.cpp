@@ -35,6 +35,17 @@ constexpr int RowsAtOnce() {
 #endif
 }
 
+// Whether code is made for what is met less often too (edges, narrow pictures): each instruction set and type is a quarter of a
+// minute of compilation.
+template <class T>
+constexpr bool Thorough() {
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  return sizeof(T) == 4;
+#else
+  return false;
+#endif
+}
+
 // Which part of a row's results a Block writes, and where.
 struct Target {
   float* sums;              // of the first row, a vector an output; null: finished outputs go to y at once
@@ -117,7 +128,7 @@ HWY_INLINE void BlockAt(D d, const DepthwiseArgs& a, const T* line, const float*
   constexpr bool kOften = kRows == RowsAtOnce<K>();
   if constexpr (kOften) {
     if (left <= 0 && right <= 0) return Block<T, TOut, kFull, false, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
-    if constexpr (kFull) {
+    if constexpr (kFull && (kTile == 7 ? HWY_TARGET <= HWY_AVX2 : Thorough<T>())) {
       if (left == P && right <= 0) return Block<T, TOut, kFull, false, kRows, kTile, K, S, P, 0>(d, a, line, w, inside, ox, m, bias, to, y);
       if (left <= 0 && right == P) return Block<T, TOut, kFull, false, kRows, kTile, K, S, 0, P>(d, a, line, w, inside, ox, m, bias, to, y);
       if (kTile == 7 && left == P && right == P) return Block<T, TOut, kFull, false, kRows, kTile, K, S, P, P>(d, a, line, w, inside, ox, m, bias, to, y);
@@ -130,7 +141,7 @@ HWY_INLINE void BlockAt(D d, const DepthwiseArgs& a, const T* line, const float*
 template <class T, class TOut, bool kFull, int kRows, int K, int S>
 HWY_INLINE bool WholeRow(D d, const DepthwiseArgs& a, const T* line, const float* w, uint32_t inside, hn::Mask<D> m, V bias, const Target& to,
                          TOut* y) {
-  if constexpr (kFull && K == 3 && kRows == RowsAtOnce<K>()) {
+  if constexpr (kFull && K == 3 && kRows == RowsAtOnce<K>() && Thorough<T>()) {
     if (a.ow < 3 || a.ow > 6) return false;
     const int64_t left = a.pad_left, right = (a.ow - 1) * S + K - a.pad_left - a.wd;
     auto at = [&]<int kTile, int kLeft, int kRight>() {
