@@ -27,6 +27,9 @@ void add_completion(CLI::App& app);
 void add_man(CLI::App& app);
 void add_optimize(CLI::App& app);
 void add_quantize(CLI::App& app);
+void add_evaluate(CLI::App& app);
+void add_techniques(CLI::App& app);
+void add_reproduce(CLI::App& app, int* exit_code);
 
 // As it was typed, quoted where a shell would need it.
 const std::string& command_line();

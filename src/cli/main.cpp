@@ -76,6 +76,9 @@ int main(int argc, char** argv) {
   lathe::cli::add_man(app);
   lathe::cli::add_quantize(app);
   lathe::cli::add_optimize(app);
+  lathe::cli::add_evaluate(app);
+  lathe::cli::add_techniques(app);
+  lathe::cli::add_reproduce(app, &exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -44,6 +44,8 @@ struct OptimizeRequest {
   std::string kernel_times;                 // see PlanOptions
   std::function<void(const OptimizeProgress&)> progress = nullptr;
   std::function<bool()> stop = nullptr;     // true: end as soon as can be, with what there is
+  // How two networks are timed against each other; nothing: in turns, on this machine (time_pairs()).
+  std::function<PairedTimes(Runner& first, Runner& second, Dataset&, const PairedTimesOptions&)> timer = nullptr;
 };
 
 struct Trial {

@@ -56,14 +56,17 @@ std::vector<double> backward(const Matrix& l, std::vector<double> b) {
   return b;
 }
 
-// One column a choice that is not the first, and before them a constant.
+// One column a choice that is not the first, behind them one a pair (both dimensions at the same choice, and not the first), and
+// before all a constant.
 class Features {
  public:
-  explicit Features(const std::vector<Dimension>& dimensions) {
+  Features(const std::vector<Dimension>& dimensions, const std::vector<std::pair<size_t, size_t>>& pairs) : pairs_(pairs) {
     for (const Dimension& d : dimensions) {
       begin_.push_back(count_);
       count_ += static_cast<size_t>(d.choices - 1);
     }
+    first_pair_ = count_;
+    count_ += pairs_.size();
   }
   size_t count() const { return count_; }
   size_t column(size_t dimension, int choice) const { return begin_[dimension] + static_cast<size_t>(choice) - 1; }
@@ -71,11 +74,15 @@ class Features {
     std::vector<double> x(count_, 0);
     for (size_t d = 0; d < p.size(); ++d)
       if (p[d] > 0) x[column(d, p[d])] = 1;
+    for (size_t i = 0; i < pairs_.size(); ++i)
+      if (int c = p[pairs_[i].first]; c > 0 && c == p[pairs_[i].second]) x[first_pair_ + i] = 1;
     return x;
   }
 
  private:
+  std::vector<std::pair<size_t, size_t>> pairs_;
   std::vector<size_t> begin_;
+  size_t first_pair_ = 0;
   size_t count_ = 1;  // column 0: the constant, set by the model
 };
 
@@ -202,7 +209,7 @@ std::vector<double> crowding(const std::vector<Objectives>& points, const std::v
 class Searcher {
  public:
   Searcher(const SearchProblem& problem, const SearchOptions& options)
-      : problem_(problem), options_(options), features_(problem.dimensions), random_(options.seed) {
+      : problem_(problem), options_(options), features_(problem.dimensions, problem.pairs), random_(options.seed) {
     for (const Evaluated& e : problem.known) note(e);
   }
 

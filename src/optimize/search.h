@@ -6,7 +6,7 @@
 //   double good = hypervolume(objectives_of(all), reference);
 //
 // At first single steps from the point of all zeros, or what is known of them already; from then on a linear model of every
-// objective (a coefficient for each choice of each dimension, ridge regression, in the objective or its logarithm, whichever
+// objective (a coefficient for each choice of each dimension and for pairs that are said to act together, ridge regression, in the objective or its logarithm, whichever
 // leaves out points better). An evolutionary search (NSGA-II, Deb et al. 2002: sorting by domination, crowding) runs on a sample of
 // the model (Thompson 1933), and of what it finds the point that would add most hypervolume is evaluated (as in Zhang et al. 2010
 // "Expensive multiobjective optimization by MOEA/D with Gaussian process model"; here the model is linear since layers add up).
@@ -51,6 +51,8 @@ struct SearchProblem {
     Objectives change;
   };
   std::vector<Effect> effects = {};
+  // Dimensions whose choices may do together what neither does alone: layers that follow each other, with a change of type between.
+  std::vector<std::pair<size_t, size_t>> pairs = {};
   // Worst values that count: hypervolume is measured up to here. Empty: the worst of what was seen.
   Objectives reference = {};
 };

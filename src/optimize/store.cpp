@@ -104,13 +104,13 @@ std::optional<nlohmann::json> TrialStore::find(const TrialKey& key) {
   if (text.empty()) return std::nullopt;
   nlohmann::json result = nlohmann::json::parse(text, nullptr, false);
   if (result.is_discarded()) return std::nullopt;  // measured anew, and replaced
-  ++found_;
+  found_ += touched_.insert(key).second;
   return result;
 }
 
 void TrialStore::add(const TrialKey& key, const nlohmann::json& result) {
   std::string text = result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  ++added_;
+  added_ += touched_.insert(key).second;
   if (path_.empty()) {
     memory_[key] = std::move(text);
     return;

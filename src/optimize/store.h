@@ -12,6 +12,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 
@@ -44,7 +45,7 @@ class TrialStore {
   // Throws kInput when it cannot be written; what was written before stays.
   void add(const TrialKey& key, const nlohmann::json& result);
   int64_t count();                       // rows in all
-  int64_t found() const { return found_; }  // that find() had
+  int64_t found() const { return found_; }  // keys that find() had before add() was told of them
   int64_t added() const { return added_; }
   const std::string& path() const { return path_; }
 
@@ -54,6 +55,7 @@ class TrialStore {
   std::string path_;
   sqlite3* database_ = nullptr;
   std::map<TrialKey, std::string> memory_;  // without a file
+  std::set<TrialKey> touched_;
   int64_t found_ = 0, added_ = 0;
 };
 

@@ -138,7 +138,7 @@ Trials::Trials(const OptimizeRequest& request, const Device& device)
     m.memory_bytes = runner_->memory_bytes();
     m.size_bytes = static_cast<int64_t>(onnx_bytes(base_.graph, plan_metadata(base_.options)).size());
     m.signature = digest_of(runner_->signature());
-    PairedTimes times = time_pairs(*runner_, *runner_, data_, timing("original", 0.5));
+    PairedTimes times = time_against(*runner_, *runner_, data_, timing("original", 0.5));
     m.latency = times.first_seconds;
     m.speedup = {1, 1, 1};
     m.turns = static_cast<int>(times.first.size());
@@ -191,6 +191,10 @@ PairedTimesOptions Trials::timing(const std::string& name, double part) const {
   return options;
 }
 
+PairedTimes Trials::time_against(Runner& first, Runner& second, Dataset& data, const PairedTimesOptions& options) const {
+  return request_.timer ? request_.timer(first, second, data, options) : time_pairs(first, second, data, options);
+}
+
 Measurement Trials::measure(const std::vector<Applied>& parts) {
   const std::string settings = canonical(parts);
   if (auto it = known_.find(settings); it != known_.end()) return it->second;
@@ -227,7 +231,7 @@ Measurement Trials::measure_now(const std::vector<Applied>& parts) {
       m.broken = "its answers hold NaN or infinities where the original's do not";
       return m;
     }
-    PairedTimes times = time_pairs(*runner_, runner, data_, timing(name));
+    PairedTimes times = time_against(*runner_, runner, data_, timing(name));
     m.speedup = times.ratio;
     m.latency = times.second_seconds;
     m.turns = static_cast<int>(times.first.size());
@@ -258,7 +262,7 @@ std::optional<std::vector<double>> Trials::proxy(const std::vector<Applied>& par
       Candidate c = candidate(parts);
       Quality q = evaluation_->compare(runner, nullptr, kProxySamples[level]);
       if (!q.finite) return nullptr;
-      PairedTimes times = time_pairs(*runner_, runner, data_, timing(label_of(parts), kProxyTime[level]));
+      PairedTimes times = time_against(*runner_, runner, data_, timing(label_of(parts), kProxyTime[level]));
       double size = static_cast<double>(onnx_bytes(c.graph, plan_metadata(c.options)).size());
       return {1 / times.ratio.value, q.mean_error, size / static_cast<double>(original_.size_bytes)};
     } catch (const Error& e) {
@@ -274,14 +278,14 @@ Interval Trials::duel(const std::vector<Applied>& first, const std::vector<Appli
   return interval_from_json(stored("duel", canonical(first) + "\n" + canonical(second), [&] {
     progress(fmt::format("{} against {}", label_of(second), label_of(first)));
     Runner one(candidate(first), data_.input_shapes());
-    return to_json(time_pairs(one, runner_of(second), data_, timing(label_of(first) + " against " + label_of(second))).ratio);
+    return to_json(time_against(one, runner_of(second), data_, timing(label_of(first) + " against " + label_of(second))).ratio);
   }));
 }
 
 Interval Trials::confirm(const std::vector<Applied>& parts) {
   return interval_from_json(stored("confirm", canonical(parts), [&] {
     progress("confirming " + label_of(parts));
-    return to_json(time_pairs(*runner_, runner_of(parts), data_, timing("confirm " + label_of(parts))).ratio);
+    return to_json(time_against(*runner_, runner_of(parts), data_, timing("confirm " + label_of(parts))).ratio);
   }));
 }
 
@@ -320,7 +324,7 @@ std::vector<LayerSensitivity> Trials::sensitivities(const Applied& part, double 
           }
           Runner& runner = runner_of({one});
           double error = evaluation_->compare(runner, nullptr, kSensitivitySamples).mean_error - whole_error;
-          PairedTimes times = time_pairs(*whole, runner, data_, timing(label_of({one}), kSensitivityTime));
+          PairedTimes times = time_against(*whole, runner, data_, timing(label_of({one}), kSensitivityTime));
           return write({layers[l], knob.choices[c], error, times.first_seconds.value * (1 - 1 / times.ratio.value)});
         });
         all.push_back(read(j));

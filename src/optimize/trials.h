@@ -83,6 +83,7 @@ class Trials {
   Measurement measure_now(const std::vector<Applied>& parts);
   Runner& runner_of(const std::vector<Applied>& parts);
   PairedTimesOptions timing(const std::string& name, double part = 1) const;
+  PairedTimes time_against(Runner& first, Runner& second, Dataset& data, const PairedTimesOptions& options) const;
   void stop_if_asked() const;
 
   const OptimizeRequest& request_;

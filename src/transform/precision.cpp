@@ -172,7 +172,7 @@ class HalfPass {
     for (size_t i = 3; i < inputs.size(); ++i)
       if (inputs[i] && !(depthwise && made_wide && last)) inputs[i] = half(inputs[i]);
     if (depthwise && made_wide) {
-      if (!last) narrowing(id, std::move(inputs));
+      if (!last && wanted_half(result)) narrowing(id, std::move(inputs));
       return;
     }
     inputs[0] = half(inputs[0]);
@@ -203,7 +203,7 @@ class HalfPass {
     if (g_[n.inputs[0]].dtype != DType::kF32) return;
     if (beginning_.contains(n.inputs[0].index)) {
       if (few_inputs(n.inputs[1])) beginning_.insert(n.outputs[0].index);
-      else if (before_product_[n.outputs[0].index]) narrowing(id, n.inputs);
+      else if (before_product_[n.outputs[0].index] && wanted_half(n.outputs[0])) narrowing(id, n.inputs);
       return;
     }
     if (!has_bf16_instructions() || g_[n.inputs[0]].shape->back() % 2 != 0 || !marked(n.inputs[1])) return;
@@ -220,13 +220,19 @@ class HalfPass {
       beginning_.insert(result.index);
       return;
     }
-    if (!before_product_[result.index] || !marked(g_[id].inputs[1])) return;
+    if (!before_product_[result.index] || !marked(g_[id].inputs[1]) || !wanted_half(result)) return;
     narrowing(id, g_[id].inputs);
   }
 
   bool marked(ValueId weights) const {
     const Tensor& w = g_[weights].constant;
     return !marked_only_ || w.dtype() == DType::kBF16 || (w.defined() && w.dtype() == DType::kF32 && w.has_elements() && holds_bf16(w));
+  }
+
+  // Where layers are marked one by one, what is made in f32 is written in bf16 only for a product that is marked.
+  bool wanted_half(ValueId v) const {
+    const auto& readers = consumers_[v.index];
+    return !marked_only_ || std::any_of(readers.begin(), readers.end(), [&](NodeId id) { return is_product(g_[id]) && !is_depthwise(g_, g_[id]) && marked(g_[id].inputs[1]); });
   }
 
   bool made_in_half(ValueId v) const { return twin_.contains(v.index) && !g_[v].is_constant(); }

@@ -1,0 +1,82 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "core/error.h"
+#include "optimize/reproduce.h"
+
+namespace lathe::cli {
+namespace {
+
+struct Options {
+  std::string key;
+  ReproduceContext context;
+  bool json = false;
+};
+
+const char* name_of(CheckResult::State state) {
+  constexpr const char* names[] = {"pass", "FAIL", "skipped"};
+  return names[static_cast<int>(state)];
+}
+
+void reproduce_command(Options& o, int* exit_code) {
+  if (o.key.empty()) {
+    for (const Reproduction& r : reproductions()) fmt::print("{:<24} {} ({})\n", r.key, r.title, r.source);
+    return;
+  }
+  const Reproduction& r = find_reproduction(o.key);
+  if (const char* assets = std::getenv("LATHE_ASSETS"); o.context.assets.empty() && assets) o.context.assets = assets;
+  if (!o.context.assets.empty() && !std::filesystem::is_directory(o.context.assets)) fail(ErrorKind::kInput, "--assets {}: no such folder", o.context.assets);
+  const bool shows = ::isatty(2) != 0;
+  nlohmann::json results = nlohmann::json::array();
+  int counts[3] = {0, 0, 0};
+  if (!o.json) fmt::print("{}: {}\n{}\nseed {}\n\n", r.key, r.title, r.source, o.context.seed);
+  for (const Check& c : r.checks) {
+    if (o.context.quick && !c.quick) continue;
+    if (shows) o.context.progress = [&](const std::string& what) { fmt::print(stderr, "\r\033[K{}: {}", c.name, what); };
+    CheckResult got;
+    try {
+      got = c.run(o.context);
+    } catch (const Error& e) {
+      got = CheckResult::of(false, e.what());
+    }
+    if (shows) fmt::print(stderr, "\r\033[K");
+    ++counts[static_cast<int>(got.state)];
+    if (o.json) {
+      results.push_back({{"name", c.name}, {"published", c.published}, {"passes", c.passes}, {"measured", got.measured}, {"result", got.state == CheckResult::State::kFailed ? "fail" : name_of(got.state)}});
+    } else {
+      fmt::print("{:<8}{}\n        published: {}\n        measured:  {}\n        passes:    {}\n", name_of(got.state), c.name, c.published, got.measured, c.passes);
+      std::fflush(stdout);
+    }
+  }
+  if (o.json) {
+    fmt::print("{}\n", nlohmann::json{{"key", r.key}, {"title", r.title}, {"source", r.source}, {"seed", o.context.seed}, {"quick", o.context.quick}, {"checks", results},
+                                     {"passed", counts[0]}, {"failed", counts[1]}, {"skipped", counts[2]}}.dump());
+  } else {
+    fmt::print("\n{} passed, {} failed, {} skipped\n", counts[0], counts[1], counts[2]);
+  }
+  // Nothing measured is nothing reproduced.
+  if (counts[1] > 0 || counts[0] == 0) *exit_code = 1;
+}
+
+}  // namespace
+
+void add_reproduce(CLI::App& app, int* exit_code) {
+  auto* command = app.add_subcommand("reproduce", "Measure what a method's paper claims, and print published against measured");
+  command->footer("Examples:\n  lathe reproduce\n  lathe reproduce quantization-survey --quick --assets assets\n  lathe reproduce quantization-survey --json\n\n"
+                  "Exit code 1: a threshold was missed, or every check was skipped. Checks that need networks and pictures look for them in\n"
+                  "--assets (else $LATHE_ASSETS): models/ and images/imagenet/.");
+  auto o = std::make_shared<Options>();
+  command->add_option("KEY", o->key, "Which; without it they are listed");
+  command->add_flag("--quick", o->context.quick, "Fewer networks and samples");
+  command->add_option("--assets", o->context.assets, "Folder with networks and pictures")->type_name("DIR");
+  command->add_option("--seed", o->context.seed, "Of every random choice")->capture_default_str();
+  command->add_flag("--json", o->json, "One JSON object on stdout");
+  command->callback([o, exit_code] { reproduce_command(*o, exit_code); });
+}
+
+}  // namespace lathe::cli

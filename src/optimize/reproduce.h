@@ -1,0 +1,50 @@
+// Reproductions: what a method's paper claims, measured here in kind. Each is one file in reproduce/ that defines
+// `Reproduction NAME()` in namespace lathe::experiments, NAME being the file's with _ for -; CMake gathers them.
+//
+//   const Reproduction& r = find_reproduction("quantization-survey");
+//   for (const Check& c : r.checks) CheckResult got = c.run(context);
+//
+// Nothing in a reproduction is a recorded measurement: published figures are quoted with their source, ours are measured when it runs.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lathe {
+
+struct ReproduceContext {
+  bool quick = false;      // fewer samples and models: what takes a minute
+  std::string assets;      // a folder with models/ and images/imagenet/ (labels.tsv); "" or none there: checks that need them are skipped
+  uint64_t seed = 1;
+  std::function<void(const std::string&)> progress = nullptr;  // what is done now
+  void tell(const std::string& what) const {
+    if (progress) progress(what);
+  }
+};
+
+struct CheckResult {
+  enum class State { kPassed, kFailed, kSkipped } state = State::kFailed;
+  std::string measured;  // "0.51 of the size (geometric mean of 3)"; why it was skipped
+  static CheckResult of(bool passed, std::string measured) { return {passed ? State::kPassed : State::kFailed, std::move(measured)}; }
+  static CheckResult skipped(std::string why) { return {State::kSkipped, std::move(why)}; }
+};
+
+struct Check {
+  std::string name;       // "size"
+  std::string published;  // what the paper says, and where
+  std::string passes;     // "at most 0.55 of the size": the threshold in kind
+  bool quick = true;      // part of --quick
+  std::function<CheckResult(const ReproduceContext&)> run;
+};
+
+struct Reproduction {
+  std::string key, title, source;
+  std::vector<Check> checks;
+};
+
+const std::vector<Reproduction>& reproductions();
+const Reproduction& find_reproduction(std::string_view key);  // throws kUsage with the list of keys
+
+}  // namespace lathe
