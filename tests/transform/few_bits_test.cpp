@@ -139,7 +139,9 @@ TEST(FewBits, ConvolutionsKeepTheirCodes) {
   std::mt19937 random(14);
   for (Form form : kForms) {
     if (form == Form::kGroups8) continue;
-    expect_planned(conv_graph(7, 64, 24, 3, form, random), fmt::format("3×3, form {}", static_cast<int>(form)), "coded.conv");
+    expect_planned(conv_graph(3, 64, 24, 3, form, random), fmt::format("3×3, form {}", static_cast<int>(form)), "coded.conv");
+    // Of many pixels the weights are decoded once, and the codes are what a file keeps.
+    expect_planned(conv_graph(7, 64, 24, 3, form, random), fmt::format("3×3, form {}", static_cast<int>(form)), "coded.conv.decoded");
     expect_planned(conv_graph(6, 32, 10, 1, form, random), fmt::format("1×1, form {}", static_cast<int>(form)), "coded.matmul");
   }
 }
@@ -192,6 +194,24 @@ TEST(FewBits, ANetworkOfSigns) {
   EXPECT_LE(testing::compare(g, "a network of signs"), 2);
 }
 
+TEST(FewBits, BatchNormsGoIntoTheNumbers) {
+  std::mt19937 random(19);
+  for (Form form : {Form::kGroups4, Form::kTernary, Form::kSigns})
+    for (bool bias : {false, true}) {
+      Graph g;
+      auto list = [&](float low, float high) { return g.add_constant(numbers({24}, random, low, high)); };
+      const ValueId x = g.add_input("x", DType::kF32, Shape{1, 32, 7, 7}), w = weights(g, {24, 32, 3, 3}, 1);
+      std::vector<ValueId> inputs{x, w};
+      if (bias) inputs.push_back(list(-1, 1));
+      const ValueId y = g.add("BatchNormalization", {g.add("Conv", inputs, {{"pads", Ints{1, 1, 1, 1}}}), list(0.5f, 2), list(-1, 1), list(-1, 1), list(0.1f, 2)});
+      g.outputs = {g.add("Relu", {y})};
+      store(g, w, form, 0, 1, random);
+      testing::compare(g, fmt::format("form {}", static_cast<int>(form)));
+      const Plan plan = make_plan(g);
+      for (const Step& s : plan.steps) EXPECT_NE(plan.graph[s.node].op->name, "Affine");
+    }
+}
+
 TEST(FewBits, FilesOfPlansHoldTheFewBits) {
   std::mt19937 random(18);
   const std::filesystem::path path = std::filesystem::temp_directory_path() / ("lathe_few_bits_" + std::to_string(::getpid()) + ".lathe");
@@ -208,11 +228,15 @@ TEST(FewBits, FilesOfPlansHoldTheFewBits) {
     expect_close(from_file.run(inputs)[0], Session(make_plan(g)).run(inputs)[0], 0, fmt::format("form {} from a file", static_cast<int>(form)));
     std::filesystem::remove(path);
   }
-  const Graph g = conv_graph(6, 40, 24, 3, Form::kSigns, random, true);
-  const std::vector<Tensor> inputs = random_inputs(g, 5);
-  write_packed(make_plan(g), {.model = "net.onnx"}, "", path.string());
-  expect_close(Session(PackedFile::open(path.string()).plan()).run(inputs)[0], Session(make_plan(g)).run(inputs)[0], 0, "signs from a file");
-  std::filesystem::remove(path);
+  for (bool signs : {true, false}) {
+    const Graph g = conv_graph(9, 128, 64, 3, signs ? Form::kSigns : Form::kGroups4Zeros, random, signs);
+    const std::vector<Tensor> inputs = random_inputs(g, 5);
+    write_packed(make_plan(g), {.model = "net.onnx"}, "", path.string());
+    const int64_t weights = 9 * 128 * 64;
+    EXPECT_LT(static_cast<int64_t>(std::filesystem::file_size(path)), signs ? weights / 8 + 16384 : weights / 2 + weights / 32 * 5 + 16384);
+    expect_close(Session(PackedFile::open(path.string()).plan()).run(inputs)[0], Session(make_plan(g)).run(inputs)[0], 0, "a convolution from a file");
+    std::filesystem::remove(path);
+  }
 }
 
 }  // namespace
