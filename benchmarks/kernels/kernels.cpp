@@ -18,6 +18,7 @@
 #include <sstream>
 
 #include "graph/op.h"
+#include "kernels/isa.h"
 #include "kernels/kernel.h"
 #include "kernels/probe.h"
 #include "kernels/reference/reference.h"
@@ -274,6 +275,7 @@ DType type_named(const std::string& name) { return name == "bf16" ? DType::kBF16
 }  // namespace
 
 int main(int argc, char** argv) {
+  force_isa_from_environment();
   omp_set_num_threads(1);
   const Rates limits = probe_host().compute.front().per_core;
   const double f32 = limits.f32.value_or(1), bf16 = limits.bf16.value_or(f32);

@@ -16,7 +16,7 @@ void add_convert(CLI::App& app) {
   command->callback([model, output] {
     Model m = load_model(*model);
     size_t before = m.graph.order().size();
-    clean_up(m.graph);
+    clean_up(m.graph, true);  // codes of weights stay codes
     verify(m.graph);
     export_onnx(m.graph, *output);
     fmt::print("{}: {} nodes, {} before\n", *output, m.graph.order().size(), before);

@@ -119,6 +119,7 @@ void register_integer_gemm(KernelRegistry&);
 void register_integer_depthwise(KernelRegistry&);
 void register_integer_elementwise(KernelRegistry&);
 void register_coded_gemm(KernelRegistry&);
+void register_coded_conv_decoded(KernelRegistry&);
 void register_binary_conv(KernelRegistry&);
 
 bool has_bf16_instructions();  // products of bf16 pairs and rounding to bf16 (AVX512_BF16)

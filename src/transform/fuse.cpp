@@ -110,6 +110,23 @@ static bool scale_columns(Graph& g, NodeId id, const Node& mul, ValueId y) {
   return true;
 }
 
+// What a batch norm became, after a product whose weights are codes, goes into their numbers and the bias.
+static bool absorb_affine(Graph& g, NodeId id, const Node& affine) {
+  if (affine.op->domain != kLatheDomain || affine.op->name != "Affine" || !is_coded_product(g[id]) || !affine.get_string("activation").empty()) return false;
+  auto given = [&](size_t i) { return i < g[id].inputs.size() && g[id].inputs[i]; };
+  if (given(3) || !g[id].get_string("activation").empty()) return false;
+  for (size_t i : {1, 2})
+    if (!g[affine.inputs[i]].is_constant() || g[affine.inputs[i]].dtype != DType::kF32) return false;
+  const Tensor scale = g[affine.inputs[1]].constant;
+  Tensor bias = g[affine.inputs[2]].constant.clone();
+  if (given(2))
+    for (int64_t c = 0; c < bias.size(); ++c) bias.set(c, bias.get(c) + g[g[id].inputs[2]].constant.get(c) * scale.get(c));
+  const ValueId rows = g.add_constant(scaled_rows(g[g[id].inputs[4]].constant, scale), g[g[id].inputs[4]].name + "_scaled"), shift = g.add_constant(std::move(bias));
+  g[id].inputs[4] = rows;
+  g[id].inputs[2] = shift;
+  return true;
+}
+
 // What follows a fused product: bias, activation, residual, in the orders that models use.
 static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>>& consumers, const std::vector<bool>& is_public,
                             const std::vector<int32_t>& position) {
@@ -118,11 +135,14 @@ static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>
     ValueId y = g[id].outputs[0];
     if (is_public[y.index] || consumers[y.index].size() != 1) return;
     NodeId next = consumers[y.index][0];
-    const Node& n = g[next];
-    if (n.dead || !n.op->domain.empty() || n.outputs.size() != 1) return;
+    const Node n = g[next];
+    const bool affine_taken = !n.dead && n.inputs[0] == y && absorb_affine(g, id, n);
+    if (n.dead || (!n.op->domain.empty() && !affine_taken) || n.outputs.size() != 1) return;
     bool activated = !g[id].get_string("activation").empty();
     bool has_residual = bool(input(3)), affine = g[id].op->name == "Affine" || g[id].op->name == "ConvTranspose";  // activations alone
-    if (auto a = as_activation(g, n); a && n.inputs[0] == y && !activated && (!has_residual || g[id].get_int("residual_first"))) {
+    if (affine_taken) {
+      // taken
+    } else if (auto a = as_activation(g, n); a && n.inputs[0] == y && !activated && (!has_residual || g[id].get_int("residual_first"))) {
       g[id].attributes["activation"] = a->name;
       g[id].attributes["alpha"] = a->alpha;
       g[id].attributes["beta"] = a->beta;

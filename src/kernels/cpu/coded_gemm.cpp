@@ -27,6 +27,9 @@
 #define LATHE_CODED_GEMM_SHARED
 namespace lathe {
 constexpr int64_t kTileColumns = 4;
+// Vectors of the depth that are decoded before they meet many rows of A: four columns of them take 16 KiB of the first-level
+// cache. A multiple of what a word of any width holds.
+constexpr int64_t kPartVectors = 64;
 constexpr int64_t kChunkTiles = 16;  // whose sums are finished together: whole vectors of columns
 
 struct CodedGemm {
@@ -124,18 +127,19 @@ HWY_INLINE CodeTable LoadCodebook(const float* book) {
 constexpr int64_t kPrefetchBytes = 4096;
 
 // Calls use.template Take<kChain>(v, w) with vector v of the depth of columns [first, first + kDecodedColumns) of a tile,
-// for all v in order; kChain counts 0, 1, 0, 1, …
+// for `begin` ≤ v < `end` in order; kChain counts 0, 1, 0, 1, … `begin` is a multiple of kPartVectors.
 template <int kBits, bool kGrouped, int kSegment, class Use>
-HWY_INLINE void DecodeWords(const CodedGemm& g, int64_t tile, int first, Use& result) {
+HWY_INLINE void DecodeWords(const CodedGemm& g, int64_t tile, int first, int64_t begin, int64_t end, Use& result) {
   Use use = result;  // a copy, which the compiler keeps in registers
   const D d;
   const D32 d32;
   constexpr int kCodes = 32 / kBits, kCols = kDecodedColumns;
   const int64_t lanes = CodedLanes(), vectors = (g.depth + lanes - 1) / lanes, units = (vectors + kCodes - 1) / kCodes;
-  const auto* words = reinterpret_cast<const uint32_t*>(g.codes) + (tile * units * kTileColumns + first) * lanes;
-  const int64_t group_vectors = g.groups > 1 ? g.group / lanes : vectors + kCodes;
-  const float* scales = g.scales + (kGrouped ? tile * g.groups * kTileColumns + first : 0);
-  const float* zeros = g.zeros ? g.zeros + tile * g.groups * kTileColumns + first : nullptr;
+  const auto* words = reinterpret_cast<const uint32_t*>(g.codes) + ((tile * units + begin / kCodes) * kTileColumns + first) * lanes;
+  const int64_t group_vectors = g.groups > 1 ? g.group / lanes : (vectors / kPartVectors + 1) * kPartVectors;
+  const int64_t first_scale = (tile * g.groups + begin / group_vectors) * kTileColumns + first;
+  const float* scales = kGrouped ? g.scales + first_scale : nullptr;
+  const float* zeros = g.zeros ? g.zeros + first_scale : nullptr;
   CodeTable plain, tables[kCols];
   if constexpr (kGrouped) {
     HWY_ALIGN static constexpr float kSigned[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
@@ -154,9 +158,13 @@ HWY_INLINE void DecodeWords(const CodedGemm& g, int64_t tile, int first, Use& re
     if (zeros) zeros += kTileColumns;
     left = group_vectors;
   };
+  if constexpr (kGrouped) {
+    next_group();
+    left -= begin % group_vectors;
+  }
   V32 codes[kCols];
-  int64_t v = 0;
-  for (; v + kCodes <= vectors; v += kCodes) {
+  int64_t v = begin;
+  for (; v + kCodes <= end; v += kCodes) {
     HWY_UNROLL(4)
     for (int c = 0; c < kCols; ++c) {
       codes[c] = hn::LoadU(d32, words + c * lanes);
@@ -182,12 +190,12 @@ HWY_INLINE void DecodeWords(const CodedGemm& g, int64_t tile, int first, Use& re
       }
     }
   }
-  if (v == vectors) {
+  if (v == end) {
     result = use;
     return;
   }
   for (int c = 0; c < kCols; ++c) codes[c] = hn::LoadU(d32, words + c * lanes);
-  for (; v < vectors; ++v) {
+  for (; v < end; ++v) {
     if constexpr (kGrouped) {
       if (left == 0) next_group();
       --left;
@@ -204,15 +212,15 @@ HWY_INLINE void DecodeWords(const CodedGemm& g, int64_t tile, int first, Use& re
 
 // The same for codes of 8 bits, which are numbers themselves.
 template <class T, class Use>
-HWY_INLINE void DecodeBytes(const CodedGemm& g, int64_t tile, int first, Use& result) {
+HWY_INLINE void DecodeBytes(const CodedGemm& g, int64_t tile, int first, int64_t begin, int64_t end, Use& result) {
   Use use = result;
   const D d;
   const hn::RebindToSigned<D> di;
   const hn::Rebind<T, D> d8;
   constexpr int kCols = kDecodedColumns;
   const int64_t lanes = CodedLanes(), vectors = (g.depth + lanes - 1) / lanes, group_vectors = g.groups > 1 ? g.group / lanes : vectors;
-  const T* codes = reinterpret_cast<const T*>(g.codes) + (tile * vectors * kTileColumns + first) * lanes;
-  for (int64_t group = 0, v = 0; group < g.groups; ++group) {
+  const T* codes = reinterpret_cast<const T*>(g.codes) + ((tile * vectors + begin) * kTileColumns + first) * lanes;
+  for (int64_t group = begin / group_vectors, v = begin; v < end; ++group) {
     const float* scales = g.scales + (tile * g.groups + group) * kTileColumns + first;
     const float* zeros = g.zeros ? g.zeros + (tile * g.groups + group) * kTileColumns + first : nullptr;
     V scale[kCols], zero[kCols];
@@ -228,15 +236,15 @@ HWY_INLINE void DecodeBytes(const CodedGemm& g, int64_t tile, int first, Use& re
       }
       codes += kTileColumns * lanes;
     };
-    const int64_t end = std::min(v + group_vectors, vectors);
+    const int64_t group_end = std::min((group + 1) * group_vectors, end);
     V w[kCols];
-    for (; v + 2 <= end; v += 2) {
+    for (; v + 2 <= group_end; v += 2) {
       decode(w);
       use.template Take<0>(v, w);
       decode(w);
       use.template Take<1>(v + 1, w);
     }
-    if (v < end) {
+    if (v < group_end) {
       decode(w);
       use.template Take<0>(v++, w);
     }
@@ -245,22 +253,22 @@ HWY_INLINE void DecodeBytes(const CodedGemm& g, int64_t tile, int first, Use& re
 }
 
 template <class Use>
-void Decode(const CodedGemm& g, int64_t tile, int first, Use& use) {
+void Decode(const CodedGemm& g, int64_t tile, int first, int64_t begin, int64_t end, Use& use) {
   if (g.bits == 8) {
-    if (g.is_signed) return DecodeBytes<int8_t>(g, tile, first, use);
-    return DecodeBytes<uint8_t>(g, tile, first, use);
+    if (g.is_signed) return DecodeBytes<int8_t>(g, tile, first, begin, end, use);
+    return DecodeBytes<uint8_t>(g, tile, first, begin, end, use);
   }
   if (g.groups == 0) {
-    if (g.bits == 1) return DecodeWords<1, false, 32>(g, tile, first, use);
-    if (g.bits == 2) return DecodeWords<2, false, 16>(g, tile, first, use);
-    return DecodeWords<4, false, 8>(g, tile, first, use);
+    if (g.bits == 1) return DecodeWords<1, false, 32>(g, tile, first, begin, end, use);
+    if (g.bits == 2) return DecodeWords<2, false, 16>(g, tile, first, begin, end, use);
+    return DecodeWords<4, false, 8>(g, tile, first, begin, end, use);
   }
   // How many codes of a word surely belong to one group.
   const int64_t vectors = g.groups > 1 ? g.group / CodedLanes() : 8;
-  if (vectors % 8 == 0) return DecodeWords<4, true, 8>(g, tile, first, use);
-  if (vectors % 4 == 0) return DecodeWords<4, true, 4>(g, tile, first, use);
-  if (vectors % 2 == 0) return DecodeWords<4, true, 2>(g, tile, first, use);
-  return DecodeWords<4, true, 1>(g, tile, first, use);
+  if (vectors % 8 == 0) return DecodeWords<4, true, 8>(g, tile, first, begin, end, use);
+  if (vectors % 4 == 0) return DecodeWords<4, true, 4>(g, tile, first, begin, end, use);
+  if (vectors % 2 == 0) return DecodeWords<4, true, 2>(g, tile, first, begin, end, use);
+  return DecodeWords<4, true, 1>(g, tile, first, begin, end, use);
 }
 
 // Products of kRows rows of A with columns as they are decoded. A sum is split in two where there are few, since a product
@@ -287,6 +295,32 @@ struct SumDecoded {
   }
 };
 
+// The sums of the lanes of four vectors.
+HWY_INLINE void SumFour(V a, V b, V c, V e, float* to, bool add) {
+#if HWY_TARGET == HWY_SCALAR
+  const float sums[4] = {hn::GetLane(a), hn::GetLane(b), hn::GetLane(c), hn::GetLane(e)};
+  for (int i = 0; i < 4; ++i) to[i] = add ? to[i] + sums[i] : sums[i];
+#else
+  const D d;
+  const hn::Repartition<double, D> pairs;
+  const hn::FixedTag<float, 4> four;
+  const auto ab = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  const auto ce = hn::BitCast(pairs, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+  const V all = hn::Add(hn::BitCast(d, hn::InterleaveLower(pairs, ab, ce)), hn::BitCast(d, hn::InterleaveUpper(pairs, ab, ce)));
+  // [a, b, c, e] of each block of four lanes.
+  const auto blocks = [&]<class From>(From of, hn::Vec<From> v, auto&& self) HWY_ATTR -> hn::Vec<decltype(four)> {
+    if constexpr (hn::MaxLanes(of) == 4) {
+      return v;
+    } else {
+      const hn::Half<From> half;
+      return self(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), self);
+    }
+  };
+  const auto sums = blocks(d, all, blocks);
+  hn::StoreU(add ? hn::Add(sums, hn::LoadU(four, to)) : sums, four, to);
+#endif
+}
+
 // Sums of rows [row, row + kRows) and a tile, to [kRows] rows `step` apart.
 template <int kRows>
 void DirectTile(const CodedGemm& g, int64_t row, int64_t tile, float* to, int64_t step) {
@@ -297,29 +331,33 @@ void DirectTile(const CodedGemm& g, int64_t row, int64_t tile, float* to, int64_
     for (auto& chain : s.sums)
       for (auto& of_row : chain)
         for (V& sum : of_row) sum = hn::Zero(d);
-    Decode(g, tile, first, s);
-    for (int r = 0; r < kRows; ++r)
+    Decode(g, tile, first, 0, (g.depth + CodedLanes() - 1) / CodedLanes(), s);
+    for (int r = 0; r < kRows; ++r) {
+      V sums[kDecodedColumns];
       for (int c = 0; c < kDecodedColumns; ++c) {
-        V sum = s.sums[0][r][c];
-        for (int k = 1; k < SumDecoded<kRows>::kChains; ++k) sum = hn::Add(sum, s.sums[k][r][c]);
-        to[r * step + first + c] = hn::GetLane(hn::SumOfLanes(d, sum));
+        sums[c] = s.sums[0][r][c];
+        for (int k = 1; k < SumDecoded<kRows>::kChains; ++k) sums[c] = hn::Add(sums[c], s.sums[k][r][c]);
       }
+      float* here = to + r * step + first;
+      if constexpr (kDecodedColumns == 4) SumFour(sums[0], sums[1], sums[2], sums[3], here, false);
+      else for (int c = 0; c < kDecodedColumns; ++c) here[c] = hn::GetLane(hn::SumOfLanes(d, sums[c]));
+    }
   }
 }
 
 struct KeepDecoded {
-  float* to;  // columns `step` apart
-  int64_t step;
+  float* to;  // columns `step` apart, from vector `begin` on
+  int64_t step, begin;
   template <int kChain>
   HWY_INLINE void Take(int64_t v, const V* w) {
     HWY_UNROLL(4)
-    for (int c = 0; c < kDecodedColumns; ++c) hn::StoreU(w[c], D(), to + c * step + v * CodedLanes());
+    for (int c = 0; c < kDecodedColumns; ++c) hn::StoreU(w[c], D(), to + c * step + (v - begin) * CodedLanes());
   }
 };
 
-// Rows of A by kTileColumns decoded columns, `depth` apart.
+// Rows of A by kTileColumns decoded columns of `depth` elements, `step_w` apart; with `add`, added to what is there.
 template <int kRows>
-void DenseTile(const float* a, int64_t a_step, const float* w, int64_t depth, float* to, int64_t step) {
+void DenseTile(const float* a, int64_t a_step, const float* w, int64_t depth, int64_t step_w, float* to, int64_t step, bool add) {
   const D d;
   const int64_t lanes = CodedLanes();
   V sums[kRows][kTileColumns];
@@ -330,7 +368,7 @@ void DenseTile(const float* a, int64_t a_step, const float* w, int64_t depth, fl
   for (int64_t k = 0; k < depth; k += lanes) {
     V columns[kTileColumns];
     HWY_UNROLL(4)
-    for (int c = 0; c < kTileColumns; ++c) columns[c] = hn::LoadU(d, w + c * depth + k);
+    for (int c = 0; c < kTileColumns; ++c) columns[c] = hn::LoadU(d, w + c * step_w + k);
     HWY_UNROLL(6)
     for (int r = 0; r < kRows; ++r) {
       V x = hn::LoadU(d, a + r * a_step + k);
@@ -339,15 +377,26 @@ void DenseTile(const float* a, int64_t a_step, const float* w, int64_t depth, fl
       for (int c = 0; c < kTileColumns; ++c) sums[r][c] = hn::MulAdd(x, columns[c], sums[r][c]);
     }
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kTileColumns; ++c) to[r * step + c] = hn::GetLane(hn::SumOfLanes(d, sums[r][c]));
+  HWY_UNROLL(6)
+  for (int r = 0; r < kRows; ++r) SumFour(sums[r][0], sums[r][1], sums[r][2], sums[r][3], to + r * step, add);
 }
 
-HWY_INLINE void DenseRows(const CodedGemm& g, int64_t row, int64_t rows, const float* w, int64_t depth, float* to, int64_t step) {
-  int64_t r = 0;
-  for (; r + kDenseRows <= rows; r += kDenseRows) DenseTile<kDenseRows>(g.a + (row + r) * g.a_step, g.a_step, w, depth, to + r * step, step);
-  for (; r + 2 <= rows; r += 2) DenseTile<2>(g.a + (row + r) * g.a_step, g.a_step, w, depth, to + r * step, step);
-  if (r < rows) DenseTile<1>(g.a + (row + r) * g.a_step, g.a_step, w, depth, to + r * step, step);
+// `rows` rows, in tiles of nearly equal height.
+HWY_INLINE void DenseRows(const float* a, int64_t a_step, int64_t rows, const float* w, int64_t depth, int64_t step_w, float* to, int64_t step, bool add) {
+  for (int64_t r = 0, tiles = (rows + kDenseRows - 1) / kDenseRows; r < rows; --tiles) {
+    const int64_t here = (rows - r + tiles - 1) / tiles;
+    const float* from = a + r * a_step;
+    float* sums = to + r * step;
+    switch (here) {
+      case 1: DenseTile<1>(from, a_step, w, depth, step_w, sums, step, add); break;
+      case 2: DenseTile<2>(from, a_step, w, depth, step_w, sums, step, add); break;
+      case 3: DenseTile<3>(from, a_step, w, depth, step_w, sums, step, add); break;
+      case 4: DenseTile<std::min(4, kDenseRows)>(from, a_step, w, depth, step_w, sums, step, add); break;
+      case 5: DenseTile<std::min(5, kDenseRows)>(from, a_step, w, depth, step_w, sums, step, add); break;
+      default: DenseTile<kDenseRows>(from, a_step, w, depth, step_w, sums, step, add);
+    }
+    r += here;
+  }
 }
 
 // Bias, activation and residual of `count` columns from `column` on of a row, whose sums are given.
@@ -368,29 +417,35 @@ HWY_INLINE void FinishRow(const CodedGemm& g, const float* sums, int64_t row, in
   });
 }
 
-// Rows [row0, row1) by tiles [tile0, tile1). `scratch`: kTileColumns decoded columns, then sums of kChunkTiles tiles.
+// Rows [row0, row1) by tiles [tile0, tile1). `scratch`: kTileColumns parts of decoded columns, then sums of kChunkTiles
+// tiles.
 void CodedPanels(const CodedGemm& g, int64_t row0, int64_t row1, int64_t tile0, int64_t tile1, float* scratch) {
-  const int64_t lanes = CodedLanes(), depth = (g.depth + lanes - 1) / lanes * lanes, rows = row1 - row0;
-  float* const sums = scratch + kTileColumns * depth;
+  const int64_t lanes = CodedLanes(), vectors = (g.depth + lanes - 1) / lanes, rows = row1 - row0, part = kPartVectors * lanes;
+  float* const sums = scratch + kTileColumns * part;
   constexpr int64_t step = kChunkTiles * kTileColumns;
   for (int64_t begin = tile0; begin < tile1; begin += kChunkTiles) {
     const int64_t end = std::min(begin + kChunkTiles, tile1);
-    for (int64_t t = begin; t < end; ++t) {
-      float* to = sums + (t - begin) * kTileColumns;
-      if (rows == 1) {
-        DirectTile<1>(g, row0, t, to, step);
-      } else if (rows == 2) {
-        DirectTile<2>(g, row0, t, to, step);
-      } else if (rows == 3 && kDirectRows >= 3) {
-        DirectTile<3>(g, row0, t, to, step);
-      } else if (rows == 4 && kDirectRows >= 4) {
-        DirectTile<4>(g, row0, t, to, step);
-      } else {
-        for (int first = 0; first < kTileColumns; first += kDecodedColumns) {
-          KeepDecoded keep{scratch + first * depth, depth};
-          Decode(g, t, first, keep);
+    if (rows <= kDirectRows) {
+      for (int64_t t = begin; t < end; ++t) {
+        float* to = sums + (t - begin) * kTileColumns;
+        switch (rows) {
+          case 1: DirectTile<1>(g, row0, t, to, step); break;
+          case 2: DirectTile<2>(g, row0, t, to, step); break;
+          case 3: DirectTile<std::min(3, kDirectRows)>(g, row0, t, to, step); break;
+          default: DirectTile<kDirectRows>(g, row0, t, to, step);
         }
-        DenseRows(g, row0, rows, scratch, depth, to, step);
+      }
+    } else {
+      // A part of the depth of A meets the tiles of a chunk while it stays near.
+      for (int64_t v = 0; v < vectors; v += kPartVectors) {
+        const int64_t stop = std::min(v + kPartVectors, vectors);
+        for (int64_t t = begin; t < end; ++t) {
+          for (int first = 0; first < kTileColumns; first += kDecodedColumns) {
+            KeepDecoded keep{scratch + first * part, part, v};
+            Decode(g, t, first, v, stop, keep);
+          }
+          DenseRows(g.a + row0 * g.a_step + v * lanes, g.a_step, rows, scratch, (stop - v) * lanes, part, sums + (t - begin) * kTileColumns, step, v > 0);
+        }
       }
     }
     const int64_t column = begin * kTileColumns, count = std::min(end * kTileColumns, g.columns) - column;
@@ -413,6 +468,8 @@ namespace {
 
 constexpr int64_t kRowBytes = 256 << 10;    // of A, that meet all columns while they stay in a second-level cache
 constexpr int64_t kWindowBytes = 1 << 20;   // of windows that are copied at once
+constexpr int64_t kAliasedFloats = 512;     // rows so many floats apart share the few lines of a cache that begin alike
+constexpr int64_t kFewRows = 4;             // that lie in the same lines without harm
 
 int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -425,12 +482,12 @@ class CodedProduct : public Kernel {
     return list;
   }
   size_t scratch_bytes() const override {
-    return static_cast<size_t>(copied_rows() * padded_depth() + omp_get_max_threads() * thread_floats()) * sizeof(float);
+    return static_cast<size_t>(copied_rows() * row_step() + omp_get_max_threads() * thread_floats()) * sizeof(float);
   }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
     CodedGemm g = gemm_;
     auto* copies = static_cast<float*>(scratch);
-    float* own = copies + copied_rows() * padded_depth();
+    float* own = copies + copied_rows() * row_step();
     const auto* residual = residual_ ? in[3]->data<float>() : nullptr;
     auto* y = out[0]->data<float>();
     const auto* x = in[0]->data<float>();
@@ -438,9 +495,9 @@ class CodedProduct : public Kernel {
     for (int64_t row = 0; row < rows_; row += most) {
       g.rows = std::min(most, rows_ - row);
       if (copies_) {
-        parallel_for(g.rows, kParallelGrain / (gemm_.depth + 1) + 1, [&](int64_t begin, int64_t end) { copy(x, row + begin, row + end, copies + begin * padded_depth()); });
+        parallel_for(g.rows, kParallelGrain / (gemm_.depth + 1) + 1, [&](int64_t begin, int64_t end) { copy(x, row + begin, row + end, copies + begin * row_step()); });
         g.a = copies;
-        g.a_step = padded_depth();
+        g.a_step = row_step();
       } else {
         g.a = x;
         g.a_step = gemm_.depth;
@@ -502,7 +559,11 @@ class CodedProduct : public Kernel {
   }
 
   virtual void copy(const float* x, int64_t from, int64_t to, float* rows) const = 0;
-  int64_t padded_depth() const { return rounded(gemm_.depth, lanes_); }
+  // Whole vectors, and rows that do not begin in the same lines of a cache.
+  int64_t row_step() const {
+    const int64_t whole = rounded(gemm_.depth, lanes_);
+    return whole % kAliasedFloats ? whole : whole + 16;
+  }
 
   CodedGemm gemm_;
   int64_t rows_ = 0, lanes_ = 1;
@@ -511,9 +572,9 @@ class CodedProduct : public Kernel {
  private:
   int64_t tiles() const { return (gemm_.columns + kTileColumns - 1) / kTileColumns; }
   uint64_t layout() const { return 1 | static_cast<uint64_t>(lanes_) << 8; }
-  int64_t block_rows() const { return std::clamp<int64_t>(kRowBytes / (padded_depth() * 4), 24, 192); }
-  int64_t copied_rows() const { return copies_ ? std::min(rows_, std::max(kWindowBytes / (padded_depth() * 4), block_rows())) : 0; }
-  int64_t thread_floats() const { return kTileColumns * padded_depth() + std::min(rows_, block_rows()) * kChunkTiles * kTileColumns + 16; }
+  int64_t block_rows() const { return std::clamp<int64_t>(kRowBytes / (row_step() * 4), 24, 192); }
+  int64_t copied_rows() const { return copies_ ? std::min(rows_, std::max(kWindowBytes / (row_step() * 4), block_rows())) : 0; }
+  int64_t thread_floats() const { return kTileColumns * kPartVectors * lanes_ + std::min(rows_, block_rows()) * kChunkTiles * kTileColumns + 16; }
 
   Tensor pack(const Tensor& t, int64_t tiles, int64_t units, int64_t unit_bytes) const {
     Tensor packed(DType::kU8, {tiles, units, unit_bytes});
@@ -560,13 +621,13 @@ class CodedProduct : public Kernel {
 
 class CodedMatMul : public CodedProduct {
  public:
-  explicit CodedMatMul(const KernelRequest& r) : CodedProduct(r) { copies_ = gemm_.depth % lanes_ != 0; }
+  explicit CodedMatMul(const KernelRequest& r) : CodedProduct(r) { copies_ = gemm_.depth % lanes_ != 0 || (rows_ > kFewRows && gemm_.depth % kAliasedFloats == 0); }
 
  private:
   void copy(const float* x, int64_t from, int64_t to, float* rows) const override {
-    for (int64_t r = from; r < to; ++r, rows += padded_depth()) {
+    for (int64_t r = from; r < to; ++r, rows += row_step()) {
       std::memcpy(rows, x + r * gemm_.depth, static_cast<size_t>(gemm_.depth) * sizeof(float));
-      std::fill(rows + gemm_.depth, rows + padded_depth(), 0.0f);
+      std::fill(rows + gemm_.depth, rows + row_step(), 0.0f);
     }
   }
 };
@@ -584,7 +645,7 @@ class CodedConv : public CodedProduct {
   void copy(const float* x, int64_t from, int64_t to, float* rows) const override {
     const int64_t channels = x_[3];
     const size_t bytes = static_cast<size_t>(channels) * sizeof(float);
-    for (int64_t r = from; r < to; ++r, rows += padded_depth()) {
+    for (int64_t r = from; r < to; ++r, rows += row_step()) {
       const int64_t ox = r % y_[2], oy = r / y_[2] % y_[1], image = r / (y_[2] * y_[1]);
       float* at = rows;
       for (int64_t ky = 0; ky < kernel_[0]; ++ky)
@@ -593,7 +654,7 @@ class CodedConv : public CodedProduct {
           if (iy < 0 || iy >= x_[1] || ix < 0 || ix >= x_[2]) std::memset(at, 0, bytes);
           else std::memcpy(at, x + ((image * x_[1] + iy) * x_[2] + ix) * channels, bytes);
         }
-      std::fill(at, rows + padded_depth(), 0.0f);
+      std::fill(at, rows + row_step(), 0.0f);
     }
   }
 

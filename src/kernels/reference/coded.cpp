@@ -1,6 +1,5 @@
 // Weights in few bits, as graph/ops/coded.cpp defines them.
-#include <cmath>
-
+#include "kernels/coded_weights.h"
 #include "kernels/reference/epilogue.h"
 #include "kernels/reference/families.h"
 
@@ -19,21 +18,7 @@ void unpack_bits(Context& c) {
 
 // Input 1 as f32 [N, K].
 Tensor decoded(const Context& c) {
-  const Tensor &codes = c.input(1), &s = c.input(4);
-  const int64_t rows = codes.dim(0), depth = codes.dim(1), block = c.node().get_int("block_size"), width = s.dim(1);
-  Tensor w(DType::kF32, codes.shape());
-  for (int64_t n = 0; n < rows; ++n)
-    for (int64_t k = 0; k < depth; ++k) {
-      const int64_t code = codes.get_int(n * depth + k);
-      if (block == 0) {
-        check_model(code < width, "code {} in a codebook of {}", code, width);
-        w.set(n * depth + k, s.get((s.dim(0) == 1 ? 0 : n) * width + code));
-      } else {
-        const int64_t at = n * width + k / block, zero = c.has_input(5) ? c.input(5).get_int(at) : 0;
-        w.set(n * depth + k, static_cast<double>(code - zero) * s.get(at));
-      }
-    }
-  return w;
+  return decode_weights(c.input(1), c.input(4), c.has_input(5) ? c.input(5) : Tensor(), c.node().get_int("block_size"));
 }
 
 // The node of `op` on decoded weights, with the attributes that it has.

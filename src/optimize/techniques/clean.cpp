@@ -17,11 +17,11 @@ Technique clean() {
   t.exact = true;
   t.obstacle = [](const Candidate& c, const TechniqueContext&) -> std::string {
     Graph cleaned = c.graph;
-    clean_up(cleaned);
+    clean_up(cleaned, true);
     size_t before = c.graph.order().size(), after = cleaned.order().size();
     return after < before ? "" : "the network is clean already";
   };
-  t.apply = [](Candidate& c, const Settings&, const TechniqueContext&) { clean_up(c.graph); };
+  t.apply = [](Candidate& c, const Settings&, const TechniqueContext&) { clean_up(c.graph, true); };  // codes of weights stay codes
   return t;
 }
 

@@ -1,0 +1,12 @@
+// What the codes of weights stand for (CodedMatMul and CodedConv of graph/ops/coded.cpp), for kernels that decode all of them.
+#pragma once
+
+#include "core/tensor.h"
+
+namespace lathe {
+
+// Codes [N, K] as f32 [N, K]: by codebook `numbers` where `block` is 0, else by scales `numbers` and, where they are
+// defined, zero points of groups of `block`. Throws kModel for a code that the codebook does not have.
+Tensor decode_weights(const Tensor& codes, const Tensor& numbers, const Tensor& zeros, int64_t block);
+
+}  // namespace lathe
