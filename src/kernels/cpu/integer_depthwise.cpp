@@ -5,8 +5,9 @@
 // channels; columns of each residue of the stride lie side by side. Weights repeat with the channels: they are laid out
 // for each way in which vectors and channels meet.
 //
-// Windows of three columns over 64 channels and more need no buffer: interleaved columns of 64 channels stay in registers
-// while a row of outputs is made.
+// From as many channels as a vector has bytes on, that many are done at a time: weights then stay in the first-level cache for
+// all rows. Windows of 3×3 taps need no buffer with AVX-512: interleaved columns of 64 channels stay in registers while a
+// row of outputs is made.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/integer_depthwise.cpp"
 #include <hwy/foreach_target.h>
@@ -30,6 +31,7 @@ struct IntegerDepthwise {
   int64_t taps = 1, groups = 1;      // columns of the window; groups of its rows
   int64_t phases = 1;
   int64_t plane = 0;                 // lanes from a group's to the next one's
+  int64_t step = 0, y_step = 0;      // from an output's to the next one's in a run of channels; 0: none but all channels
   const int64_t* distances = nullptr;  // [taps], of lanes
   int64_t channels = 1, width = 1, out_width = 1, pad_left = 0;  // of blocks of 64 channels
   const int32_t* weights = nullptr;  // [phases, taps, groups, packed_rows, 4, lanes]
@@ -50,15 +52,16 @@ namespace HWY_NAMESPACE {
 
 #if HWY_TARGET == HWY_SCALAR
 // One lane cannot hold four bytes side by side: left to the product of matrices (IntegerVectorBytes).
-void IntegerInterleave(const IntegerDepthwise&, const uint8_t* const*, int64_t, int32_t*) {}
+void IntegerInterleave(const IntegerDepthwise&, const uint8_t* const*, int64_t, int64_t, int64_t, int32_t*) {}
 void IntegerDepthwiseRows(const IntegerDepthwise&, int, const int32_t*, int64_t, uint8_t*, int64_t) {}
 void IntegerDepthwiseBlock(const IntegerDepthwise&, int64_t, int, int64_t, const uint8_t* const*, int64_t, uint8_t* const*, int64_t) {}
 bool HasIntegerBlocks() { return false; }
 int64_t IntegerVectorBytes() { return 0; }
 #else
 
-// `count` bytes of each row of a group, side by side in a lane, to `to` and up to a vector of bytes beyond.
-void IntegerInterleave(const IntegerDepthwise& a, const uint8_t* const* rows, int64_t count, int32_t* to) {
+// `runs` times `count` bytes of each row of a group, `apart` bytes from one another, side by side in a lane, to `to` and up to a vector of
+// bytes beyond. With more than one run `count` is a vector's.
+void IntegerInterleave(const IntegerDepthwise& a, const uint8_t* const* rows, int64_t count, int64_t runs, int64_t apart, int32_t* to) {
   const DI di;
   [[maybe_unused]] const D8 d8;
   const auto lanes = static_cast<int64_t>(hn::Lanes(di));
@@ -67,15 +70,17 @@ void IntegerInterleave(const IntegerDepthwise& a, const uint8_t* const* rows, in
     const hn::Repartition<uint16_t, DI> d16;
     // Interleaving works within 128 bits: the words of a vector are brought four apart first.
     alignas(64) static constexpr int32_t kApart[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
-    const VI apart = hn::Load(di, kApart);
+    const VI order = hn::Load(di, kApart);
     const V8 flip = hn::Set(d8, static_cast<uint8_t>(a.flip ? 0x80 : 0));
-    for (int64_t i = 0; i < count; i += 64, to += 64) {
+    const int64_t step = runs > 1 ? apart : 64, end = runs > 1 ? runs * apart : count;
+    for (int64_t i = 0; i < end; i += step, to += 64) {
       V8 row[4];
+      const bool whole = runs > 1 || count - i >= 64;
       const auto mask = hn::FirstN(d8, static_cast<size_t>(std::min<int64_t>(count - i, 64)));
       HWY_UNROLL(4)
       for (int r = 0; r < 4; ++r) {
-        const V8 bytes = count - i >= 64 ? hn::LoadU(d8, rows[r] + i) : hn::MaskedLoad(mask, d8, rows[r] + i);
-        row[r] = V8{_mm512_permutexvar_epi32(apart.raw, hn::Xor(bytes, flip).raw)};
+        const V8 bytes = whole ? hn::LoadU(d8, rows[r] + i) : hn::MaskedLoad(mask, d8, rows[r] + i);
+        row[r] = V8{_mm512_permutexvar_epi32(order.raw, hn::Xor(bytes, flip).raw)};
       }
       const auto ab0 = hn::BitCast(d16, hn::InterleaveLower(d8, row[0], row[1])), ab1 = hn::BitCast(d16, hn::InterleaveUpper(d8, row[0], row[1]));
       const auto cd0 = hn::BitCast(d16, hn::InterleaveLower(d8, row[2], row[3])), cd1 = hn::BitCast(d16, hn::InterleaveUpper(d8, row[2], row[3]));
@@ -89,63 +94,78 @@ void IntegerInterleave(const IntegerDepthwise& a, const uint8_t* const* rows, in
 #endif
   const hn::Rebind<uint8_t, DI> dq;
   const auto flip = hn::Set(dq, static_cast<uint8_t>(a.flip ? 0x80 : 0));
-  for (int64_t i = 0; i < count; i += lanes) {
-    VI pair[2];
-    for (int r = 0; r < 2; ++r) {
-      const auto bytes = count - i >= lanes ? hn::LoadU(dq, rows[r] + i) : LoadMasked(hn::FirstN(dq, static_cast<size_t>(count - i)), dq, rows[r] + i);
-      pair[r] = hn::PromoteTo(di, hn::Xor(bytes, flip));
+  for (int64_t run = 0; run < runs; ++run, to += count)
+    for (int64_t i = 0; i < count; i += lanes) {
+      VI pair[2];
+      for (int r = 0; r < 2; ++r) {
+        const uint8_t* from = rows[r] + run * apart + i;
+        const auto bytes = count - i >= lanes ? hn::LoadU(dq, from) : LoadMasked(hn::FirstN(dq, static_cast<size_t>(count - i)), dq, from);
+        pair[r] = hn::PromoteTo(di, hn::Xor(bytes, flip));
+      }
+      hn::StoreU(hn::Or(pair[0], hn::ShiftLeft<16>(pair[1])), di, to + i);
     }
-    hn::StoreU(hn::Or(pair[0], hn::ShiftLeft<16>(pair[1])), di, to + i);
-  }
 }
 
-// kRows rows of `bytes` outputs. kTaps: taps of a window of one group, or 0: as `a` says.
-template <bool kQuads, int kRows, int kTaps>
+// kRows rows of outputs in vectors that follow one another, the last with what is left of `bytes`. kBlocks: outputs of one
+// run of channels, a.step lanes and a.y_step bytes apart; two at a time, which share the weights.
+template <bool kQuads, int kRows, bool kBlocks>
 void DepthwiseRows(const IntegerDepthwise& a, const int32_t* buffer, int64_t bytes, uint8_t* y, int64_t y_line) {
   const DI di;
+  constexpr int kPixels = kBlocks && LATHE_PACKS_CODES ? 2 : 1;  // 16 registers hold no more sums
   const auto lanes = static_cast<int64_t>(hn::Lanes(di)), vector = 4 * lanes, next = a.packed_rows * vector;
   const Rounding rounding(a.out, a.table);
-  const int64_t taps = a.taps, groups = a.groups, phases = a.phases, plane = a.plane, *distances = a.distances;  // what no store changes
+  const int64_t taps = a.taps, groups = a.groups, phases = kBlocks ? 1 : a.phases, plane = a.plane, *distances = a.distances;  // what no store changes
+  const int64_t step = kBlocks ? a.step : vector, y_step = kBlocks ? a.y_step : vector;
   const int32_t *all_weights = a.weights, *all_bias = a.bias;
   const float* scale = a.scale;
   int64_t phase = 0;
-  for (int64_t at = 0; at < bytes; at += vector, phase = phase + 1 == phases ? 0 : phase + 1) {
+  for (int64_t at = 0; at < bytes; at += kPixels * vector, buffer += kPixels * step, y += kPixels * y_step, phase = phase + 1 == phases ? 0 : phase + 1) {
     const int32_t *weights = all_weights + phase * taps * groups * next, *bias = all_bias + phase * vector;
-    VI acc[kRows][4];
-    HWY_UNROLL(2)
-    for (int r = 0; r < kRows; ++r) {
-      HWY_UNROLL(4)
-      for (int v = 0; v < 4; ++v) acc[r][v] = hn::LoadU(di, bias + v * lanes);
-    }
-    auto add = [&](const int32_t* from) HWY_ATTR {
-      HWY_UNROLL(4)
-      for (int v = 0; v < 4; ++v) {
-        const VI group = hn::LoadU(di, from + v * lanes);
+    VI acc[kPixels][kRows][4];
+    HWY_UNROLL(4)
+    for (int v = 0; v < 4; ++v) {
+      const VI first = hn::LoadU(di, bias + v * lanes);
+      HWY_UNROLL(2)
+      for (int p = 0; p < kPixels; ++p) {
         HWY_UNROLL(2)
-        for (int r = 0; r < kRows; ++r) acc[r][v] = Dot<kQuads>(acc[r][v], group, hn::LoadU(di, weights + r * vector + v * lanes));
+        for (int r = 0; r < kRows; ++r) acc[p][r][v] = first;
       }
-      weights += next;
-    };
-    if constexpr (kTaps > 0) {
-      HWY_UNROLL(3)
-      for (int k = 0; k < kTaps; ++k) add(buffer + distances[k] + at);
-    } else {
-      for (int64_t k = 0; k < taps; ++k)
-        for (int64_t g = 0; g < groups; ++g) add(buffer + g * plane + distances[k] + at);
     }
+    for (int64_t k = 0; k < taps; ++k)
+      for (int64_t g = 0; g < groups; ++g, weights += next) {
+        const int32_t* from = buffer + g * plane + distances[k];
+        HWY_UNROLL(4)
+        for (int v = 0; v < 4; ++v) {
+          VI group[kPixels];
+          HWY_UNROLL(2)
+          for (int p = 0; p < kPixels; ++p) group[p] = hn::LoadU(di, from + p * step + v * lanes);
+          HWY_UNROLL(2)
+          for (int r = 0; r < kRows; ++r) {
+            const VI w = hn::LoadU(di, weights + r * vector + v * lanes);
+            HWY_UNROLL(2)
+            for (int p = 0; p < kPixels; ++p) acc[p][r][v] = Dot<kQuads>(acc[p][r][v], group[p], w);
+          }
+        }
+      }
     HWY_UNROLL(2)
-    for (int r = 0; r < kRows; ++r) rounding.template Store<4>(acc[r], scale + phase * vector, bytes - at, y + r * y_line + at);
+    for (int p = 0; p < kPixels; ++p) {
+      if (p > 0 && at + p * vector >= bytes) break;
+      HWY_UNROLL(2)
+      for (int r = 0; r < kRows; ++r) rounding.template Store<4>(acc[p][r], scale + phase * vector, bytes - at - p * vector, y + r * y_line + p * y_step);
+    }
   }
 }
 
 // One row of outputs, or two.
 void IntegerDepthwiseRows(const IntegerDepthwise& a, int rows, const int32_t* buffer, int64_t bytes, uint8_t* y, int64_t y_line) {
+  auto run = [&]<bool kQuads>() {
+    if (a.step) rows == 2 ? DepthwiseRows<kQuads, 2, true>(a, buffer, bytes, y, y_line) : DepthwiseRows<kQuads, 1, true>(a, buffer, bytes, y, y_line);
+    else rows == 2 ? DepthwiseRows<kQuads, 2, false>(a, buffer, bytes, y, y_line) : DepthwiseRows<kQuads, 1, false>(a, buffer, bytes, y, y_line);
+  };
 #if LATHE_PACKS_CODES
-  const bool usual = a.taps == 3 && a.groups == 1;
-  if (a.quads && usual) return rows == 2 ? DepthwiseRows<true, 2, 3>(a, buffer, bytes, y, y_line) : DepthwiseRows<true, 1, 3>(a, buffer, bytes, y, y_line);
-  if (a.quads) return rows == 2 ? DepthwiseRows<true, 2, 0>(a, buffer, bytes, y, y_line) : DepthwiseRows<true, 1, 0>(a, buffer, bytes, y, y_line);
+  if (a.quads) return run.template operator()<true>();
 #endif
-  rows == 2 ? DepthwiseRows<false, 2, 0>(a, buffer, bytes, y, y_line) : DepthwiseRows<false, 1, 0>(a, buffer, bytes, y, y_line);
+  run.template operator()<false>();
 }
 
 #if LATHE_PACKS_CODES
@@ -343,16 +363,24 @@ class IntegerDepthwiseConv : public Kernel {
     const int64_t each = group_size();
     args_.groups = (w_[2] + each - 1) / each;
     args_.packed_rows = strides_[0] == 1 && dilations_[0] == 1 && (w_[2] + each) / each == args_.groups ? 2 : 1;
-    // Columns of outputs that a buffer serves, and of one residue of the stride that they need.
-    const int64_t reach = (w_[3] - 1) * dilations_[1] / strides_[1] + 1;
-    const int64_t fitting = kBufferBytes / (4 * args_.groups * strides_[1] * channels()) - reach + 1;
-    columns_ = std::min(std::max(fitting, (kBufferBytes / 16 + channels() - 1) / channels()), y_[2]);
+    if (blocks_) args_.packed_rows = 3 - strides_[0];
+    block_ = !blocks_ && channels() >= vector_ ? vector_ : channels();
+    if (!blocks_ && block_ < channels()) {
+      for (int64_t c = 0; c < channels(); c += vector_) runs_.push_back({std::min(c, channels() - vector_), 1});
+      args_.phases = static_cast<int64_t>(runs_.size());
+    }
+    // Columns of outputs that a buffer serves. A run's lie as they come, all channels' by residue of the stride.
+    const bool apart = block_ < channels();
+    const int64_t stride = strides_[1], reach = (w_[3] - 1) * dilations_[1], bytes_each = 4 * args_.groups * stride * block_;
+    columns_ = std::clamp<int64_t>(kBufferBytes / bytes_each - reach / stride, 4, y_[2]);
     columns_ = (y_[2] + (y_[2] + columns_ - 1) / columns_ - 1) / ((y_[2] + columns_ - 1) / columns_);  // in equal parts
-    residue_ = columns_ + reach - 1;
-    args_.plane = strides_[1] * residue_ * channels();
+    residues_ = apart ? 1 : stride;
+    residue_ = apart ? (columns_ - 1) * stride + reach + 1 : columns_ + reach / stride;
+    args_.plane = residues_ * residue_ * block_;
+    if (apart) args_.step = stride * block_, args_.y_step = channels();
     for (int64_t k = 0; k < w_[3]; ++k) {
       const int64_t column = k * dilations_[1];
-      distances_.push_back((column % strides_[1] * residue_ + column / strides_[1]) * channels());
+      distances_.push_back((column % residues_ * residue_ + column / residues_) * block_);
     }
     pack(r);
     args_.weights = packed_.data<int32_t>();
@@ -366,20 +394,30 @@ class IntegerDepthwiseConv : public Kernel {
 
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
     args_.distances = distances_.data();
-    const int64_t steps = (y_[1] + args_.packed_rows - 1) / args_.packed_rows, line = y_[2] * y_[3];
     const auto* x = in[0]->data<uint8_t>();
     if (blocks_) return run_blocks(x, out[0]->data<uint8_t>());
     const uint8_t* x_end = x + in[0]->size();
-    parallel_for(y_[0] * steps, kParallelGrain / (line * args_.packed_rows * w_[2] * w_[3] / 64 + 1) + 1, [&](int64_t begin, int64_t end) {
+    const int64_t line = y_[2] * y_[3], rows_each = args_.packed_rows;
+    // Rows of a part of a picture; all of them see one run of channels after the other.
+    const int64_t parts = std::clamp<int64_t>(omp_get_max_threads() / y_[0], 1, (y_[1] + rows_each - 1) / rows_each);
+    const int64_t part = ((y_[1] + parts - 1) / parts + rows_each - 1) / rows_each * rows_each;
+    parallel_for(y_[0] * parts, kParallelGrain / (line * part * w_[2] * w_[3] / 64 + 1) + 1, [&](int64_t begin, int64_t end) {
       auto* own = static_cast<char*>(scratch) + omp_get_thread_num() * thread_bytes();
       for (; begin < end; ++begin) {
-        const int64_t image = begin / steps, row = begin % steps * args_.packed_rows;
-        const int rows = static_cast<int>(std::min(args_.packed_rows, y_[1] - row));
-        for (int64_t column = 0; column < y_[2]; column += columns_) {
-          const int64_t count = std::min(columns_, y_[2] - column);
-          interleave(x + image * x_[1] * x_[2] * channels(), x_end, row * strides_[0] - pads_[0], column, own);
-          HWY_DYNAMIC_DISPATCH(IntegerDepthwiseRows)(args_, rows, reinterpret_cast<int32_t*>(own), count * channels(),
-                                                     out[0]->data<uint8_t>() + (image * y_[1] + row) * line + column * channels(), line);
+        const int64_t image = begin / parts, from = begin % parts * part, to = std::min(from + part, y_[1]);
+        for (int64_t run = 0; run < std::max<int64_t>(static_cast<int64_t>(runs_.size()), 1); ++run) {
+          IntegerDepthwise args = args_;
+          const int64_t c = runs_.empty() ? 0 : runs_[run].channel;
+          args.weights += run * args.taps * args.groups * rows_each * vector_;
+          args.bias += run * vector_;
+          args.scale += run * vector_;
+          for (int64_t row = from; row < to; row += rows_each)
+            for (int64_t column = 0; column < y_[2]; column += columns_) {
+              const int64_t count = std::min(columns_, y_[2] - column);
+              interleave(x + image * x_[1] * x_[2] * channels() + c, x_end, row * strides_[0] - pads_[0], column, own);
+              HWY_DYNAMIC_DISPATCH(IntegerDepthwiseRows)(args, static_cast<int>(std::min(rows_each, to - row)), reinterpret_cast<int32_t*>(own), count * block_,
+                                                         out[0]->data<uint8_t>() + (image * y_[1] + row) * line + column * channels() + c, line);
+            }
         }
       }
     });
@@ -388,10 +426,10 @@ class IntegerDepthwiseConv : public Kernel {
  private:
   int64_t channels() const { return x_[3]; }
   int64_t group_size() const { return args_.quads ? 4 : 2; }
-  // Stores end up to a vector of lanes behind the last.
-  int64_t buffer_bytes() const { return (args_.groups * args_.plane + 2 * vector_) * 4; }
+  // Stores end up to a vector of lanes behind the last, and one output more than there is may be read.
+  int64_t buffer_bytes() const { return (args_.groups * args_.plane + args_.step + 2 * vector_) * 4; }
   // A row of one residue, copied in pieces.
-  int64_t row_bytes() const { return strides_[1] == 1 ? 0 : (residue_ * channels() + kPiece + 63) / 64 * 64; }
+  int64_t row_bytes() const { return residues_ == 1 ? 0 : (residue_ * channels() + kPiece + 63) / 64 * 64; }
   int64_t thread_bytes() const { return (buffer_bytes() + 63) / 64 * 64 + 4 * row_bytes(); }
   uint64_t layout() const { return 2 | static_cast<uint64_t>(args_.quads) << 8 | static_cast<uint64_t>(blocks_) << 10 | static_cast<uint64_t>(args_.packed_rows) << 9 | static_cast<uint64_t>(vector_) << 16; }
 
@@ -421,9 +459,9 @@ class IntegerDepthwiseConv : public Kernel {
     return std::all_of(m.data<float>(), m.data<float>() + m.size(), [](float f) { return std::fabs(f) < 0.99f; });
   }
 
-  // Of a lane of all phases', or runs', four vectors. In a run it is where interleaving brings it.
+  // Of a lane of all phases', or runs', four vectors. In a run without a buffer it is where interleaving brings it.
   int64_t channel_of(int64_t lane) const {
-    if (!blocks_) return lane % channels();
+    if (!blocks_) return runs_.empty() ? lane % channels() : runs_[lane / vector_].channel + lane % vector_;
     const Run& run = runs_[lane / 64];
     const int64_t in_block = lane % 64, v = in_block / 16, l = in_block % 16;
     return run.channel + (l / 4 * 16 + v * 4 + l % 4) % (64 / run.segments);
@@ -493,7 +531,7 @@ class IntegerDepthwiseConv : public Kernel {
   // The rows under the window of output row `top` + pad, for columns of outputs from `column` on, with what lies outside
   // the picture. Column c of a window is column c / stride of residue c % stride.
   void interleave(const uint8_t* x, const uint8_t* x_end, int64_t top, int64_t column, char* own) const {
-    const int64_t stride = strides_[1], line = x_[2] * channels();
+    const int64_t stride = residues_, line = x_[2] * channels();
     const int64_t window = args_.packed_rows + w_[2] - 1;  // rows that weights meet
     auto* copies = reinterpret_cast<uint8_t*>(own) + (buffer_bytes() + 63) / 64 * 64;
     auto* to = reinterpret_cast<int32_t*>(own);
@@ -503,9 +541,9 @@ class IntegerDepthwiseConv : public Kernel {
         const int64_t iy = top + std::min(group * group_size() + i, window - 1) * dilations_[0];
         source[i] = iy < 0 || iy >= x_[1] ? nullptr : x + iy * line;
       }
-      for (int64_t residue = 0; residue < stride; ++residue, to += residue_ * channels()) {
+      for (int64_t residue = 0; residue < stride; ++residue, to += residue_ * block_) {
         // Entry i is column i·stride + first.
-        const int64_t first = column * stride - pads_[1] + residue;
+        const int64_t first = column * strides_[1] - pads_[1] + residue;
         const int64_t begin = std::clamp<int64_t>(first < 0 ? (stride - 1 - first) / stride : 0, 0, residue_);
         const int64_t room = x_[2] - first, end = std::clamp<int64_t>(room > 0 ? (room + stride - 1) / stride : 0, begin, residue_);
         const uint8_t* rows[4];
@@ -518,9 +556,12 @@ class IntegerDepthwiseConv : public Kernel {
           gather(rows[i], x_end, end - begin, copy);
           rows[i] = copy;
         }
-        std::fill_n(to, begin * channels(), args_.outside);
-        if (end > begin) HWY_DYNAMIC_DISPATCH(IntegerInterleave)(args_, rows, (end - begin) * channels(), to + begin * channels());
-        std::fill_n(to + end * channels(), (residue_ - end) * channels(), args_.outside);
+        std::fill_n(to, begin * block_, args_.outside);
+        // All channels are one run, else there is one for each column.
+        const bool apart = block_ < channels();
+        if (end > begin)
+          HWY_DYNAMIC_DISPATCH(IntegerInterleave)(args_, rows, apart ? block_ : (end - begin) * block_, apart ? end - begin : 1, channels(), to + begin * block_);
+        std::fill_n(to + end * block_, (residue_ - end) * block_, args_.outside);
       }
     }
   }
@@ -542,7 +583,7 @@ class IntegerDepthwiseConv : public Kernel {
   std::vector<int64_t> strides_, pads_, dilations_, distances_;
   std::vector<uint8_t> outside_;  // a row that lies above or below the picture
   Tensor packed_, bias_, scale_;
-  int64_t vector_, columns_ = 1, residue_ = 1;
+  int64_t vector_, block_ = 1, columns_ = 1, residues_ = 1, residue_ = 1;
   std::vector<Run> runs_;
   bool blocks_ = false;  // in runs_
   int zero_;
