@@ -56,24 +56,21 @@ constexpr int kMostVectors = 2;  // 16 registers: 5 rows of 2
 template <int kVectors>
 constexpr int kFullRows = kMostVectors == 4 ? (kVectors == 4 ? 6 : 8) : (kVectors == 2 ? 5 : 8);
 
-// A vector of sums with their bias, as f32 or i32; or codes of sums that a zero point of W is to be taken off first.
-void StoreSums(const IntegerGemm& g, const Rounding& rounding, VI sum, int64_t row, int64_t column, char* y) {
+// A vector of sums with their bias, as f32 or i32.
+void StoreSums(const IntegerGemm& g, VI sum, int64_t column, char* y) {
   const DI di;
   const DF df;
   const auto lanes = static_cast<int64_t>(hn::Lanes(di));
   const int64_t count = std::min(lanes, g.columns - column);
-  if (g.zeros) sum = hn::Sub(sum, hn::Mul(hn::Set(di, g.row_sums[row]), hn::LoadU(di, g.zeros + column)));
   if (g.out.type == DType::kI32) {
     auto* to = reinterpret_cast<int32_t*>(y) + column;
     return count == lanes ? hn::StoreU(sum, di, to) : StoreMasked(sum, hn::FirstN(di, static_cast<size_t>(count)), di, to);
   }
-  if (g.out.type == DType::kF32) {
-    VF scaled = hn::Mul(hn::ConvertTo(df, sum), hn::LoadU(df, g.scale + column));
-    if (g.shift) scaled = hn::Add(scaled, hn::LoadU(df, g.shift + column));
-    auto* to = reinterpret_cast<float*>(y) + column;
-    return count == lanes ? hn::StoreU(scaled, df, to) : StoreMasked(scaled, hn::FirstN(df, static_cast<size_t>(count)), df, to);
-  }
-  rounding.Store<1>(&sum, g.scale + column, count, reinterpret_cast<uint8_t*>(y) + column);
+  VF scaled = hn::Mul(hn::ConvertTo(df, sum), hn::LoadU(df, g.scale + column));
+  if (g.shift) scaled = hn::Add(scaled, hn::LoadU(df, g.shift + column));
+  auto* to = reinterpret_cast<float*>(y) + column;
+  if (count == lanes) hn::StoreU(scaled, df, to);
+  else StoreMasked(scaled, hn::FirstN(df, static_cast<size_t>(count)), df, to);
 }
 
 // Codes of kRows rows by kVectors vectors of sums, of which `valid` rows and `count` columns are there.
@@ -159,11 +156,19 @@ HWY_INLINE void Tile(const IntegerGemm& g, const Rounding& rounding, const char*
       for (int v = 0; v < kVectors; ++v) acc[r][v] = Dot<kQuads>(acc[r][v], x, column[v]);
     }
   }
-  if (g.out.is_codes() && !g.zeros)
+  if (g.zeros) {
+    HWY_UNROLL(4)
+    for (int v = 0; v < kVectors; ++v) {
+      const VI zeros = hn::LoadU(di, g.zeros + (panel + v) * lanes);
+      HWY_UNROLL(8)
+      for (int r = 0; r < kRows; ++r) acc[r][v] = hn::Sub(acc[r][v], hn::Mul(hn::Set(di, g.row_sums[row + std::min<int64_t>(r, valid - 1)]), zeros));
+    }
+  }
+  if (g.out.is_codes())
     return StoreCodes<kRows, kVectors>(rounding, acc, g.scale + panel * lanes, valid, g.columns - panel * lanes, reinterpret_cast<uint8_t*>(y) + panel * lanes, y_stride);
   for (int r = 0; r < kRows; ++r) {
     if (r >= valid) break;
-    for (int v = 0; v < kVectors; ++v) StoreSums(g, rounding, acc[r][v], row + r, (panel + v) * lanes, y + r * y_stride);
+    for (int v = 0; v < kVectors; ++v) StoreSums(g, acc[r][v], (panel + v) * lanes, y + r * y_stride);
   }
 }
 
@@ -214,15 +219,15 @@ void IntegerRowSums([[maybe_unused]] const IntegerGemm& g, [[maybe_unused]] cons
   const V8 flip = hn::Set(d8, static_cast<uint8_t>(g.flip ? 0x80 : 0));
   for (int64_t r = 0; r < rows; ++r) {
     VI total = hn::Zero(di);
-    int32_t sum = 0;
     for (int64_t run = 0; run < g.runs; ++run) {
       const auto* codes = reinterpret_cast<const uint8_t*>(a) + g.row_at[r] + g.word_at[run * g.run_words];
-      int64_t k = 0;
-      for (; k + vector <= g.run_bytes; k += vector)
-        total = Dot<true>(total, hn::BitCast(di, hn::Xor(hn::LoadU(d8, codes + k), flip)), hn::Set(di, 0x01010101));
-      for (; k < g.run_bytes; ++k) sum += codes[k] ^ (g.flip ? 0x80 : 0);
+      for (int64_t k = 0; k < g.run_bytes; k += vector) {
+        const auto there = hn::FirstN(d8, static_cast<size_t>(std::min(g.run_bytes - k, vector)));
+        const V8 moved = hn::IfThenElseZero(there, hn::Xor(hn::MaskedLoad(there, d8, codes + k), flip));
+        total = Dot<true>(total, hn::BitCast(di, moved), hn::Set(di, 0x01010101));
+      }
     }
-    sums[r] = sum + hn::GetLane(hn::SumOfLanes(di, total));
+    sums[r] = hn::GetLane(hn::SumOfLanes(di, total));
   }
 #endif
 }
