@@ -65,11 +65,33 @@ HWY_INLINE hn::Vec<hn::Rebind<uint8_t, DI>> LowBytes(VI v) {
 #define LATHE_PACKS_CODES 0
 #endif
 
+#if LATHE_PACKS_CODES && HWY_TARGET <= HWY_AVX3_DL
+// 64 codes at once through a table of 256 entries.
+class CodeTable {
+ public:
+  explicit CodeTable(const uint8_t* entries) {
+    if (!entries) return;
+    for (int i = 0; i < 4; ++i) part_[i] = hn::LoadU(D8(), entries + 64 * i);
+  }
+  HWY_INLINE V8 operator()(V8 codes) const {
+    const auto lower = _mm512_permutex2var_epi8(part_[0].raw, codes.raw, part_[1].raw), upper = _mm512_permutex2var_epi8(part_[2].raw, codes.raw, part_[3].raw);
+    return V8{_mm512_mask_blend_epi8(_mm512_movepi8_mask(codes.raw), lower, upper)};
+  }
+
+ private:
+  V8 part_[4];
+};
+#endif
+
 // Sums with their bias in them to codes: clamp(round(f32(sum)·scale), low − zero, high − zero) + zero, and then, if there
 // is one, the table's entry for it. Codes of i8 go through a table of u8 with their bits.
 class Rounding {
  public:
-  Rounding(const Requantize& out, const uint8_t* table) : limits_(out.least(), out.most(), out.zero), table_(table) {
+  Rounding(const Requantize& out, const uint8_t* table) : limits_(out.least(), out.most(), out.zero), table_(table)
+#if LATHE_PACKS_CODES && HWY_TARGET <= HWY_AVX3_DL
+        , entries_(table)
+#endif
+  {
 #if LATHE_PACKS_CODES
     // Codes are moved to u8 before they are packed, which saturates; a limit of the type itself is then none.
     const int shift = out.type == DType::kI8 ? 128 : 0;
@@ -79,10 +101,6 @@ class Rounding {
     flip_ = hn::Set(D8(), static_cast<uint8_t>(shift));
     order_ = hn::LoadU(DI(), kOrder);
     limited_ = shift != 0 || out.low > 0 || out.high < 255;
-#if HWY_TARGET <= HWY_AVX3_DL
-    if (table)
-      for (int i = 0; i < 4; ++i) entries_[i] = hn::LoadU(D8(), table + 64 * i);
-#endif
 #endif
   }
 
@@ -92,6 +110,8 @@ class Rounding {
   HWY_INLINE VI Round(VI sum, VF scale) const {
     return hn::VFromD<DI>{_mm512_cvtps_epi32(hn::Min(hn::Mul(hn::ConvertTo(DF(), sum), scale), limits_.most).raw)};
   }
+  // Likewise of a value in units of the output's scale.
+  HWY_INLINE VI RoundValue(VF value) const { return hn::VFromD<DI>{_mm512_cvtps_epi32(hn::Min(value, limits_.most).raw)}; }
   // Likewise where no product is too large.
   HWY_INLINE VI RoundSmall(VI sum, VF scale) const { return hn::VFromD<DI>{_mm512_cvtps_epi32(hn::Mul(hn::ConvertTo(DF(), sum), scale).raw)}; }
   // Four vectors of those to bytes, in order.
@@ -142,10 +162,7 @@ class Rounding {
     V8 codes{packed};
     if (limited_) codes = hn::Xor(hn::Min(hn::Max(codes, low_), high_), flip_);
 #if HWY_TARGET <= HWY_AVX3_DL
-    if (table_) {
-      const auto lower = _mm512_permutex2var_epi8(entries_[0].raw, codes.raw, entries_[1].raw), upper = _mm512_permutex2var_epi8(entries_[2].raw, codes.raw, entries_[3].raw);
-      codes = V8{_mm512_mask_blend_epi8(_mm512_movepi8_mask(codes.raw), lower, upper)};
-    }
+    if (table_) codes = entries_(codes);
 #endif
     return codes;
   }
@@ -154,14 +171,14 @@ class Rounding {
   Limits limits_;
   const uint8_t* table_;
 #if LATHE_PACKS_CODES
+#if HWY_TARGET <= HWY_AVX3_DL
+  CodeTable entries_;
+#endif
   alignas(64) static constexpr int32_t kOrder[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
   hn::Vec<hn::Repartition<int16_t, DI>> zero_;
   V8 low_, high_, flip_;
   VI order_;
   bool limited_;
-#if HWY_TARGET <= HWY_AVX3_DL
-  V8 entries_[4];
-#endif
 #endif
 };
 

@@ -65,13 +65,34 @@ void QuantizeRun(const float* x, uint8_t* y, int64_t n, float scale, const Requa
   const Limits limits(out.least(), out.most(), out.zero);
   const VF divisor = hn::Set(df, scale);
   const auto lanes = static_cast<int64_t>(hn::Lanes(df));
-  for (int64_t i = 0; i < n; i += lanes) {
-    const int64_t count = n - i;
-    VF v = count >= lanes ? hn::LoadU(df, x + i) : LoadMasked(hn::FirstN(df, static_cast<size_t>(count)), df, x + i);
-    v = hn::Div(v, divisor);
-    v = hn::IfThenElse(hn::IsNaN(v), hn::Zero(df), v);  // what is not a number is the zero point
-    StoreCodes(limits.Code(v), y + i, count);
+  // What is not a number is the zero point.
+  auto divided = [&](VF v) HWY_ATTR { return hn::IfThenZeroElse(hn::IsNaN(v), hn::Div(v, divisor)); };
+  int64_t i = 0;
+#if LATHE_PACKS_CODES
+  const Rounding rounding(out, nullptr);
+  for (; i + 64 <= n; i += 64) {
+    VI v[4];
+    HWY_UNROLL(4)
+    for (int k = 0; k < 4; ++k) v[k] = rounding.RoundValue(divided(hn::LoadU(df, x + i + 16 * k)));
+    hn::StoreU(rounding.Pack(v[0], v[1], v[2], v[3]), D8(), y + i);
   }
+#endif
+  for (; i < n; i += lanes) {
+    const int64_t count = n - i;
+    const VF v = count >= lanes ? hn::LoadU(df, x + i) : LoadMasked(hn::FirstN(df, static_cast<size_t>(count)), df, x + i);
+    StoreCodes(limits.Code(divided(v)), y + i, count);
+  }
+}
+
+// y = entries[x].
+void TableRun(const uint8_t* x, const uint8_t* entries, uint8_t* y, int64_t n) {
+  int64_t i = 0;
+#if LATHE_PACKS_CODES && HWY_TARGET <= HWY_AVX3_DL
+  const D8 d8;
+  const CodeTable table(entries);
+  for (; i + 64 <= n; i += 64) hn::StoreU(table(hn::LoadU(d8, x + i)), d8, y + i);
+#endif
+  for (; i < n; ++i) y[i] = entries[x[i]];
 }
 
 void DequantizeRun(const uint8_t* x, float* y, int64_t n, const CodeScale& s) {
@@ -96,13 +117,36 @@ void BinaryRun(const IntegerBinary& op, const uint8_t* a, int64_t a_step, const 
   const VF ra = hn::Set(df, op.ra), rb = hn::Set(df, op.rb), constant = hn::Set(df, op.constant);
   const VF least = hn::Set(df, static_cast<float>(op.out.low)), most = hn::Set(df, static_cast<float>(op.out.high));
   const VI zero_a = hn::Set(di, op.a.zero), zero_b = hn::Set(di, op.b.zero);
-  for (int64_t i = 0; i < n; i += lanes) {
+  auto sum = [&](VI va, VI vb) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(df, va), ra, hn::MulAdd(hn::ConvertTo(df, vb), rb, constant)); };
+  auto product = [&](VI va, VI vb) HWY_ATTR {
+    return hn::Add(hn::Mul(hn::ConvertTo(df, hn::Mul(hn::Sub(va, zero_a), hn::Sub(vb, zero_b))), ra), constant);
+  };
+  int64_t i = 0;
+#if LATHE_PACKS_CODES
+  // The zero point is in the value that is rounded.
+  Requantize out = op.out;
+  out.zero = 0;
+  if (op.flip_out) out.type = DType::kU8;  // moved there
+  const Rounding rounding(out, nullptr);
+  const V8 flip_out = hn::Set(D8(), static_cast<uint8_t>(op.flip_out ? 0x80 : 0));
+  const VI one_a = hn::Set(di, *a ^ flip_a), one_b = hn::Set(di, *b ^ flip_b);
+  auto packed = [&](auto function) HWY_ATTR {
+    for (; i + 64 <= n; i += 64) {
+      VI v[4];
+      HWY_UNROLL(4)
+      for (int k = 0; k < 4; ++k)
+        v[k] = rounding.RoundValue(function(a_step ? LoadCodes(a + i + 16 * k, 16, flip_a) : one_a, b_step ? LoadCodes(b + i + 16 * k, 16, flip_b) : one_b));
+      hn::StoreU(hn::Xor(rounding.Pack(v[0], v[1], v[2], v[3]), flip_out), D8(), y + i);
+    }
+  };
+  if (op.add) packed(sum);
+  else packed(product);
+#endif
+  for (; i < n; i += lanes) {
     const int64_t count = n - i;
     const VI va = a_step ? LoadCodes(a + i, count, flip_a) : hn::Set(di, *a ^ flip_a);
     const VI vb = b_step ? LoadCodes(b + i, count, flip_b) : hn::Set(di, *b ^ flip_b);
-    VF v;
-    if (op.add) v = hn::MulAdd(hn::ConvertTo(df, va), ra, hn::MulAdd(hn::ConvertTo(df, vb), rb, constant));
-    else v = hn::Add(hn::Mul(hn::ConvertTo(df, hn::Mul(hn::Sub(va, zero_a), hn::Sub(vb, zero_b))), ra), constant);
+    const VF v = op.add ? sum(va, vb) : product(va, vb);
     StoreCodes(hn::NearestInt(hn::Min(hn::Max(v, least), most)), y + i, count, op.flip_out ? 0x80 : 0);
   }
 }
@@ -184,6 +228,7 @@ HWY_AFTER_NAMESPACE();
 namespace lathe {
 HWY_EXPORT(QuantizeRun);
 HWY_EXPORT(DequantizeRun);
+HWY_EXPORT(TableRun);
 HWY_EXPORT(BinaryRun);
 HWY_EXPORT(PoolCodes);
 
@@ -376,7 +421,7 @@ class Table : public Kernel {
     const uint8_t *x = in[0]->data<uint8_t>(), *entries = in[1]->data<uint8_t>();
     uint8_t* y = out[0]->data<uint8_t>();
     parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y[i] = entries[x[i]];
+      HWY_DYNAMIC_DISPATCH(TableRun)(x + begin, entries, y + begin, end - begin);
     });
   }
   int in_place_input() const override { return 0; }
