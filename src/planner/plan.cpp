@@ -7,6 +7,7 @@
 #include "planner/slices.h"
 #include "planner/tune.h"
 #include "transform/passes.h"
+#include "transform/quantized.h"
 
 namespace lathe {
 namespace {
@@ -319,6 +320,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   if (integer) expand_quantized(g);
   clean_up(g, integer);
   if (options.fuse) {
+    if (integer) sink_dequantize(g, false);  // or it stands within what is recognized
     spell_out(g);
     recognize(g);
     place_heads(g);
