@@ -35,6 +35,11 @@ class IntegerPass {
     for (NodeId id : g_.order())
       if (!g_[id].dead && g_[id].op->domain.empty() && g_[id].op->name == "QuantizeLinear") island(id);
     remove_dead(g_);
+    // What follows a product first: it may be part of it.
+    const std::vector<NodeId> order = g_.order();
+    for (size_t i = order.size(); i-- > 0;)
+      if (!g_[order[i]].dead) real(order[i]);
+    remove_dead(g_);
   }
 
  private:
@@ -69,13 +74,28 @@ class IntegerPass {
       return;
     }
     if (!n->op->domain.empty()) return;
-    if (op == "MatMul" || op == "Gemm" || op == "Add") {
+    if (op == "MatMul" || op == "Gemm" || op == "Add" || op == "Mul") {
       if (product(t, *n)) return;
     }
     if (op == "Add" || op == "Mul") return binary(t, *n);
     if (op == "ReduceMean") return mean(t, *n);
     if (op == "Softmax") return softmax(t, *n);
     if (op == "Concat") return concat(t, *n);
+  }
+
+  // A product of codes whose result is not rounded to codes: sums of codes, scaled to f32.
+  void real(NodeId id) {
+    const Node& n = g_[id];
+    const std::string& op = n.op->name;
+    if (g_[n.outputs[0]].dtype != DType::kF32) return;
+    const Target t{id, {}, Requantize{DType::kF32}, n.outputs[0]};
+    if (n.op->domain == "ai.lathe" && op == "Conv") {
+      // Of one input each, f32 is as fast where the result is f32.
+      const auto& w = g_[n.inputs[1]].shape;
+      if (w && ((*w)[1] > 1 || n.get_int("group") == 1)) conv(t, n);
+    } else if (n.op->domain.empty() && (op == "MatMul" || op == "Gemm" || op == "Add" || op == "Mul")) {
+      product(t, n);
+    }
   }
 
   // Relu and Clip before the rounding are limits of the codes: rounding keeps the order.
@@ -217,7 +237,7 @@ class IntegerPass {
   }
 
   // Inputs of IntegerConv and IntegerMatMul.
-  std::optional<std::vector<ValueId>> product_inputs(const Target& t, const Codes& x, const Weights& w, int64_t axis, ValueId bias) {
+  std::optional<std::vector<ValueId>> product_inputs(const Target& t, const Codes& x, const Weights& w, int64_t axis, ValueId bias, const Tensor* factor = nullptr) {
     if (w.codes.dtype() == DType::kI32) return std::nullopt;
     std::optional<Tensor> sums;
     if (bias) {
@@ -227,7 +247,8 @@ class IntegerPass {
     const auto channels = static_cast<int64_t>(w.scales.size());
     Tensor multipliers(DType::kF32, {channels});
     for (int64_t i = 0; i < channels; ++i) {
-      const float multiplier = x.scale.scale * w.scales[i] / t.scale.scale;
+      float multiplier = x.scale.scale * w.scales[i] / t.scale.scale;
+      if (factor) multiplier *= factor->data<float>()[i];
       if (!std::isfinite(multiplier)) return std::nullopt;
       multipliers.data<float>()[i] = multiplier;
     }
@@ -275,17 +296,22 @@ class IntegerPass {
     return pads;
   }
 
-  // MatMul, Gemm, or the sum of either and a constant row.
+  // The node that makes the operand of a sum or product with a constant row, which `row` becomes.
+  const Node* before_row(const Node& n, ValueId& row) const {
+    const size_t at = g_[n.inputs[0]].is_constant() ? 1 : 0;
+    const Node* from = sole(n.inputs[at]);
+    row = n.inputs[1 - at];
+    if (!from || !g_[row].is_constant() || g_[row].shape->empty() || g_[row].shape->back() != g_[row].constant.size()) return nullptr;
+    return g_[n.outputs[0]].shape == g_[n.inputs[at]].shape ? from : nullptr;
+  }
+
+  // MatMul, Gemm, or the sum of either and a constant row, times another.
   bool product(const Target& t, const Node& last) {
     const Node* n = &last;
-    ValueId bias;
-    if (last.op->name == "Add") {
-      size_t at = g_[last.inputs[0]].is_constant() ? 1 : 0;
-      n = sole(last.inputs[at]);
-      bias = last.inputs[1 - at];
-      if ((!is(n, "MatMul") && !is(n, "Gemm")) || !g_[bias].is_constant() || g_[bias].shape->empty()) return false;
-      if (g_[bias].shape->back() != g_[bias].constant.size() || g_[last.outputs[0]].shape != g_[n->outputs[0]].shape) return false;
-    }
+    ValueId bias, factor;
+    if (is(n, "Mul") && !(n = before_row(*n, factor))) return false;
+    if (is(n, "Add") && !(n = before_row(*n, bias))) return false;
+    if (!is(n, "MatMul") && !is(n, "Gemm")) return false;
     const bool gemm = n->op->name == "Gemm";
     if (gemm && (n->get_int("transA") || n->get_float("alpha") != 1)) return false;
     if (gemm && has_input(*n, 2)) {
@@ -302,7 +328,8 @@ class IntegerPass {
     if (transposed) w->codes = transpose(w->codes, {1, 0});
     Attributes a = attributes(t);
     a["x_zero_point"] = int64_t{x->scale.zero};
-    auto inputs = product_inputs(t, *x, *w, 1, bias);
+    if (factor && (g_[factor].constant.size() != columns || g_[factor].dtype != DType::kF32)) return false;
+    auto inputs = product_inputs(t, *x, *w, 1, bias, factor ? &g_[factor].constant : nullptr);
     if (!inputs) return false;
     become(t, "IntegerMatMul", *inputs, std::move(a));
     return true;

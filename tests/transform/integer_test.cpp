@@ -174,6 +174,27 @@ TEST(IntegerIslands, ProductsOfMatrices) {
   EXPECT_EQ(count["QuantizeLinear"], 1);
 }
 
+// Results that nothing rounds to codes are sums of codes, scaled to f32, with bias and row factors in them.
+TEST(IntegerIslands, ProductsToFloat) {
+  Builder b;
+  ValueId x = b.both(b.input({5, 12}), kIn), residual = b.input({5, 9});
+  ValueId w = b.g.add("DequantizeLinear", {b.g.add_constant(b.codes(DType::kI8, {12, 9})), b.scalar(0.02f)});
+  ValueId sum = b.g.add("Mul", {b.g.add("Add", {b.g.add("MatMul", {x, w}), b.float_bias(9)}), b.float_bias(9)});
+  b.g.outputs = {b.g.add("Add", {b.g.add("Gelu", {sum}), residual})};
+  auto count = check(b.g, 0.01f);
+  EXPECT_EQ(count["IntegerMatMul"], 1);
+  EXPECT_EQ(count["MatMul"] + count["Mul"], 0);
+  EXPECT_EQ(count["Add"], 1);
+  for (int64_t groups : {1, 2, 8}) {
+    Builder c;
+    x = c.both(c.input({1, 8, 7, 9}), kIn);
+    c.g.outputs = {c.g.add("Sigmoid", {c.g.add("Conv", {x, c.weights({8, 8 / groups, 3, 3}, true), c.bias(8, 0.04f * 0.01f)}, {{"pads", Ints{1, 1, 1, 1}}, {"group", groups}})})};
+    count = check(c.g, 0.01f);
+    EXPECT_EQ(count["IntegerConv"], groups < 8);  // of one channel each, f32 is as fast
+    EXPECT_EQ(count["Conv"], groups == 8);
+  }
+}
+
 TEST(IntegerIslands, TransposedWeights) {
   Builder b;
   ValueId x = b.both(b.input({5, 12}), kIn);
@@ -257,8 +278,8 @@ TEST(IntegerIslands, ValuesOfOthersAreKept) {
   ValueId q = b.quantize(y, kOut);
   b.g.outputs = {y, q, b.dequantize(q, kOut), x};
   auto count = check(b.g, 1);
-  EXPECT_EQ(count["IntegerConv"], 0);
-  EXPECT_EQ(count["Conv"], 1);
+  EXPECT_EQ(count["IntegerConv"], 1);  // to f32
+  EXPECT_EQ(count["QuantizeLinear"], 2);
   Builder c;
   x = c.both(c.input({1, 3, 5, 5}), kIn);
   q = c.quantize(c.g.add("Conv", {x, c.weights({4, 3, 1, 1}, true)}), kOut);
