@@ -61,8 +61,8 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
     KernelRegistry r;
     for (auto add : {register_depthwise, register_expand_depthwise, register_attention, register_recurrent, register_planar_conv, register_winograd, register_gemm, register_onednn,
                      register_gemm_fallback, register_elementwise, register_select,
-                     register_normalize, register_pool, register_move, register_table_copy, register_resize, register_grid_sample, register_reduce, register_conv_transpose,
-                     register_integer_depthwise, register_integer_gemm, register_integer_elementwise, register_dynamic_integer, register_coded_gemm, register_binary_conv})
+                     register_normalize, register_pool, register_integer_elementwise, register_move, register_table_copy, register_resize, register_grid_sample, register_reduce, register_conv_transpose,
+                     register_integer_depthwise, register_integer_gemm, register_dynamic_integer, register_coded_gemm, register_binary_conv})
       add(r);
     return true;
   }();

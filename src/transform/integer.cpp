@@ -236,9 +236,30 @@ class IntegerPass {
     return codes;
   }
 
+  // Weights of a channel that are nothing beside its bias take a larger scale, so that the bias is a number of units: of a
+  // channel that training has given up weights are next to zero.
+  void widen_scales(Weights& w, int64_t axis, float x_scale, ValueId bias) const {
+    const auto channels = static_cast<int64_t>(w.scales.size());
+    if (!bias || !g_[bias].is_constant() || g_[bias].dtype != DType::kF32 || g_[bias].constant.size() != channels) return;
+    constexpr double kMostUnits = 1 << 30;
+    const int64_t inner = product_of(w.codes.shape(), axis + 1);
+    bool copied = false;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double least = std::fabs(g_[bias].constant.get(c)) / kMostUnits / x_scale;
+      if (!std::isfinite(least) || w.scales[c] >= least) continue;
+      const auto wider = std::nextafter(static_cast<float>(least), std::numeric_limits<float>::infinity());
+      if (!copied) w.codes = w.codes.clone();
+      copied = true;
+      for (int64_t i = 0; i < w.codes.size(); ++i)
+        if (i / inner % channels == c) w.codes.set_int(i, w.zeros[c] + static_cast<int64_t>(std::nearbyint(static_cast<double>(w.codes.get_int(i) - w.zeros[c]) * w.scales[c] / wider)));
+      w.scales[c] = wider;
+    }
+  }
+
   // Inputs of IntegerConv and IntegerMatMul.
-  std::optional<std::vector<ValueId>> product_inputs(const Target& t, const Codes& x, const Weights& w, int64_t axis, ValueId bias, const Tensor* factor = nullptr) {
+  std::optional<std::vector<ValueId>> product_inputs(const Target& t, const Codes& x, Weights w, int64_t axis, ValueId bias, const Tensor* factor = nullptr) {
     if (w.codes.dtype() == DType::kI32) return std::nullopt;
+    widen_scales(w, axis, x.scale.scale, bias);
     std::optional<Tensor> sums;
     if (bias) {
       sums = bias_codes(bias, x.scale.scale, w.scales);

@@ -270,6 +270,16 @@ TEST_P(IntegerKernel, PoolsAndTakesTheSoftmax) {
     }
 }
 
+TEST_P(IntegerKernel, TurnsPlanesToPixels) {
+  for (int64_t channels : {1, 2, 3, 4, 5})
+    for (int64_t width : {1, 7, 64, 65, 200})
+      for (DType type : {DType::kU8, DType::kI8}) {
+        omp_set_num_threads(1 + static_cast<int>(width % 3));
+        Case c = make_case("Transpose", {random_codes(type, {2, channels, 3, width * 9}, random)}, {false}, {{"perm", Ints{0, 2, 3, 1}}}, fmt::format("{} planes of {}", channels, width));
+        check(c, 0);
+      }
+}
+
 TEST_P(IntegerKernel, RoundsToCodesAndBack) {
   for (DType type : {DType::kU8, DType::kI8})
     for (int64_t n : {1, 15, 16, 17, 100, 70000}) {

@@ -108,6 +108,27 @@ void DequantizeRun(const uint8_t* x, float* y, int64_t n, const CodeScale& s) {
   }
 }
 
+// Bytes of `channels` planes, `plane` bytes apart, to pixels: two to four channels.
+void PixelsRun(const uint8_t* x, int64_t plane, int64_t channels, uint8_t* y, int64_t n) {
+  int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const D8 d8;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d8));
+  for (; i + lanes <= n; i += lanes, y += channels * lanes) {
+    const V8 a = hn::LoadU(d8, x + i), b = hn::LoadU(d8, x + plane + i);
+    if (channels == 2) {
+      hn::StoreInterleaved2(a, b, d8, y);
+      continue;
+    }
+    const V8 c = hn::LoadU(d8, x + 2 * plane + i);
+    if (channels == 3) hn::StoreInterleaved3(a, b, c, d8, y);
+    else hn::StoreInterleaved4(a, b, c, hn::LoadU(d8, x + 3 * plane + i), d8, y);
+  }
+#endif
+  for (; i < n; ++i)
+    for (int64_t c = 0; c < channels; ++c) *y++ = x[c * plane + i];
+}
+
 // Operands of step 0 are one code for the whole row.
 void BinaryRun(const IntegerBinary& op, const uint8_t* a, int64_t a_step, const uint8_t* b, int64_t b_step, uint8_t* y, int64_t n) {
   const DF df;
@@ -229,6 +250,7 @@ namespace lathe {
 HWY_EXPORT(QuantizeRun);
 HWY_EXPORT(DequantizeRun);
 HWY_EXPORT(TableRun);
+HWY_EXPORT(PixelsRun);
 HWY_EXPORT(BinaryRun);
 HWY_EXPORT(PoolCodes);
 
@@ -427,6 +449,31 @@ class Table : public Kernel {
   int in_place_input() const override { return 0; }
 };
 
+// A picture of codes in planes to pixels.
+class Pixels : public Kernel {
+ public:
+  explicit Pixels(const KernelRequest& r) : channels_(r.in_shape()[1]), plane_(r.in_shape()[2] * r.in_shape()[3]) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const int64_t pieces = (plane_ + kPiece - 1) / kPiece;
+    parallel_for(in[0]->dim(0) * pieces, kParallelGrain / (kPiece / 16) + 1, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) {
+        const int64_t image = begin / pieces * plane_ * channels_, from = begin % pieces * kPiece;
+        HWY_DYNAMIC_DISPATCH(PixelsRun)(in[0]->data<uint8_t>() + image + from, plane_, channels_, out[0]->data<uint8_t>() + image + from * channels_,
+                                        std::min(kPiece, plane_ - from));
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kPiece = 4096;
+  int64_t channels_, plane_;
+};
+
+bool few_planes(const KernelRequest& r) {
+  const Shape& x = r.in_shape();
+  return size_of(r.input(0).dtype) == 1 && x.size() == 4 && x[1] >= 2 && x[1] <= 4 && element_count(x) > 0 && r.node.get_ints("perm") == std::vector<int64_t>{0, 2, 3, 1};
+}
+
 template <class K>
 std::unique_ptr<Kernel> make(const KernelRequest& r) {
   return std::make_unique<K>(r);
@@ -447,6 +494,7 @@ void register_integer_elementwise(KernelRegistry& r) {
                                return std::make_unique<PoolOfCodes>(q, q.input(0).dtype == DType::kI8 ? 2 : 1);
                              }});
   r.add("IntegerSoftmax", "ai.lathe", {"integer.softmax", [](const KernelRequest&) { return true; }, make<IntegerSoftmax>});
+  r.add("Transpose", "", {"transpose.planes", few_planes, make<Pixels>});
   r.add("Table", "ai.lathe", {"table", [](const KernelRequest& q) { return size_of(q.output().dtype) == 1; },
                               [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<Table>(); }});
 }
