@@ -4,6 +4,8 @@
 
 #include <map>
 
+#include "kernels/cpu/byte_permutations.h"
+
 namespace lathe {
 namespace {
 
@@ -100,6 +102,14 @@ void allow_vnni_instructions(bool allowed) { vnni_instructions_allowed = allowed
 bool has_vnni_instructions() {
 #if defined(__x86_64__)
   return kWideTargets && vnni_instructions_allowed && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+bool has_byte_permutations() {
+#if defined(__x86_64__)
+  return has_vnni_instructions() && __builtin_cpu_supports("avx512vbmi");  // what lacks the older one lacks this
 #else
   return false;
 #endif

@@ -459,6 +459,7 @@ std::string print_plan(const Plan& plan) {
   if (plan.slices > 1) text += fmt::format("all steps {} times, each for the next part of the batch\n", plan.slices);
   text += fmt::format("arena {} bytes (values {}, scratch {}); sum of tensors {}; lower bound {}\n", plan.arena_bytes,
                       plan.scratch_offset, plan.scratch_bytes, plan.tensor_bytes, plan.lower_bound);
+  for (const std::string& line : real_operators(plan.graph)) text += line + "\n";
   return text;
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <set>
 
 #include "kernels/reference/reference.h"
@@ -39,6 +40,9 @@ class IntegerPass {
     const std::vector<NodeId> order = g_.order();
     for (size_t i = order.size(); i-- > 0;)
       if (!g_[order[i]].dead) real(order[i]);
+    remove_dead(g_);
+    for (NodeId id : order)
+      if (!g_[id].dead && g_[id].op->domain == "ai.lathe" && g_[id].op->name == "Table") look_up_in_product(id);
     remove_dead(g_);
   }
 
@@ -96,6 +100,28 @@ class IntegerPass {
     } else if (n.op->domain.empty() && (op == "MatMul" || op == "Gemm" || op == "Add" || op == "Mul")) {
       product(t, n);
     }
+  }
+
+  // A table that alone reads a product's codes becomes part of it.
+  void look_up_in_product(NodeId table) {
+    const ValueId codes = g_[table].inputs[0];
+    const NodeId product = g_[codes].producer;
+    if (!product || count_readers(codes) != 1) return;
+    const Node& n = g_[product];
+    if (n.op->domain != "ai.lathe" || (n.op->name != "IntegerConv" && n.op->name != "IntegerMatMul") || n.inputs.size() > 5) return;
+    std::vector<ValueId> inputs = n.inputs;
+    inputs.resize(6);
+    inputs[5] = g_[table].inputs[1];
+    g_[table].op = n.op;
+    g_[table].attributes = n.attributes;
+    g_[table].inputs = std::move(inputs);
+  }
+  int count_readers(ValueId v) const {
+    int count = 0;
+    for (ValueId out : g_.outputs) count += out == v ? 2 : 0;
+    for (NodeId id : g_.order())
+      for (ValueId in : g_[id].inputs) count += in == v;
+    return count;
   }
 
   // Relu and Clip before the rounding are limits of the codes: rounding keeps the order.
@@ -481,7 +507,35 @@ void expand(Graph& g, NodeId id) {
   g[id].attributes.clear();
 }
 
+// Why `reader`, which takes a dequantized value, is not an operator on codes.
+std::string reason_of(const Graph& g, const Node& reader) {
+  static const std::set<std::string> known = {"Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "Pool", "ReduceMean", "Softmax", "ExpandDepthwise", "PlanarConv"};
+  const std::string& op = reader.op->name;
+  if (!known.contains(op) && !kUnary.contains(op)) return "has no form on codes";
+  for (ValueId v : reader.inputs) {
+    if (!v || g[v].is_constant()) continue;
+    const NodeId from = g[v].producer;
+    if (!from || g[from].op->name != "DequantizeLinear") return "other operands are not codes";
+    if (!tensor_scale(g, g[from])) return "its codes have several scales, or more than 8 bits";
+  }
+  return "nothing rounds its result to codes, or others read it before";
+}
+
 }  // namespace
+
+std::vector<std::string> real_operators(const Graph& graph) {
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> kinds;
+  for (NodeId id : graph.order()) {
+    const Node& n = graph[id];
+    const bool reads = std::any_of(n.inputs.begin(), n.inputs.end(), [&](ValueId v) {
+      return v && graph[v].producer && graph[graph[v].producer].op->domain.empty() && graph[graph[v].producer].op->name == "DequantizeLinear";
+    });
+    if (reads) kinds[{n.op->name, reason_of(graph, n)}].push_back(n.name);
+  }
+  std::vector<std::string> lines;
+  for (const auto& [kind, names] : kinds) lines.push_back(fmt::format("{} {} in float (first {}): {}", names.size(), kind.first, names.front(), kind.second));
+  return lines;
+}
 
 void expand_quantized(Graph& graph) {
   for (NodeId id : graph.order()) expand(graph, id);

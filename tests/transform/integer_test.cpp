@@ -174,6 +174,34 @@ TEST(IntegerIslands, ProductsOfMatrices) {
   EXPECT_EQ(count["QuantizeLinear"], 1);
 }
 
+// A table that alone reads a product's codes is part of it.
+TEST(IntegerIslands, TablesBehindProducts) {
+  Builder b;
+  ValueId x = b.both(b.input({1, 8, 7, 9}), kIn);
+  ValueId sums = b.both(b.g.add("Conv", {x, b.weights({16, 8, 3, 3}, true), b.float_bias(16)}, {{"pads", Ints{1, 1, 1, 1}}}), {0.2f, 128});
+  ValueId y = b.both(b.g.add("HardSwish", {sums}), {0.15f, 3});
+  ValueId gate = b.both(b.g.add("Sigmoid", {b.both(b.g.add("Conv", {y, b.weights({16, 1, 3, 3}, true)}, {{"group", int64_t{16}}}), {0.2f, 100})}), {1.0f / 256, 0});
+  b.g.outputs = {gate};
+  auto count = check(b.g, 0.02f);
+  EXPECT_EQ(count["IntegerConv"], 2);
+  EXPECT_EQ(count["Table"], 0);
+  b.g.outputs = {gate, sums};  // which others read: it stays
+  count = check(b.g, 0.2f);
+  EXPECT_EQ(count["IntegerConv"], 2);
+  EXPECT_EQ(count["Table"], 1);
+}
+
+TEST(IntegerIslands, PlansSayWhatStaysReal) {
+  Builder b;
+  ValueId x = b.both(b.input({1, 8, 7, 9}), kIn);
+  ValueId y = b.g.add("Conv", {x, b.weights({8, 1, 3, 3}, true)}, {{"group", int64_t{8}}});
+  b.g.outputs = {b.g.add("Add", {y, b.g.add("CumSum", {b.both(y, kOut), b.g.add_constant(Tensor::of_i64({1}).reshaped({}))})})};
+  const std::string text = print_plan(make_plan(b.g));
+  EXPECT_NE(text.find("1 Conv in float"), std::string::npos) << text;
+  EXPECT_NE(text.find("1 CumSum in float"), std::string::npos) << text;
+  EXPECT_NE(text.find("has no form on codes"), std::string::npos) << text;
+}
+
 // Results that nothing rounds to codes are sums of codes, scaled to f32, with bias and row factors in them.
 TEST(IntegerIslands, ProductsToFloat) {
   Builder b;

@@ -10,6 +10,7 @@
 #define LATHE_INTEGER_INL
 #endif
 
+#include "kernels/cpu/byte_permutations.h"
 #include "kernels/cpu/masked-inl.h"
 #include "kernels/requantize.h"
 
@@ -65,8 +66,8 @@ HWY_INLINE hn::Vec<hn::Rebind<uint8_t, DI>> LowBytes(VI v) {
 #define LATHE_PACKS_CODES 0
 #endif
 
-#if LATHE_PACKS_CODES && HWY_TARGET <= HWY_AVX3_DL
-// 64 codes at once through a table of 256 entries.
+#if LATHE_PACKS_CODES
+// 64 codes at once through a table of 256 entries. Callers check has_byte_permutations(), as for Dot().
 class CodeTable {
  public:
   explicit CodeTable(const uint8_t* entries) {
@@ -74,8 +75,10 @@ class CodeTable {
     for (int i = 0; i < 4; ++i) part_[i] = hn::LoadU(D8(), entries + 64 * i);
   }
   HWY_INLINE V8 operator()(V8 codes) const {
-    const auto lower = _mm512_permutex2var_epi8(part_[0].raw, codes.raw, part_[1].raw), upper = _mm512_permutex2var_epi8(part_[2].raw, codes.raw, part_[3].raw);
-    return V8{_mm512_mask_blend_epi8(_mm512_movepi8_mask(codes.raw), lower, upper)};
+    V8 lower = codes, upper = codes;  // as indices, which the entries replace
+    __asm__("vpermi2b %2, %1, %0" : "+v"(lower.raw) : "v"(part_[0].raw), "v"(part_[1].raw));
+    __asm__("vpermi2b %2, %1, %0" : "+v"(upper.raw) : "v"(part_[2].raw), "v"(part_[3].raw));
+    return V8{_mm512_mask_blend_epi8(_mm512_movepi8_mask(codes.raw), lower.raw, upper.raw)};
   }
 
  private:
@@ -87,11 +90,7 @@ class CodeTable {
 // is one, the table's entry for it. Codes of i8 go through a table of u8 with their bits.
 class Rounding {
  public:
-  Rounding(const Requantize& out, const uint8_t* table) : limits_(out.least(), out.most(), out.zero), table_(table)
-#if LATHE_PACKS_CODES && HWY_TARGET <= HWY_AVX3_DL
-        , entries_(table)
-#endif
-  {
+  Rounding(const Requantize& out, const uint8_t* table) : limits_(out.least(), out.most(), out.zero), table_(table) {
 #if LATHE_PACKS_CODES
     // Codes are moved to u8 before they are packed, which saturates; a limit of the type itself is then none.
     const int shift = out.type == DType::kI8 ? 128 : 0;
@@ -100,6 +99,8 @@ class Rounding {
     high_ = hn::Set(D8(), static_cast<uint8_t>(out.high + shift));
     flip_ = hn::Set(D8(), static_cast<uint8_t>(shift));
     order_ = hn::LoadU(DI(), kOrder);
+    permutes_ = table && has_byte_permutations();
+    if (permutes_) entries_ = CodeTable(table);
     limited_ = shift != 0 || out.low > 0 || out.high < 255;
 #endif
   }
@@ -142,15 +143,20 @@ class Rounding {
       else StoreMasked(codes, hn::FirstN(d8, static_cast<size_t>(count - i * lanes)), d8, y + i * lanes);
     }
 #endif
-    if (table_ && !kLooksUp) LookUp(y, std::min(count, kVectors * lanes));
+    if (must_look_up()) LookUp(y, std::min(count, kVectors * lanes));
   }
 
-  // Whether Pack() goes through the table; else LookUp() must follow.
-  static constexpr bool kLooksUp = LATHE_PACKS_CODES && HWY_TARGET <= HWY_AVX3_DL;
+  // Whether what Pack() made is still to go through the table.
+  bool must_look_up() const {
+#if LATHE_PACKS_CODES
+    return table_ && !permutes_;
+#else
+    return table_ != nullptr;
+#endif
+  }
   void LookUp(uint8_t* y, int64_t count) const {
     for (int64_t i = 0; i < count; ++i) y[i] = table_[y[i]];
   }
-  bool looks_up() const { return table_ != nullptr; }
 
  private:
 #if LATHE_PACKS_CODES
@@ -161,9 +167,7 @@ class Rounding {
   HWY_INLINE V8 Finish(__m512i packed) const {
     V8 codes{packed};
     if (limited_) codes = hn::Xor(hn::Min(hn::Max(codes, low_), high_), flip_);
-#if HWY_TARGET <= HWY_AVX3_DL
-    if (table_) codes = entries_(codes);
-#endif
+    if (permutes_) codes = entries_(codes);
     return codes;
   }
 #endif
@@ -171,14 +175,12 @@ class Rounding {
   Limits limits_;
   const uint8_t* table_;
 #if LATHE_PACKS_CODES
-#if HWY_TARGET <= HWY_AVX3_DL
-  CodeTable entries_;
-#endif
+  CodeTable entries_{nullptr};
   alignas(64) static constexpr int32_t kOrder[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
   hn::Vec<hn::Repartition<int16_t, DI>> zero_;
   V8 low_, high_, flip_;
   VI order_;
-  bool limited_;
+  bool limited_, permutes_;
 #endif
 };
 

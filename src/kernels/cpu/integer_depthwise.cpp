@@ -290,7 +290,7 @@ void DepthwiseBlock(const IntegerDepthwise& given, const uint8_t* const* from, i
       for (int v = 0; v < 4; ++v) q[0][v] = q[4][v];
     }
   }
-  if (!rounding.looks_up() || Rounding::kLooksUp) return;
+  if (!rounding.must_look_up()) return;
   for (int r = 0; r < kRows; ++r)
     for (int64_t column = 0; column < end; ++column)
       for (int i = 0; i < kSegments; ++i) rounding.LookUp(to[i] + r * y_line + column * channels, 64 / kSegments);
@@ -350,6 +350,10 @@ class IntegerDepthwiseConv : public Kernel {
     args_.quads = has_vnni_instructions() && r.input(1).dtype == DType::kI8 && !r.has_input(4);
     args_.flip = r.input(0).dtype == DType::kI8;
     args_.out = Requantize::of(r.node);
+    if (r.has_input(5)) {
+      table_ = r.input(5).constant;
+      args_.table = table_.data<uint8_t>();
+    }
     args_.taps = w_[3];
     args_.channels = channels();
     args_.width = x_[2];
@@ -357,7 +361,7 @@ class IntegerDepthwiseConv : public Kernel {
     args_.pad_left = pads_[1];
     args_.outside = (static_cast<uint8_t>(zero_) ^ (args_.flip ? 0x80 : 0)) * (args_.quads ? 0x01010101 : 0x00010001);
     blocks_ = args_.quads && HWY_DYNAMIC_DISPATCH(HasIntegerBlocks)() && w_[2] == 3 && w_[3] == 3 && dilations_[0] == 1 && dilations_[1] == 1 &&
-              strides_[0] == strides_[1] && strides_[0] <= 2 && y_[1] >= 2 && plan_blocks() && small_scales(r);
+              strides_[0] == strides_[1] && strides_[0] <= 2 && y_[1] >= 2 && small_scales(r) && plan_blocks();
     args_.phases = blocks_ ? static_cast<int64_t>(runs_.size()) : channels() / std::gcd(channels(), vector_);
     // Two rows of outputs at once, where that takes no more groups of rows than one.
     const int64_t each = group_size();
@@ -582,7 +586,7 @@ class IntegerDepthwiseConv : public Kernel {
   Shape x_, w_, y_;
   std::vector<int64_t> strides_, pads_, dilations_, distances_;
   std::vector<uint8_t> outside_;  // a row that lies above or below the picture
-  Tensor packed_, bias_, scale_;
+  Tensor packed_, bias_, scale_, table_;
   int64_t vector_, block_ = 1, columns_ = 1, residues_ = 1, residue_ = 1;
   std::vector<Run> runs_;
   bool blocks_ = false;  // in runs_

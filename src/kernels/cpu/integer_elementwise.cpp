@@ -87,10 +87,12 @@ void QuantizeRun(const float* x, uint8_t* y, int64_t n, float scale, const Requa
 // y = entries[x].
 void TableRun(const uint8_t* x, const uint8_t* entries, uint8_t* y, int64_t n) {
   int64_t i = 0;
-#if LATHE_PACKS_CODES && HWY_TARGET <= HWY_AVX3_DL
+#if LATHE_PACKS_CODES
   const D8 d8;
-  const CodeTable table(entries);
-  for (; i + 64 <= n; i += 64) hn::StoreU(table(hn::LoadU(d8, x + i)), d8, y + i);
+  if (has_byte_permutations()) {
+    const CodeTable table(entries);
+    for (; i + 64 <= n; i += 64) hn::StoreU(table(hn::LoadU(d8, x + i)), d8, y + i);
+  }
 #endif
   for (; i < n; ++i) y[i] = entries[x[i]];
 }
@@ -182,7 +184,23 @@ HWY_INLINE void PoolPixel(const IntegerPoolArgs& p, const uint8_t* x, int64_t ro
   const auto divisor = static_cast<float>(std::max<int64_t>(count, 1));
   const Limits limits(p.out.least(), p.out.most(), p.out.zero);
   const Limits with_zero(static_cast<float>(p.out.low), static_cast<float>(p.out.high), 0);
-  for (int64_t c = 0; c < p.channels; c += lanes) {
+  int64_t c = 0;
+  // Many channels of a mean at a time, so that a line of cache is read once.
+  for (; p.mean && c + 4 * lanes <= p.channels; c += 4 * lanes) {
+    VI total[4];
+    HWY_UNROLL(4)
+    for (VI& t : total) t = hn::Set(di, static_cast<int32_t>(-zero * rows * columns));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < columns; ++k) {
+        const uint8_t* from = x + r * line + k * p.channels + c;
+        HWY_UNROLL(4)
+        for (int v = 0; v < 4; ++v) total[v] = hn::Add(total[v], LoadCodes(from + v * lanes, lanes, flip));
+      }
+    HWY_UNROLL(4)
+    for (int v = 0; v < 4; ++v)
+      StoreCodes(limits.Code(hn::Mul(hn::ConvertTo(df, total[v]), hn::Set(df, p.x.scale / (p.y_scale * divisor)))), y + c + v * lanes, lanes);
+  }
+  for (; c < p.channels; c += lanes) {
     VI total = hn::Zero(di);
     VF sum = hn::Zero(df);
     for (int64_t r = 0; r < rows; ++r)

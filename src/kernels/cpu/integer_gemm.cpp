@@ -111,7 +111,7 @@ HWY_INLINE void StoreCodes(const Rounding& rounding, const VI (&acc)[kRows][kVec
         if (kTogether > 2 && valid - r > 3) _mm_mask_storeu_epi8(to + 3 * y_stride, some, _mm512_extracti32x4_epi32(codes.raw, 3));
       }
     }
-    if (rounding.looks_up() && !Rounding::kLooksUp)
+    if (rounding.must_look_up())
       for (int64_t r = 0; r < valid; ++r) rounding.LookUp(y + r * y_stride, std::min<int64_t>(count, 16 * kVectors));
     return;
   }
@@ -301,13 +301,13 @@ class IntegerProduct : public Kernel {
   struct Operands {
     int zero = 0;  // of X
     Requantize out;
-    const Tensor *multipliers = nullptr, *bias = nullptr, *weight_zeros = nullptr;
+    const Tensor *multipliers = nullptr, *bias = nullptr, *weight_zeros = nullptr, *table = nullptr;
     bool dynamic = false;  // the zero point is known only at run time
   };
   // Of IntegerConv and IntegerMatMul.
   static Operands operands_of(const KernelRequest& r) {
     auto constant = [&](size_t i) { return r.has_input(i) ? &r.input(i).constant : nullptr; };
-    return {static_cast<int>(r.node.get_int("x_zero_point")), Requantize::of(r.node), constant(2), constant(3), constant(4)};
+    return {static_cast<int>(r.node.get_int("x_zero_point")), Requantize::of(r.node), constant(2), constant(3), constant(4), constant(5)};
   }
 
   // How the words of a row lie: `runs` times `length` codes.
@@ -331,6 +331,10 @@ class IntegerProduct : public Kernel {
     gemm_.flip = gemm_.quads && signed_;
     gemm_.columns = columns;
     gemm_.out = o.out;
+    if (o.table) {
+      table_ = *o.table;
+      gemm_.table = table_.data<uint8_t>();
+    }
     const bool sums = gemm_.quads && (o.weight_zeros || r.input(1).dtype == DType::kU8);
     // [groups, panels, words, lanes], then for each column what the zero point takes off, and what times the sum of A's
     // row: [groups, panels, lanes] each.
@@ -418,7 +422,7 @@ class IntegerProduct : public Kernel {
   }
 
   IntegerGemm gemm_;
-  Tensor packed_, bias_, scale_;
+  Tensor packed_, bias_, scale_, table_;
   std::vector<int32_t> word_at_, row_at_;
   int64_t parts_ = 1, rows_ = 0;  // of each part
   int64_t columns_ = 0, groups_ = 1, lanes_ = 1, block_ = 1, run_length_ = 0, copied_bytes_ = 0;
@@ -580,7 +584,7 @@ class Dynamic : public Product {
  private:
   static typename Product::Operands operands(const KernelRequest& r, const Places& p) {
     auto constant = [&](size_t i) { return i && r.has_input(i) ? &r.input(i).constant : nullptr; };
-    return {0, Requantize{p.x_scale ? DType::kF32 : DType::kI32}, constant(p.multipliers), nullptr, constant(p.weight_zeros), true};
+    return {0, Requantize{p.x_scale ? DType::kF32 : DType::kI32}, constant(p.multipliers), nullptr, constant(p.weight_zeros), nullptr, true};
   }
   int64_t own_bytes() const { return rounded(this->bias_.size() * 4, 64); }
   Places places_;
