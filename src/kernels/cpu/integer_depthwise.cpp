@@ -43,6 +43,13 @@ struct IntegerDepthwise {
   bool quads = false, flip = false;
   Requantize out;
 };
+// Rows [first, last) of outputs of one picture, for IntegerDepthwiseBlock.
+struct DepthwisePicture {
+  const uint8_t* x;
+  uint8_t* y;
+  const uint8_t* outside;  // a row that lies above or below
+  int64_t height, line, y_line, pad_top, first, last;
+};
 }  // namespace lathe
 #endif
 
@@ -54,7 +61,7 @@ namespace HWY_NAMESPACE {
 // One lane cannot hold four bytes side by side: left to the product of matrices (IntegerVectorBytes).
 void IntegerInterleave(const IntegerDepthwise&, const uint8_t* const*, int64_t, int64_t, int64_t, int32_t*) {}
 void IntegerDepthwiseRows(const IntegerDepthwise&, int, const int32_t*, int64_t, uint8_t*, int64_t) {}
-void IntegerDepthwiseBlock(const IntegerDepthwise&, int64_t, int, int64_t, const uint8_t* const*, int64_t, uint8_t* const*, int64_t) {}
+void IntegerDepthwiseBlock(const IntegerDepthwise&, int64_t, int, int64_t, const DepthwisePicture&, int64_t) {}
 bool HasIntegerBlocks() { return false; }
 int64_t IntegerVectorBytes() { return 0; }
 #else
@@ -201,23 +208,20 @@ HWY_INLINE void StoreSegments(V8 codes, uint8_t* const* to, int64_t at) {
   }
 }
 
-// A run of 64 / kSegments channels from `c` on, of kSegments rows of outputs, or, with a stride of one, of as many pairs of rows. `from`
-// has four rows of the picture for each, `y` the first row of outputs.
+// A run of 64 / kSegments channels from `c` on, of kSegments rows of outputs at a time, or, with a stride of one, of as many
+// pairs of rows.
 template <int kSegments, int kStride, bool kFlip>
-void DepthwiseBlock(const IntegerDepthwise& given, const uint8_t* const* from, int64_t c, const int32_t* weights, const int32_t* bias, const float* scale,
-                    uint8_t* const* y, int64_t y_line) {
+void DepthwiseBlock(const IntegerDepthwise& given, const DepthwisePicture& picture, int64_t c, const int32_t* weights, const int32_t* bias, const float* scale) {
   constexpr int kRows = kStride == 1 ? 2 : 1, kColumns = kStride + 3;  // columns that two outputs' windows meet
   const DI di;
   const D8 d8;
   const hn::Repartition<uint16_t, DI> d16;
   const Rounding rounding(given.out, given.table);
-  const int64_t channels = given.channels, width = given.width, end = given.out_width;
+  const int64_t channels = given.channels, width = given.width, end = given.out_width, y_line = picture.y_line;
   const V8 flip = hn::Set(d8, 0x80);
   const VI outside = hn::Set(di, given.outside);
   const uint8_t* rows[4 * kSegments];
   uint8_t* to[kSegments];
-  for (int i = 0; i < 4 * kSegments; ++i) rows[i] = from[i] + c;
-  for (int i = 0; i < kSegments; ++i) to[i] = y[i] + c;
   // The order of channels within the four vectors is the one that Rounding packs back.
   auto load = [&](int64_t column, VI* q) HWY_ATTR {
     if (static_cast<uint64_t>(column) >= static_cast<uint64_t>(width)) {
@@ -267,54 +271,60 @@ void DepthwiseBlock(const IntegerDepthwise& given, const uint8_t* const* from, i
       if (column + 1 < end) StoreSegments<kSegments>(rounding.PackInterleaved(sum[r][1][0], sum[r][1][1], sum[r][1][2], sum[r][1][3]), to, at + channels);
     }
   };
-  VI q[kColumns][4];
-  int64_t x = -given.pad_left;
-  load(x, q[0]);
-  if constexpr (kStride == 1) {
-    load(x + 1, q[1]);
-    for (int64_t column = 0; column < end; column += 4, x += 4) {
-      load(x + 2, q[2]);
-      load(x + 3, q[3]);
-      emit(column, q[0], q[1], q[2], q[3], nullptr);
-      if (column + 2 >= end) break;
-      load(x + 4, q[0]);
-      load(x + 5, q[1]);
-      emit(column + 2, q[2], q[3], q[0], q[1], nullptr);
+  for (int64_t row = picture.first; row < picture.last; row += kRows * kSegments) {
+    for (int64_t i = 0; i < kSegments; ++i) {
+      // Rows that are not there are the last ones once more.
+      const int64_t of = std::min(row + i * kRows, picture.last - kRows), top = of * kStride - picture.pad_top;
+      to[i] = picture.y + of * y_line + c;
+      for (int64_t k = 0; k < 4; ++k) rows[4 * i + k] = (top + k < 0 || top + k >= picture.height ? picture.outside : picture.x + (top + k) * picture.line) + c;
     }
-  } else {
-    for (int64_t column = 0; column < end; column += 2, x += 4) {
-      HWY_UNROLL(4)
-      for (int i = 1; i < kColumns; ++i) load(x + i, q[i]);
-      emit(column, q[0], q[1], q[2], q[3], q[4]);
-      HWY_UNROLL(4)
-      for (int v = 0; v < 4; ++v) q[0][v] = q[4][v];
+    VI q[kColumns][4];
+    int64_t x = -given.pad_left;
+    load(x, q[0]);
+    if constexpr (kStride == 1) {
+      load(x + 1, q[1]);
+      for (int64_t column = 0; column < end; column += 4, x += 4) {
+        load(x + 2, q[2]);
+        load(x + 3, q[3]);
+        emit(column, q[0], q[1], q[2], q[3], nullptr);
+        if (column + 2 >= end) break;
+        load(x + 4, q[0]);
+        load(x + 5, q[1]);
+        emit(column + 2, q[2], q[3], q[0], q[1], nullptr);
+      }
+    } else {
+      for (int64_t column = 0; column < end; column += 2, x += 4) {
+        HWY_UNROLL(4)
+        for (int i = 1; i < kColumns; ++i) load(x + i, q[i]);
+        emit(column, q[0], q[1], q[2], q[3], q[4]);
+        HWY_UNROLL(4)
+        for (int v = 0; v < 4; ++v) q[0][v] = q[4][v];
+      }
     }
   }
   if (!rounding.must_look_up()) return;
-  for (int r = 0; r < kRows; ++r)
-    for (int64_t column = 0; column < end; ++column)
-      for (int i = 0; i < kSegments; ++i) rounding.LookUp(to[i] + r * y_line + column * channels, 64 / kSegments);
+  for (int64_t row = picture.first; row < picture.last; ++row)
+    for (int64_t column = 0; column < end; ++column) rounding.LookUp(picture.y + row * y_line + column * channels + c, 64 / kSegments);
 }
 
 template <int kSegments>
-void DepthwiseBlockOf(const IntegerDepthwise& a, int64_t block, int64_t stride, const uint8_t* const* from, int64_t c, uint8_t* const* y, int64_t y_line) {
+void DepthwiseBlockOf(const IntegerDepthwise& a, int64_t block, int64_t stride, const DepthwisePicture& p, int64_t c) {
   const int32_t *weights = a.weights + block * 3 * a.packed_rows * 64, *bias = a.bias + block * 64;
   const float* scale = a.scale + block * 64;
-  if (stride == 1 && a.flip) DepthwiseBlock<kSegments, 1, true>(a, from, c, weights, bias, scale, y, y_line);
-  else if (stride == 1) DepthwiseBlock<kSegments, 1, false>(a, from, c, weights, bias, scale, y, y_line);
-  else if (a.flip) DepthwiseBlock<kSegments, 2, true>(a, from, c, weights, bias, scale, y, y_line);
-  else DepthwiseBlock<kSegments, 2, false>(a, from, c, weights, bias, scale, y, y_line);
+  if (stride == 1 && a.flip) DepthwiseBlock<kSegments, 1, true>(a, p, c, weights, bias, scale);
+  else if (stride == 1) DepthwiseBlock<kSegments, 1, false>(a, p, c, weights, bias, scale);
+  else if (a.flip) DepthwiseBlock<kSegments, 2, true>(a, p, c, weights, bias, scale);
+  else DepthwiseBlock<kSegments, 2, false>(a, p, c, weights, bias, scale);
 }
 
 #endif
 
 void IntegerDepthwiseBlock([[maybe_unused]] const IntegerDepthwise& a, [[maybe_unused]] int64_t block, [[maybe_unused]] int segments, [[maybe_unused]] int64_t stride,
-                           [[maybe_unused]] const uint8_t* const* from, [[maybe_unused]] int64_t c, [[maybe_unused]] uint8_t* const* y,
-                           [[maybe_unused]] int64_t y_line) {
+                           [[maybe_unused]] const DepthwisePicture& picture, [[maybe_unused]] int64_t c) {
 #if LATHE_PACKS_CODES
-  if (segments == 1) DepthwiseBlockOf<1>(a, block, stride, from, c, y, y_line);
-  else if (segments == 2) DepthwiseBlockOf<2>(a, block, stride, from, c, y, y_line);
-  else DepthwiseBlockOf<4>(a, block, stride, from, c, y, y_line);
+  if (segments == 1) DepthwiseBlockOf<1>(a, block, stride, picture, c);
+  else if (segments == 2) DepthwiseBlockOf<2>(a, block, stride, picture, c);
+  else DepthwiseBlockOf<4>(a, block, stride, picture, c);
 #endif
 }
 bool HasIntegerBlocks() { return LATHE_PACKS_CODES; }
@@ -340,6 +350,8 @@ namespace {
 
 // Interleaved rows leave room in a first-level cache of 32 KiB for weights and outputs.
 constexpr int64_t kBufferBytes = 20 << 10;
+// Part of a picture: half of a second-level cache of 512 KiB, or a quarter of 1 MiB.
+constexpr int64_t kPartBytes = 256 << 10;
 
 class IntegerDepthwiseConv : public Kernel {
  public:
@@ -471,26 +483,20 @@ class IntegerDepthwiseConv : public Kernel {
     return run.channel + (l / 4 * 16 + v * 4 + l % 4) % (64 / run.segments);
   }
 
-  // Rows of outputs that the run with most segments makes at once; a few more in the last part of a picture.
+  // Rows of outputs in parts whose pictures stay in the second-level cache while one run of channels after the other is
+  // made, in multiples of those that the run with most segments makes at once; the last part has a few more.
   void run_blocks(const uint8_t* x, uint8_t* y) const {
-    const int64_t each = args_.packed_rows, line = y_[2] * y_[3], x_line = x_[2] * x_[3];
-    const int64_t most = each * runs_.back().segments, steps = std::max<int64_t>(y_[1] / most, 1);
-    parallel_for(y_[0] * steps, kParallelGrain / (line * most / 4 + 1) + 1, [&](int64_t begin, int64_t end) {
+    const int64_t each = args_.packed_rows, line = x_[2] * x_[3], y_line = y_[2] * y_[3], most = each * runs_.back().segments;
+    const int64_t threads = std::max<int64_t>(omp_get_max_threads() / y_[0], 1);
+    const int64_t part = std::max(std::min(kPartBytes / (line * strides_[0]), y_[1] / threads) / most * most, most);
+    const int64_t parts = std::max<int64_t>(y_[1] / part, 1);
+    parallel_for(y_[0] * parts, kParallelGrain / (y_line * part / 4 + 1) + 1, [&](int64_t begin, int64_t end) {
       for (; begin < end; ++begin) {
-        const int64_t image = begin / steps, first = begin % steps * most, last = begin % steps + 1 == steps ? y_[1] : first + most;
+        const int64_t image = begin / parts, first = begin % parts * part;
+        const DepthwisePicture picture{x + image * x_[1] * line, y + image * y_[1] * y_line, outside_.data(), x_[1], line, y_line, pads_[0], first,
+                                       begin % parts + 1 == parts ? y_[1] : first + part};
         for (size_t i = 0; i < runs_.size(); ++i)
-          for (int64_t row = first; row < last; row += each * runs_[i].segments) {
-            const uint8_t* from[16];
-            uint8_t* to[4];
-            for (int64_t segment = 0; segment < runs_[i].segments; ++segment) {
-              // Rows that are not there are the last ones once more.
-              const int64_t of = std::min(row + segment * each, last - each), top = of * strides_[0] - pads_[0];
-              to[segment] = y + (image * y_[1] + of) * line;
-              for (int64_t k = 0; k < 4; ++k)
-                from[4 * segment + k] = top + k < 0 || top + k >= x_[1] ? outside_.data() : x + (image * x_[1] + top + k) * x_line;
-            }
-            HWY_DYNAMIC_DISPATCH(IntegerDepthwiseBlock)(args_, static_cast<int64_t>(i), runs_[i].segments, strides_[0], from, runs_[i].channel, to, line);
-          }
+          HWY_DYNAMIC_DISPATCH(IntegerDepthwiseBlock)(args_, static_cast<int64_t>(i), runs_[i].segments, strides_[0], picture, runs_[i].channel);
       }
     });
   }
