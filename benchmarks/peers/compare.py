@@ -49,8 +49,13 @@ def common(options):
     return ["--threads", str(options.threads), "--batch", str(options.batch)]
 
 
+def peer_model(options, model):
+    """The file that ONNX Runtime runs: the model itself, or the one of its name in --peer-nets."""
+    return os.path.join(options.peer_nets, os.path.basename(model)) if options.peer_nets else model
+
+
 def time_ort(options, model):
-    found = run_json(["node", ORT_TIME, model, "--seconds", str(options.seconds), "--runs", str(options.runs), *common(options)])
+    found = run_json(["node", ORT_TIME, peer_model(options, model), "--seconds", str(options.seconds), "--runs", str(options.runs), *common(options)])
     return {"median": found["median_ms"], "min": found["min_ms"],
             "start": found["session_ms"] + found["first_ms"],
             "overhead": found["start_cpu_ms"] - found["run_cpu_ms"],
@@ -262,6 +267,8 @@ def main():
     parser = argparse.ArgumentParser(description="Compare lathe with ONNX Runtime.")
     parser.add_argument("nets", metavar="NETS_DIR", help="a folder of .onnx files, or one such file")
     parser.add_argument("--lathe", default="build/bin/lathe", help="the lathe binary (default: %(default)s)")
+    parser.add_argument("--peer-nets", metavar="DIR",
+                        help="ONNX Runtime runs the models of these names from here, as the originals of quantized ones")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)

@@ -4,6 +4,8 @@
 
 #include <map>
 
+#include "kernels/cpu/byte_permutations.h"
+
 namespace lathe {
 namespace {
 
@@ -61,8 +63,8 @@ std::vector<const KernelEntry*> kernels_for(const KernelRequest& request) {
     KernelRegistry r;
     for (auto add : {register_depthwise, register_expand_depthwise, register_attention, register_recurrent, register_planar_conv, register_winograd, register_gemm, register_onednn,
                      register_gemm_fallback, register_elementwise, register_select,
-                     register_normalize, register_pool, register_move, register_table_copy, register_resize, register_grid_sample, register_reduce, register_conv_transpose,
-                     register_integer_depthwise, register_integer_gemm, register_integer_elementwise, register_dynamic_integer, register_coded_conv_decoded, register_coded_gemm, register_binary_conv})
+                     register_normalize, register_pool, register_integer_elementwise, register_move, register_table_copy, register_resize, register_grid_sample, register_reduce, register_conv_transpose,
+                     register_integer_depthwise, register_integer_gemm, register_dynamic_integer, register_coded_conv_decoded, register_coded_gemm, register_binary_conv})
       add(r);
     return true;
   }();
@@ -100,6 +102,14 @@ void allow_vnni_instructions(bool allowed) { vnni_instructions_allowed = allowed
 bool has_vnni_instructions() {
 #if defined(__x86_64__)
   return kWideTargets && vnni_instructions_allowed && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+bool has_byte_permutations() {
+#if defined(__x86_64__)
+  return has_vnni_instructions() && __builtin_cpu_supports("avx512vbmi");  // what lacks the older one lacks this
 #else
   return false;
 #endif

@@ -7,6 +7,7 @@
 #include "planner/slices.h"
 #include "planner/tune.h"
 #include "transform/passes.h"
+#include "transform/quantized.h"
 
 namespace lathe {
 namespace {
@@ -319,6 +320,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
   if (integer) expand_quantized(g);
   clean_up(g, integer);
   if (options.fuse) {
+    if (integer) sink_dequantize(g, false);  // or it stands within what is recognized
     spell_out(g);
     recognize(g);
     place_heads(g);
@@ -457,6 +459,7 @@ std::string print_plan(const Plan& plan) {
   if (plan.slices > 1) text += fmt::format("all steps {} times, each for the next part of the batch\n", plan.slices);
   text += fmt::format("arena {} bytes (values {}, scratch {}); sum of tensors {}; lower bound {}\n", plan.arena_bytes,
                       plan.scratch_offset, plan.scratch_bytes, plan.tensor_bytes, plan.lower_bound);
+  for (const std::string& line : real_operators(plan.graph)) text += line + "\n";
   return text;
 }
 

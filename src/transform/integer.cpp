@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <set>
 
 #include "kernels/reference/reference.h"
@@ -34,6 +35,14 @@ class IntegerPass {
   void run() {
     for (NodeId id : g_.order())
       if (!g_[id].dead && g_[id].op->domain.empty() && g_[id].op->name == "QuantizeLinear") island(id);
+    remove_dead(g_);
+    // What follows a product first: it may be part of it.
+    const std::vector<NodeId> order = g_.order();
+    for (size_t i = order.size(); i-- > 0;)
+      if (!g_[order[i]].dead) real(order[i]);
+    remove_dead(g_);
+    for (NodeId id : order)
+      if (!g_[id].dead && g_[id].op->domain == "ai.lathe" && g_[id].op->name == "Table") look_up_in_product(id);
     remove_dead(g_);
   }
 
@@ -69,13 +78,50 @@ class IntegerPass {
       return;
     }
     if (!n->op->domain.empty()) return;
-    if (op == "MatMul" || op == "Gemm" || op == "Add") {
+    if (op == "MatMul" || op == "Gemm" || op == "Add" || op == "Mul") {
       if (product(t, *n)) return;
     }
     if (op == "Add" || op == "Mul") return binary(t, *n);
     if (op == "ReduceMean") return mean(t, *n);
     if (op == "Softmax") return softmax(t, *n);
     if (op == "Concat") return concat(t, *n);
+  }
+
+  // A product of codes whose result is not rounded to codes: sums of codes, scaled to f32.
+  void real(NodeId id) {
+    const Node& n = g_[id];
+    const std::string& op = n.op->name;
+    if (g_[n.outputs[0]].dtype != DType::kF32) return;
+    const Target t{id, {}, Requantize{DType::kF32}, n.outputs[0]};
+    if (n.op->domain == "ai.lathe" && op == "Conv") {
+      // Of one input each, f32 is as fast where the result is f32.
+      const auto& w = g_[n.inputs[1]].shape;
+      if (w && ((*w)[1] > 1 || n.get_int("group") == 1)) conv(t, n);
+    } else if (n.op->domain.empty() && (op == "MatMul" || op == "Gemm" || op == "Add" || op == "Mul")) {
+      product(t, n);
+    }
+  }
+
+  // A table that alone reads a product's codes becomes part of it.
+  void look_up_in_product(NodeId table) {
+    const ValueId codes = g_[table].inputs[0];
+    const NodeId product = g_[codes].producer;
+    if (!product || count_readers(codes) != 1) return;
+    const Node& n = g_[product];
+    if (n.op->domain != "ai.lathe" || (n.op->name != "IntegerConv" && n.op->name != "IntegerMatMul") || n.inputs.size() > 5) return;
+    std::vector<ValueId> inputs = n.inputs;
+    inputs.resize(6);
+    inputs[5] = g_[table].inputs[1];
+    g_[table].op = n.op;
+    g_[table].attributes = n.attributes;
+    g_[table].inputs = std::move(inputs);
+  }
+  int count_readers(ValueId v) const {
+    int count = 0;
+    for (ValueId out : g_.outputs) count += out == v ? 2 : 0;
+    for (NodeId id : g_.order())
+      for (ValueId in : g_[id].inputs) count += in == v;
+    return count;
   }
 
   // Relu and Clip before the rounding are limits of the codes: rounding keeps the order.
@@ -216,9 +262,30 @@ class IntegerPass {
     return codes;
   }
 
+  // Weights of a channel that are nothing beside its bias take a larger scale, so that the bias is a number of units: of a
+  // channel that training has given up weights are next to zero.
+  void widen_scales(Weights& w, int64_t axis, float x_scale, ValueId bias) const {
+    const auto channels = static_cast<int64_t>(w.scales.size());
+    if (!bias || !g_[bias].is_constant() || g_[bias].dtype != DType::kF32 || g_[bias].constant.size() != channels) return;
+    constexpr double kMostUnits = 1 << 30;
+    const int64_t inner = product_of(w.codes.shape(), axis + 1);
+    bool copied = false;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double least = std::fabs(g_[bias].constant.get(c)) / kMostUnits / x_scale;
+      if (!std::isfinite(least) || w.scales[c] >= least) continue;
+      const auto wider = std::nextafter(static_cast<float>(least), std::numeric_limits<float>::infinity());
+      if (!copied) w.codes = w.codes.clone();
+      copied = true;
+      for (int64_t i = 0; i < w.codes.size(); ++i)
+        if (i / inner % channels == c) w.codes.set_int(i, w.zeros[c] + static_cast<int64_t>(std::nearbyint(static_cast<double>(w.codes.get_int(i) - w.zeros[c]) * w.scales[c] / wider)));
+      w.scales[c] = wider;
+    }
+  }
+
   // Inputs of IntegerConv and IntegerMatMul.
-  std::optional<std::vector<ValueId>> product_inputs(const Target& t, const Codes& x, const Weights& w, int64_t axis, ValueId bias) {
+  std::optional<std::vector<ValueId>> product_inputs(const Target& t, const Codes& x, Weights w, int64_t axis, ValueId bias, const Tensor* factor = nullptr) {
     if (w.codes.dtype() == DType::kI32) return std::nullopt;
+    widen_scales(w, axis, x.scale.scale, bias);
     std::optional<Tensor> sums;
     if (bias) {
       sums = bias_codes(bias, x.scale.scale, w.scales);
@@ -227,7 +294,8 @@ class IntegerPass {
     const auto channels = static_cast<int64_t>(w.scales.size());
     Tensor multipliers(DType::kF32, {channels});
     for (int64_t i = 0; i < channels; ++i) {
-      const float multiplier = x.scale.scale * w.scales[i] / t.scale.scale;
+      float multiplier = x.scale.scale * w.scales[i] / t.scale.scale;
+      if (factor) multiplier *= factor->data<float>()[i];
       if (!std::isfinite(multiplier)) return std::nullopt;
       multipliers.data<float>()[i] = multiplier;
     }
@@ -275,17 +343,22 @@ class IntegerPass {
     return pads;
   }
 
-  // MatMul, Gemm, or the sum of either and a constant row.
+  // The node that makes the operand of a sum or product with a constant row, which `row` becomes.
+  const Node* before_row(const Node& n, ValueId& row) const {
+    const size_t at = g_[n.inputs[0]].is_constant() ? 1 : 0;
+    const Node* from = sole(n.inputs[at]);
+    row = n.inputs[1 - at];
+    if (!from || !g_[row].is_constant() || g_[row].shape->empty() || g_[row].shape->back() != g_[row].constant.size()) return nullptr;
+    return g_[n.outputs[0]].shape == g_[n.inputs[at]].shape ? from : nullptr;
+  }
+
+  // MatMul, Gemm, or the sum of either and a constant row, times another.
   bool product(const Target& t, const Node& last) {
     const Node* n = &last;
-    ValueId bias;
-    if (last.op->name == "Add") {
-      size_t at = g_[last.inputs[0]].is_constant() ? 1 : 0;
-      n = sole(last.inputs[at]);
-      bias = last.inputs[1 - at];
-      if ((!is(n, "MatMul") && !is(n, "Gemm")) || !g_[bias].is_constant() || g_[bias].shape->empty()) return false;
-      if (g_[bias].shape->back() != g_[bias].constant.size() || g_[last.outputs[0]].shape != g_[n->outputs[0]].shape) return false;
-    }
+    ValueId bias, factor;
+    if (is(n, "Mul") && !(n = before_row(*n, factor))) return false;
+    if (is(n, "Add") && !(n = before_row(*n, bias))) return false;
+    if (!is(n, "MatMul") && !is(n, "Gemm")) return false;
     const bool gemm = n->op->name == "Gemm";
     if (gemm && (n->get_int("transA") || n->get_float("alpha") != 1)) return false;
     if (gemm && has_input(*n, 2)) {
@@ -302,7 +375,8 @@ class IntegerPass {
     if (transposed) w->codes = transpose(w->codes, {1, 0});
     Attributes a = attributes(t);
     a["x_zero_point"] = int64_t{x->scale.zero};
-    auto inputs = product_inputs(t, *x, *w, 1, bias);
+    if (factor && (g_[factor].constant.size() != columns || g_[factor].dtype != DType::kF32)) return false;
+    auto inputs = product_inputs(t, *x, *w, 1, bias, factor ? &g_[factor].constant : nullptr);
     if (!inputs) return false;
     become(t, "IntegerMatMul", *inputs, std::move(a));
     return true;
@@ -433,7 +507,35 @@ void expand(Graph& g, NodeId id) {
   g[id].attributes.clear();
 }
 
+// Why `reader`, which takes a dequantized value, is not an operator on codes.
+std::string reason_of(const Graph& g, const Node& reader) {
+  static const std::set<std::string> known = {"Conv", "MatMul", "Gemm", "Add", "Mul", "Concat", "Pool", "ReduceMean", "Softmax", "ExpandDepthwise", "PlanarConv"};
+  const std::string& op = reader.op->name;
+  if (!known.contains(op) && !kUnary.contains(op)) return "has no form on codes";
+  for (ValueId v : reader.inputs) {
+    if (!v || g[v].is_constant()) continue;
+    const NodeId from = g[v].producer;
+    if (!from || g[from].op->name != "DequantizeLinear") return "other operands are not codes";
+    if (!tensor_scale(g, g[from])) return "its codes have several scales, or more than 8 bits";
+  }
+  return "nothing rounds its result to codes, or others read it before";
+}
+
 }  // namespace
+
+std::vector<std::string> real_operators(const Graph& graph) {
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> kinds;
+  for (NodeId id : graph.order()) {
+    const Node& n = graph[id];
+    const bool reads = std::any_of(n.inputs.begin(), n.inputs.end(), [&](ValueId v) {
+      return v && graph[v].producer && graph[graph[v].producer].op->domain.empty() && graph[graph[v].producer].op->name == "DequantizeLinear";
+    });
+    if (reads) kinds[{n.op->name, reason_of(graph, n)}].push_back(n.name);
+  }
+  std::vector<std::string> lines;
+  for (const auto& [kind, names] : kinds) lines.push_back(fmt::format("{} {} in float (first {}): {}", names.size(), kind.first, names.front(), kind.second));
+  return lines;
+}
 
 void expand_quantized(Graph& graph) {
   for (NodeId id : graph.order()) expand(graph, id);

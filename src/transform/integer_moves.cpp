@@ -16,10 +16,11 @@ const std::set<std::string> kMoves = {"Reshape", "Flatten", "Squeeze", "Unsqueez
 
 class Sink {
  public:
-  explicit Sink(Graph& g) : g_(g) {}
+  Sink(Graph& g, bool windows) : g_(g), windows_(windows) {}
   void run() {
     for (NodeId id : g_.order())
       if (!g_[id].dead) visit(id);
+    remove_identities(g_);
     remove_dead(g_);
   }
 
@@ -33,11 +34,23 @@ class Sink {
       return;
     }
     if (!n.op->domain.empty()) return;
+    if (op == "QuantizeLinear") return same(id);
     if (kMoves.contains(op)) return move(id);
+    if (op == "Concat") return concat(id);
+    if (!windows_) return;
     if (op == "Resize" && n.get_string("mode") == "nearest" && n.get_string("coordinate_transformation_mode") != "tf_crop_and_resize") return move(id);
     if (op == "MaxPool" && (n.outputs.size() < 2 || !n.outputs[1])) return move(id);
     if (op == "Pad") return pad(id);
-    if (op == "Concat") return concat(id);
+  }
+
+  // Codes that are rounded to themselves.
+  void same(NodeId id) {
+    auto codes = codes_of(g_, g_[id].inputs[0]);
+    auto scale = tensor_scale(g_, g_[id]);
+    if (!codes || !scale || codes->scale != *scale) return;
+    g_[id].op = &find_op("Identity");
+    g_[id].inputs = {codes->value};
+    g_[id].attributes.clear();
   }
 
   // The node reads and makes codes; its outputs are dequantized as its input was.
@@ -102,10 +115,11 @@ class Sink {
   }
 
   Graph& g_;
+  bool windows_;
 };
 
 }  // namespace
 
-void sink_dequantize(Graph& graph) { Sink(graph).run(); }
+void sink_dequantize(Graph& graph, bool windows) { Sink(graph, windows).run(); }
 
 }  // namespace lathe

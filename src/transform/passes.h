@@ -86,6 +86,8 @@ void to_integer(Graph& graph);
 // After to_integer, before fuse: products whose weights are stored in few bits (transform/quantize/weight_forms.h) keep
 // them so (graph/ops/coded.cpp). Decoding that remains is for clean_up() to fold.
 void to_coded(Graph& graph);
+// Of a planned graph: which operators read codes as real numbers, and why they do not run on codes. One line for each kind.
+std::vector<std::string> real_operators(const Graph& graph);
 // MatMulInteger and what makes f32 of its sums become one operator, which takes the scale and zero point of its input
 // at run time.
 void fuse_dynamic_products(Graph& graph);

@@ -42,7 +42,8 @@ std::optional<Weights> weights_of(const Graph& graph, ValueId value, int64_t axi
 // to_integer() and to_coded().
 bool holds_weights(const Graph& graph, const Node& node, const std::vector<std::vector<NodeId>>& consumers);
 
-// Takes DequantizeLinear below nodes that only move elements, so that those move codes.
-void sink_dequantize(Graph& graph);
+// Takes DequantizeLinear below nodes that only move elements, so that those move codes; with `windows` also below maxima,
+// padding and resizing, which assign_layout() knows of f32 alone.
+void sink_dequantize(Graph& graph, bool windows = true);
 
 }  // namespace lathe

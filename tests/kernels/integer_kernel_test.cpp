@@ -113,6 +113,77 @@ TEST_P(IntegerKernel, ConvolvesDepthwise) {
     }
 }
 
+// Any shapes: what those above leave out, tables, and multipliers so large that scaled sums leave i32.
+TEST_P(IntegerKernel, ConvolvesAnything) {
+  auto any = [&](int64_t least, int64_t most) { return least + static_cast<int64_t>(random() % static_cast<uint64_t>(most - least + 1)); };
+  for (int turn = 0; turn < 1000; ++turn) {
+    omp_set_num_threads(static_cast<int>(any(1, 3)));
+    const DType types[] = {DType::kU8, DType::kI8}, x = types[any(0, 1)], w = any(0, 4) ? DType::kI8 : DType::kU8, y = types[any(0, 1)];
+    const bool depthwise = turn % 2 == 0, widest = any(0, 2) == 0;
+    const int64_t kernel_h = widest ? any(1, 7) : 3, kernel_w = widest ? any(1, 7) : 3, dilation = any(0, 4) ? 1 : 2, stride = any(1, 3), other = any(0, 4) ? stride : any(1, 3);
+    const int64_t channels = depthwise ? (any(0, 1) ? any(1, 20) * 16 : any(1, 200)) : any(1, 40), groups = depthwise ? channels : channels % 2 || any(0, 1) ? 1 : 2;
+    const int64_t out = depthwise ? channels : any(1, 40) * groups, top = any(0, kernel_h), left = any(0, kernel_w);
+    const int64_t h = (kernel_h - 1) * dilation + 1 + any(0, depthwise ? 9 : 4), width = (kernel_w - 1) * dilation + 1 + any(0, depthwise ? 11 : 6);
+    std::vector<Tensor> inputs{random_codes(x, {any(1, 2), h, width, channels}, random), random_codes(w, {out, channels / groups, kernel_h, kernel_w}, random)};
+    add_constants(inputs, out, channels / groups * kernel_h * kernel_w, w, w == DType::kU8 || any(0, 5) == 0, any(0, 2) > 0, random);
+    if (any(0, 4) == 0)
+      for (int64_t c = 0; c < out; ++c) inputs[2].set(c, inputs[2].get(c) * (any(0, 1) ? 1e3 : -1e9));
+    inputs.resize(6);
+    if (any(0, 2) == 0) inputs[5] = random_codes(types[any(0, 1)], {256}, random);
+    Attributes a = output(y, random);
+    a["x_zero_point"] = int64_t{random_zero(x, random)};
+    a["strides"] = Ints{stride, other};
+    a["pads"] = Ints{top, left, any(0, kernel_h), any(0, kernel_w)};
+    a["dilations"] = Ints{dilation, dilation};
+    a["group"] = groups;
+    Case c = make_case("ai.lathe::IntegerConv", inputs, {false, true, true, true, true, true}, a,
+                       fmt::format("turn {}: {} {} to {}, groups {}, window {}x{}/{},{} pads {} dilation {}, table {}", turn, name_of(x), to_string(inputs[0].shape()), out, groups,
+                                   kernel_h, kernel_w, stride, other, to_string(std::get<Ints>(a["pads"])), dilation, inputs[5].defined()));
+    check(c, 0, 1);
+    if (HasFailure()) return;
+  }
+}
+
+TEST_P(IntegerKernel, MultipliesAnything) {
+  auto any = [&](int64_t least, int64_t most) { return least + static_cast<int64_t>(random() % static_cast<uint64_t>(most - least + 1)); };
+  for (int turn = 0; turn < 500; ++turn) {
+    omp_set_num_threads(static_cast<int>(any(1, 3)));
+    const DType types[] = {DType::kU8, DType::kI8, DType::kF32, DType::kI32}, x = types[any(0, 1)], w = types[any(0, 1)], y = types[any(0, 3)];
+    const int64_t m = any(1, 60), k = any(1, 90), n = any(1, 100);
+    std::vector<Tensor> inputs{random_codes(x, {m, k}, random), random_codes(w, {k, n}, random)};
+    add_constants(inputs, n, k, w, w == DType::kU8 || any(0, 5) == 0, any(0, 2) > 0, random);
+    inputs.resize(6);
+    if (any(0, 2) == 0 && (y == DType::kU8 || y == DType::kI8)) inputs[5] = random_codes(types[any(0, 1)], {256}, random);
+    Attributes a = output(y, random);
+    a["x_zero_point"] = int64_t{random_zero(x, random)};
+    Case c = make_case("ai.lathe::IntegerMatMul", inputs, {false, true, true, true, true, true}, a, fmt::format("turn {}: {}x{}x{}", turn, m, k, n));
+    check(c, 0, 1);
+    if (HasFailure()) return;
+  }
+}
+
+TEST_P(IntegerKernel, LooksUpAndAddsAnything) {
+  auto any = [&](int64_t least, int64_t most) { return least + static_cast<int64_t>(random() % static_cast<uint64_t>(most - least + 1)); };
+  const bool fused = GetParam().first.starts_with("avx");
+  for (int turn = 0; turn < 500; ++turn) {
+    omp_set_num_threads(static_cast<int>(any(1, 3)));
+    const DType types[] = {DType::kU8, DType::kI8}, a = types[any(0, 1)], b = types[any(0, 1)];
+    const Shape shape{any(1, 3), any(1, 400)};
+    Case looked = make_case("ai.lathe::Table", {random_codes(a, shape, random), random_codes(b, {256}, random)}, {false, true}, {}, fmt::format("turn {}", turn));
+    check(looked, 0, 1);
+    Attributes attributes = output(types[any(0, 1)], random);
+    attributes["a_zero_point"] = int64_t{random_zero(a, random)};
+    attributes["b_zero_point"] = int64_t{random_zero(b, random)};
+    attributes["a_scale"] = 0.001f * static_cast<float>(any(1, 60));
+    attributes["b_scale"] = 0.001f * static_cast<float>(any(1, 60));
+    attributes["y_scale"] = 0.001f * static_cast<float>(any(1, 60));
+    Case sum = make_case(turn % 2 ? "ai.lathe::IntegerAdd" : "ai.lathe::IntegerMul", {random_codes(a, shape, random), random_codes(b, any(0, 1) ? shape : Shape{shape[1]}, random)},
+                         {false, false}, attributes, fmt::format("turn {}", turn));
+    check(sum, fused ? 0 : 0.02, fused ? 1 : 50);  // by one code
+    if (HasFailure()) return;
+  }
+}
+
 TEST_P(IntegerKernel, CropsWithNegativePads) {
   for (int64_t channels : {1, 16}) {
     std::vector<Tensor> inputs{random_codes(DType::kU8, {1, 9, 9, channels}, random), random_codes(DType::kI8, {channels, 1, 3, 3}, random)};
@@ -268,6 +339,16 @@ TEST_P(IntegerKernel, PoolsAndTakesTheSoftmax) {
       check(table, 0, 1);
       ++turn;
     }
+}
+
+TEST_P(IntegerKernel, TurnsPlanesToPixels) {
+  for (int64_t channels : {1, 2, 3, 4, 5})
+    for (int64_t width : {1, 7, 64, 65, 200})
+      for (DType type : {DType::kU8, DType::kI8}) {
+        omp_set_num_threads(1 + static_cast<int>(width % 3));
+        Case c = make_case("Transpose", {random_codes(type, {2, channels, 3, width * 9}, random)}, {false}, {{"perm", Ints{0, 2, 3, 1}}}, fmt::format("{} planes of {}", channels, width));
+        check(c, 0);
+      }
 }
 
 TEST_P(IntegerKernel, RoundsToCodesAndBack) {

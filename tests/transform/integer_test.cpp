@@ -174,6 +174,55 @@ TEST(IntegerIslands, ProductsOfMatrices) {
   EXPECT_EQ(count["QuantizeLinear"], 1);
 }
 
+// A table that alone reads a product's codes is part of it.
+TEST(IntegerIslands, TablesBehindProducts) {
+  Builder b;
+  ValueId x = b.both(b.input({1, 8, 7, 9}), kIn);
+  ValueId sums = b.both(b.g.add("Conv", {x, b.weights({16, 8, 3, 3}, true), b.float_bias(16)}, {{"pads", Ints{1, 1, 1, 1}}}), {0.2f, 128});
+  ValueId y = b.both(b.g.add("HardSwish", {sums}), {0.15f, 3});
+  ValueId gate = b.both(b.g.add("Sigmoid", {b.both(b.g.add("Conv", {y, b.weights({16, 1, 3, 3}, true)}, {{"group", int64_t{16}}}), {0.2f, 100})}), {1.0f / 256, 0});
+  b.g.outputs = {gate};
+  auto count = check(b.g, 0.2f);  // a code of the first convolution is many of the second
+  EXPECT_EQ(count["IntegerConv"], 2);
+  EXPECT_EQ(count["Table"], 0);
+  b.g.outputs = {gate, sums};  // which others read: it stays
+  count = check(b.g, 0.2f);
+  EXPECT_EQ(count["IntegerConv"], 2);
+  EXPECT_EQ(count["Table"], 1);
+}
+
+TEST(IntegerIslands, PlansSayWhatStaysReal) {
+  Builder b;
+  ValueId x = b.both(b.input({1, 8, 7, 9}), kIn);
+  ValueId y = b.g.add("Conv", {x, b.weights({8, 1, 3, 3}, true)}, {{"group", int64_t{8}}});
+  b.g.outputs = {b.g.add("Add", {y, b.g.add("CumSum", {b.both(y, kOut), b.g.add_constant(Tensor::of_i64({1}).reshaped({}))})})};
+  const std::string text = print_plan(make_plan(b.g));
+  EXPECT_NE(text.find("1 Conv in float"), std::string::npos) << text;
+  EXPECT_NE(text.find("1 CumSum in float"), std::string::npos) << text;
+  EXPECT_NE(text.find("has no form on codes"), std::string::npos) << text;
+}
+
+// Results that nothing rounds to codes are sums of codes, scaled to f32, with bias and row factors in them.
+TEST(IntegerIslands, ProductsToFloat) {
+  Builder b;
+  ValueId x = b.both(b.input({5, 12}), kIn), residual = b.input({5, 9});
+  ValueId w = b.g.add("DequantizeLinear", {b.g.add_constant(b.codes(DType::kI8, {12, 9})), b.scalar(0.02f)});
+  ValueId sum = b.g.add("Mul", {b.g.add("Add", {b.g.add("MatMul", {x, w}), b.float_bias(9)}), b.float_bias(9)});
+  b.g.outputs = {b.g.add("Add", {b.g.add("Gelu", {sum}), residual})};
+  auto count = check(b.g, 0.01f);
+  EXPECT_EQ(count["IntegerMatMul"], 1);
+  EXPECT_EQ(count["MatMul"] + count["Mul"], 0);
+  EXPECT_EQ(count["Add"], 1);
+  for (int64_t groups : {1, 2, 8}) {
+    Builder c;
+    x = c.both(c.input({1, 8, 7, 9}), kIn);
+    c.g.outputs = {c.g.add("Sigmoid", {c.g.add("Conv", {x, c.weights({8, 8 / groups, 3, 3}, true), c.bias(8, 0.04f * 0.01f)}, {{"pads", Ints{1, 1, 1, 1}}, {"group", groups}})})};
+    count = check(c.g, 0.01f);
+    EXPECT_EQ(count["IntegerConv"], groups < 8);  // of one channel each, f32 is as fast
+    EXPECT_EQ(count["Conv"], groups == 8);
+  }
+}
+
 TEST(IntegerIslands, TransposedWeights) {
   Builder b;
   ValueId x = b.both(b.input({5, 12}), kIn);
@@ -257,8 +306,8 @@ TEST(IntegerIslands, ValuesOfOthersAreKept) {
   ValueId q = b.quantize(y, kOut);
   b.g.outputs = {y, q, b.dequantize(q, kOut), x};
   auto count = check(b.g, 1);
-  EXPECT_EQ(count["IntegerConv"], 0);
-  EXPECT_EQ(count["Conv"], 1);
+  EXPECT_EQ(count["IntegerConv"], 1);  // to f32
+  EXPECT_EQ(count["QuantizeLinear"], 2);
   Builder c;
   x = c.both(c.input({1, 3, 5, 5}), kIn);
   q = c.quantize(c.g.add("Conv", {x, c.weights({4, 3, 1, 1}, true)}), kOut);

@@ -44,7 +44,7 @@ void check_channel_vector(InferContext& c, size_t i, DType type, int64_t channel
               to_string(*c.shape(i)), channels);
 }
 
-// Inputs 1 to 4 of a product: weights, multipliers, bias, the weights' zero points.
+// Inputs 1 to 5 of a product: weights, multipliers, bias, the weights' zero points, a table. Returns the type of its output.
 DType check_product(InferContext& c, int64_t channels) {
   check_codes(c, 0);
   check_codes(c, 1);
@@ -52,7 +52,12 @@ DType check_product(InferContext& c, int64_t channels) {
   check_channel_vector(c, 2, DType::kF32, channels);
   check_channel_vector(c, 3, DType::kI32, channels);
   check_channel_vector(c, 4, c.dtype(1), channels, true);
-  return output_type(c, false);
+  const DType type = output_type(c, false);
+  if (!c.has_input(5)) return type;
+  check_model(type == DType::kU8 || type == DType::kI8, "a table reads codes, not {}", name_of(type));
+  check_codes(c, 5);
+  check_model(!c.shape(5) || *c.shape(5) == Shape{256}, "the table has shape {}, expected [256]", c.shape(5) ? to_string(*c.shape(5)) : "");
+  return c.dtype(5);
 }
 
 void infer_conv(InferContext& c) {
@@ -162,19 +167,20 @@ int64_t conv_macs(const Graph& g, const Node& n) {
 }  // namespace
 
 void declare_integer(OpRegistry& r) {
-  // X [N, H, W, C], W [O, C/group, kH, kW], M f32 [O], B i32 [O], Z [O] or [1], the zero points of W (0 without it),
+  // X [N, H, W, C], W [O, C/group, kH, kW], M f32 [O], B i32 [O], Z [O] or [1], the zero points of W (0 without it), T,
   // → [N, oH, oW, O] of `output_dtype`. With sum = B + Σ (x − x_zero_point)·(w − z) in i32, wrapping, and nothing for
   // taps outside the picture:
   //   i8, u8: clamp(f32(sum)·M, low − y_zero_point, high − y_zero_point), rounded, plus y_zero_point
   //   f32:    f32(sum)·M                        i32:    sum (M is not used)
+  // With T [256], codes are looked up there as Table does.
   const std::vector<AttributeSpec> product = with_output({{"x_zero_point", int64_t{0}}});
   std::vector<AttributeSpec> conv = product;
   for (const char* name : {"strides", "pads", "dilations"}) conv.push_back({name, Ints{}, true});
   conv.push_back({"group", int64_t{1}});
-  r.add({.name = "IntegerConv", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 5, .attributes = conv,
+  r.add({.name = "IntegerConv", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 6, .attributes = conv,
          .infer = infer_conv, .macs = conv_macs});
-  // X [..., K], W [K, N], M [N], B [N], Z [N] or [1] → [..., N], the same arithmetic.
-  r.add({.name = "IntegerMatMul", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 5, .attributes = product,
+  // X [..., K], W [K, N], M [N], B [N], Z [N] or [1], T → [..., N], the same arithmetic.
+  r.add({.name = "IntegerMatMul", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 6, .attributes = product,
          .infer = infer_matmul, .macs = [](const Graph& g, const Node& n) {
            return element_count(*g[n.outputs[0]].shape) * (*g[n.inputs[1]].shape)[0];
          }});

@@ -65,13 +65,36 @@ void QuantizeRun(const float* x, uint8_t* y, int64_t n, float scale, const Requa
   const Limits limits(out.least(), out.most(), out.zero);
   const VF divisor = hn::Set(df, scale);
   const auto lanes = static_cast<int64_t>(hn::Lanes(df));
-  for (int64_t i = 0; i < n; i += lanes) {
-    const int64_t count = n - i;
-    VF v = count >= lanes ? hn::LoadU(df, x + i) : LoadMasked(hn::FirstN(df, static_cast<size_t>(count)), df, x + i);
-    v = hn::Div(v, divisor);
-    v = hn::IfThenElse(hn::IsNaN(v), hn::Zero(df), v);  // what is not a number is the zero point
-    StoreCodes(limits.Code(v), y + i, count);
+  // What is not a number is the zero point.
+  auto divided = [&](VF v) HWY_ATTR { return hn::IfThenZeroElse(hn::IsNaN(v), hn::Div(v, divisor)); };
+  int64_t i = 0;
+#if LATHE_PACKS_CODES
+  const Rounding rounding(out, nullptr);
+  for (; i + 64 <= n; i += 64) {
+    VI v[4];
+    HWY_UNROLL(4)
+    for (int k = 0; k < 4; ++k) v[k] = rounding.RoundValue(divided(hn::LoadU(df, x + i + 16 * k)));
+    hn::StoreU(rounding.Pack(v[0], v[1], v[2], v[3]), D8(), y + i);
   }
+#endif
+  for (; i < n; i += lanes) {
+    const int64_t count = n - i;
+    const VF v = count >= lanes ? hn::LoadU(df, x + i) : LoadMasked(hn::FirstN(df, static_cast<size_t>(count)), df, x + i);
+    StoreCodes(limits.Code(divided(v)), y + i, count);
+  }
+}
+
+// y = entries[x].
+void TableRun(const uint8_t* x, const uint8_t* entries, uint8_t* y, int64_t n) {
+  int64_t i = 0;
+#if LATHE_PACKS_CODES
+  const D8 d8;
+  if (has_byte_permutations()) {
+    const CodeTable table(entries);
+    for (; i + 64 <= n; i += 64) hn::StoreU(table(hn::LoadU(d8, x + i)), d8, y + i);
+  }
+#endif
+  for (; i < n; ++i) y[i] = entries[x[i]];
 }
 
 void DequantizeRun(const uint8_t* x, float* y, int64_t n, const CodeScale& s) {
@@ -87,6 +110,27 @@ void DequantizeRun(const uint8_t* x, float* y, int64_t n, const CodeScale& s) {
   }
 }
 
+// Bytes of `channels` planes, `plane` bytes apart, to pixels: two to four channels.
+void PixelsRun(const uint8_t* x, int64_t plane, int64_t channels, uint8_t* y, int64_t n) {
+  int64_t i = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const D8 d8;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d8));
+  for (; i + lanes <= n; i += lanes, y += channels * lanes) {
+    const V8 a = hn::LoadU(d8, x + i), b = hn::LoadU(d8, x + plane + i);
+    if (channels == 2) {
+      hn::StoreInterleaved2(a, b, d8, y);
+      continue;
+    }
+    const V8 c = hn::LoadU(d8, x + 2 * plane + i);
+    if (channels == 3) hn::StoreInterleaved3(a, b, c, d8, y);
+    else hn::StoreInterleaved4(a, b, c, hn::LoadU(d8, x + 3 * plane + i), d8, y);
+  }
+#endif
+  for (; i < n; ++i)
+    for (int64_t c = 0; c < channels; ++c) *y++ = x[c * plane + i];
+}
+
 // Operands of step 0 are one code for the whole row.
 void BinaryRun(const IntegerBinary& op, const uint8_t* a, int64_t a_step, const uint8_t* b, int64_t b_step, uint8_t* y, int64_t n) {
   const DF df;
@@ -96,13 +140,36 @@ void BinaryRun(const IntegerBinary& op, const uint8_t* a, int64_t a_step, const 
   const VF ra = hn::Set(df, op.ra), rb = hn::Set(df, op.rb), constant = hn::Set(df, op.constant);
   const VF least = hn::Set(df, static_cast<float>(op.out.low)), most = hn::Set(df, static_cast<float>(op.out.high));
   const VI zero_a = hn::Set(di, op.a.zero), zero_b = hn::Set(di, op.b.zero);
-  for (int64_t i = 0; i < n; i += lanes) {
+  auto sum = [&](VI va, VI vb) HWY_ATTR { return hn::MulAdd(hn::ConvertTo(df, va), ra, hn::MulAdd(hn::ConvertTo(df, vb), rb, constant)); };
+  auto product = [&](VI va, VI vb) HWY_ATTR {
+    return hn::Add(hn::Mul(hn::ConvertTo(df, hn::Mul(hn::Sub(va, zero_a), hn::Sub(vb, zero_b))), ra), constant);
+  };
+  int64_t i = 0;
+#if LATHE_PACKS_CODES
+  // The zero point is in the value that is rounded.
+  Requantize out = op.out;
+  out.zero = 0;
+  if (op.flip_out) out.type = DType::kU8;  // moved there
+  const Rounding rounding(out, nullptr);
+  const V8 flip_out = hn::Set(D8(), static_cast<uint8_t>(op.flip_out ? 0x80 : 0));
+  const VI one_a = hn::Set(di, *a ^ flip_a), one_b = hn::Set(di, *b ^ flip_b);
+  auto packed = [&](auto function) HWY_ATTR {
+    for (; i + 64 <= n; i += 64) {
+      VI v[4];
+      HWY_UNROLL(4)
+      for (int k = 0; k < 4; ++k)
+        v[k] = rounding.RoundValue(function(a_step ? LoadCodes(a + i + 16 * k, 16, flip_a) : one_a, b_step ? LoadCodes(b + i + 16 * k, 16, flip_b) : one_b));
+      hn::StoreU(hn::Xor(rounding.Pack(v[0], v[1], v[2], v[3]), flip_out), D8(), y + i);
+    }
+  };
+  if (op.add) packed(sum);
+  else packed(product);
+#endif
+  for (; i < n; i += lanes) {
     const int64_t count = n - i;
     const VI va = a_step ? LoadCodes(a + i, count, flip_a) : hn::Set(di, *a ^ flip_a);
     const VI vb = b_step ? LoadCodes(b + i, count, flip_b) : hn::Set(di, *b ^ flip_b);
-    VF v;
-    if (op.add) v = hn::MulAdd(hn::ConvertTo(df, va), ra, hn::MulAdd(hn::ConvertTo(df, vb), rb, constant));
-    else v = hn::Add(hn::Mul(hn::ConvertTo(df, hn::Mul(hn::Sub(va, zero_a), hn::Sub(vb, zero_b))), ra), constant);
+    const VF v = op.add ? sum(va, vb) : product(va, vb);
     StoreCodes(hn::NearestInt(hn::Min(hn::Max(v, least), most)), y + i, count, op.flip_out ? 0x80 : 0);
   }
 }
@@ -117,7 +184,23 @@ HWY_INLINE void PoolPixel(const IntegerPoolArgs& p, const uint8_t* x, int64_t ro
   const auto divisor = static_cast<float>(std::max<int64_t>(count, 1));
   const Limits limits(p.out.least(), p.out.most(), p.out.zero);
   const Limits with_zero(static_cast<float>(p.out.low), static_cast<float>(p.out.high), 0);
-  for (int64_t c = 0; c < p.channels; c += lanes) {
+  int64_t c = 0;
+  // Many channels of a mean at a time, so that a line of cache is read once.
+  for (; p.mean && c + 4 * lanes <= p.channels; c += 4 * lanes) {
+    VI total[4];
+    HWY_UNROLL(4)
+    for (VI& t : total) t = hn::Set(di, static_cast<int32_t>(-zero * rows * columns));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < columns; ++k) {
+        const uint8_t* from = x + r * line + k * p.channels + c;
+        HWY_UNROLL(4)
+        for (int v = 0; v < 4; ++v) total[v] = hn::Add(total[v], LoadCodes(from + v * lanes, lanes, flip));
+      }
+    HWY_UNROLL(4)
+    for (int v = 0; v < 4; ++v)
+      StoreCodes(limits.Code(hn::Mul(hn::ConvertTo(df, total[v]), hn::Set(df, p.x.scale / (p.y_scale * divisor)))), y + c + v * lanes, lanes);
+  }
+  for (; c < p.channels; c += lanes) {
     VI total = hn::Zero(di);
     VF sum = hn::Zero(df);
     for (int64_t r = 0; r < rows; ++r)
@@ -184,6 +267,8 @@ HWY_AFTER_NAMESPACE();
 namespace lathe {
 HWY_EXPORT(QuantizeRun);
 HWY_EXPORT(DequantizeRun);
+HWY_EXPORT(TableRun);
+HWY_EXPORT(PixelsRun);
 HWY_EXPORT(BinaryRun);
 HWY_EXPORT(PoolCodes);
 
@@ -376,11 +461,36 @@ class Table : public Kernel {
     const uint8_t *x = in[0]->data<uint8_t>(), *entries = in[1]->data<uint8_t>();
     uint8_t* y = out[0]->data<uint8_t>();
     parallel_for(out[0]->size(), kParallelGrain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) y[i] = entries[x[i]];
+      HWY_DYNAMIC_DISPATCH(TableRun)(x + begin, entries, y + begin, end - begin);
     });
   }
   int in_place_input() const override { return 0; }
 };
+
+// A picture of codes in planes to pixels.
+class Pixels : public Kernel {
+ public:
+  explicit Pixels(const KernelRequest& r) : channels_(r.in_shape()[1]), plane_(r.in_shape()[2] * r.in_shape()[3]) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    const int64_t pieces = (plane_ + kPiece - 1) / kPiece;
+    parallel_for(in[0]->dim(0) * pieces, kParallelGrain / (kPiece / 16) + 1, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) {
+        const int64_t image = begin / pieces * plane_ * channels_, from = begin % pieces * kPiece;
+        HWY_DYNAMIC_DISPATCH(PixelsRun)(in[0]->data<uint8_t>() + image + from, plane_, channels_, out[0]->data<uint8_t>() + image + from * channels_,
+                                        std::min(kPiece, plane_ - from));
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kPiece = 4096;
+  int64_t channels_, plane_;
+};
+
+bool few_planes(const KernelRequest& r) {
+  const Shape& x = r.in_shape();
+  return size_of(r.input(0).dtype) == 1 && x.size() == 4 && x[1] >= 2 && x[1] <= 4 && element_count(x) > 0 && r.node.get_ints("perm") == std::vector<int64_t>{0, 2, 3, 1};
+}
 
 template <class K>
 std::unique_ptr<Kernel> make(const KernelRequest& r) {
@@ -402,6 +512,7 @@ void register_integer_elementwise(KernelRegistry& r) {
                                return std::make_unique<PoolOfCodes>(q, q.input(0).dtype == DType::kI8 ? 2 : 1);
                              }});
   r.add("IntegerSoftmax", "ai.lathe", {"integer.softmax", [](const KernelRequest&) { return true; }, make<IntegerSoftmax>});
+  r.add("Transpose", "", {"transpose.planes", few_planes, make<Pixels>});
   r.add("Table", "ai.lathe", {"table", [](const KernelRequest& q) { return size_of(q.output().dtype) == 1; },
                               [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<Table>(); }});
 }

@@ -29,6 +29,7 @@ class Products {
     float scaled = static_cast<float>(wrapped) * c_.input(2).data<float>()[channel];
     if (out_.type == DType::kI32) y_.set_int(at, wrapped);
     else if (out_.type == DType::kF32) y_.data<float>()[at] = scaled;
+    else if (c_.has_input(5)) y_.data<uint8_t>()[at] = c_.input(5).data<uint8_t>()[out_.code(scaled) & 255];
     else y_.set_int(at, out_.code(scaled));
   }
 
