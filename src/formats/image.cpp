@@ -272,22 +272,23 @@ bool finish_label_map(PngState& state, png_bytepp rows) {
 
 }  // namespace
 
-LabelMap read_label_map(const std::string& path) {
-  std::vector<uint8_t> bytes = read_file(path, kMaxFileBytes);
+LabelMap read_label_map(const std::string& path) { return decode_label_map(read_file(path, kMaxFileBytes), path); }
+
+LabelMap decode_label_map(std::span<const uint8_t> bytes, const std::string& name) {
   PngState state;
   state.bytes = bytes;
   state.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &state, png_fatal, [](png_structp, png_const_charp) {});
   if (state.png) state.info = png_create_info_struct(state.png);
   require(state.png && state.info, "libpng cannot be started");
-  if (!start_label_map(state)) fail(ErrorKind::kInput, "{}: no map of labels: {}", path, state.message);
+  if (!start_label_map(state)) fail(ErrorKind::kInput, "{}: no map of labels: {}", name, state.message);
   LabelMap map;
-  check_size(png_get_image_width(state.png, state.info), png_get_image_height(state.png, state.info), path);
+  check_size(png_get_image_width(state.png, state.info), png_get_image_height(state.png, state.info), name);
   map.width = static_cast<int>(png_get_image_width(state.png, state.info));
   map.height = static_cast<int>(png_get_image_height(state.png, state.info));
   map.labels.resize(size_t{1} * map.width * map.height);
   std::vector<png_bytep> rows;
   for (int y = 0; y < map.height; ++y) rows.push_back(&map.labels[size_t{1} * y * map.width]);
-  if (!finish_label_map(state, rows.data())) fail(ErrorKind::kInput, "{}: broken or truncated PNG: {}", path, state.message);
+  if (!finish_label_map(state, rows.data())) fail(ErrorKind::kInput, "{}: broken or truncated PNG: {}", name, state.message);
   return map;
 }
 

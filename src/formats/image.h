@@ -36,6 +36,7 @@ struct LabelMap {
 // A PNG whose pixels are numbers and no colours: the index into the palette where there is one, else the gray value of 8 bits or
 // less. Throws kInput for other PNGs.
 LabelMap read_label_map(const std::string& path);
+LabelMap decode_label_map(std::span<const uint8_t> bytes, const std::string& name);
 
 void write_png(const std::string& path, const Image& image);
 void write_jpeg(const std::string& path, const Image& image, int quality = 90);

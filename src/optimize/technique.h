@@ -57,6 +57,12 @@ struct TechniqueContext {
   uint64_t seed = 1;                           // of every random choice
   // What is dear and the same for several candidates (statistics of activations): kept from one apply() to the next.
   std::shared_ptr<std::map<std::string, std::any>> memo = std::make_shared<std::map<std::string, std::any>>();
+  // Times that a technique measures itself and decides by go through here: what was measured once is taken from the store, so that the
+  // candidate is the same whenever it is made again. `what` names them, with all that they depend on but model, data and machine.
+  std::function<std::vector<double>(const std::string& what, const std::function<std::vector<double>()>& measure)> recorded = nullptr;
+  std::vector<double> remember(const std::string& what, const std::function<std::vector<double>()>& measure) const {
+    return recorded ? recorded(what, measure) : measure();
+  }
   // Long work tells how far it is and may be interrupted there: the function throws.
   std::function<void(double)> progress = nullptr;
   void tell(double part) const {

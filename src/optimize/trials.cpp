@@ -23,6 +23,8 @@ constexpr int64_t kReferenceMacs = int64_t{2} << 30;
 constexpr size_t kProxySamples[] = {8, 32};
 constexpr double kProxyTime[] = {0.1, 0.3};
 constexpr size_t kSensitivitySamples = 8;
+// Candidates that are kept: those that stand for one election by proxies, and the winner.
+constexpr size_t kComposed = 5;
 constexpr double kSensitivityTime = 0.05;
 
 std::string digest_of(std::string_view bytes) {
@@ -129,6 +131,9 @@ Trials::Trials(const OptimizeRequest& request, const Device& device)
                             int64_t label = data_.label(data_.size() + i);
                             return label < 0 ? label : label + evaluation_->label_offset();
                           }};
+  context_.recorded = [this](const std::string& what, const std::function<std::vector<double>()>& measure) {
+    return stored("technique", what, [&] { return json(measure()); }).get<std::vector<double>>();
+  };
   context_.progress = [this](double) {
     if (over()) throw Stopped{stopped_by_user()};
   };
@@ -209,7 +214,7 @@ Measurement Trials::measure_now(const std::vector<Applied>& parts) {
   Measurement m;
   try {
     Runner& runner = runner_of(parts);
-    Candidate c = candidate(parts);
+    const Candidate& c = candidate(parts);
     m.notices = runner.plan().notices;
     m.layers = c.layers;
     m.memory_bytes = runner.memory_bytes();
@@ -243,6 +248,18 @@ Measurement Trials::measure_now(const std::vector<Applied>& parts) {
   return m;
 }
 
+const Candidate& Trials::candidate(const std::vector<Applied>& parts) {
+  const std::string settings = canonical(parts);
+  auto it = std::find_if(composed_.begin(), composed_.end(), [&](const auto& entry) { return entry.first == settings; });
+  if (it == composed_.end()) {
+    if (composed_.size() >= kComposed) composed_.pop_back();
+    composed_.emplace_front(settings, compose(base_, parts, context_));
+  } else {
+    composed_.splice(composed_.begin(), composed_, it);
+  }
+  return composed_.front().second;
+}
+
 Runner& Trials::runner_of(const std::vector<Applied>& parts) {
   std::string settings = canonical(parts);
   if (parts.empty()) return *runner_;
@@ -259,7 +276,7 @@ std::optional<std::vector<double>> Trials::proxy(const std::vector<Applied>& par
     progress("looking at " + label_of(parts));
     try {
       Runner& runner = runner_of(parts);
-      Candidate c = candidate(parts);
+      const Candidate& c = candidate(parts);
       Quality q = evaluation_->compare(runner, nullptr, kProxySamples[level]);
       if (!q.finite) return nullptr;
       PairedTimes times = time_against(*runner_, runner, data_, timing(label_of(parts), kProxyTime[level]));

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <chrono>
+#include <list>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 
@@ -60,7 +61,8 @@ class Trials {
   // Largest difference of the original's plan from the reference kernels on one sample; a note instead where it was not taken.
   std::optional<double> reference_error(std::string* note);
 
-  Candidate candidate(const std::vector<Applied>& parts) const { return compose(base_, parts, context_); }
+  // Valid until the next call. The last few are kept: fitting one to data takes long.
+  const Candidate& candidate(const std::vector<Applied>& parts);
   const Candidate& base() const { return base_; }
   const TechniqueContext& context() const { return context_; }
   Dataset& data() { return data_; }
@@ -98,6 +100,7 @@ class Trials {
   std::unique_ptr<Evaluation> evaluation_;
   Measurement original_;
   std::map<std::string, Measurement> known_;  // by canonical()
+  std::list<std::pair<std::string, Candidate>> composed_;  // by canonical(), the last used first
   // The last candidate that was planned: duels and confirmations come in a row.
   std::string planned_;
   bool finishing_ = false;

@@ -2,11 +2,15 @@
 #include <gmock/gmock.h>
 #include <sys/wait.h>
 
+#include <csignal>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "fixture.h"
 #include "formats/npy.h"
 #include "optimize/report.h"
+#include "optimize/store.h"
+#include "optimize/technique.h"
 
 namespace lathe {
 namespace {
@@ -137,6 +141,136 @@ TEST_F(CommandTest, TheHtmlReportEscapesWhatItQuotes) {
   EXPECT_THAT(html, HasSubstr("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;b&gt;"));
   EXPECT_EQ(html.find("http://"), html.find("http://www.w3.org/2000/svg")) << "nothing is loaded from elsewhere";
   EXPECT_THAT(html, HasSubstr("<svg"));
+}
+
+// Ctrl-C ends the search with what it has, and asked again it goes on; killed, it goes on as well, and answers the same ever after.
+TEST_F(CommandTest, InterruptedAndKilledItGoesOn) {
+  make_model();
+  auto start = [&](const std::string& out, const std::string& store) {
+    std::vector<std::string> words = {LATHE_BINARY, "optimize", path("m.onnx"), "--data", path("p"), "--seconds", "0.05", "--budget", "drop<=50%", "--store", path(store), "--force", "-o", path(out)};
+    pid_t child = ::fork();
+    if (child == 0) {
+      ::setenv("XDG_CACHE_HOME", (testing::TempDir() + "/lathe-command-cache").c_str(), 1);
+      std::freopen("/dev/null", "w", stdout);
+      std::freopen(path("stderr").c_str(), "w", stderr);
+      std::vector<char*> arguments;
+      for (std::string& w : words) arguments.push_back(w.data());
+      arguments.push_back(nullptr);
+      ::execv(LATHE_BINARY, arguments.data());
+      ::_exit(127);
+    }
+    return child;
+  };
+  auto end = [](pid_t child) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    return status;
+  };
+  auto rows = [&](const std::string& store) -> int64_t { return fs::exists(path(store)) && fs::file_size(path(store)) > 0 ? TrialStore(path(store)).count() : 0; };
+  lathe("device");  // what the first command on a machine measures once is not to be interrupted
+  pid_t child = start("a", "a.db");
+  for (int i = 0; i < 600 && rows("a.db") < 4; ++i) ::usleep(20000);
+  ASSERT_GE(rows("a.db"), 4);
+  ::kill(child, SIGINT);
+  int status = end(child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  json stopped = read_json("a/report.json");
+  EXPECT_TRUE(fs::exists(path("a/model.onnx")));
+  EXPECT_TRUE(stopped["interrupted"].get<bool>());
+  int64_t before = rows("a.db");
+  EXPECT_EQ(WEXITSTATUS(end(start("b", "a.db"))), 0);
+  json whole = read_json("b/report.json");
+  EXPECT_FALSE(whole["interrupted"].get<bool>());
+  EXPECT_EQ(whole["store"]["found"].get<int64_t>() + whole["store"]["measured"].get<int64_t>(), rows("a.db"));
+  EXPECT_GT(rows("a.db"), before);
+
+  std::mt19937 random(3);
+  for (int kill = 0; kill < 20; ++kill) {
+    int64_t had = rows("c.db");
+    child = start("c", "c.db");
+    ::usleep(50000 + random() % 250000);
+    ::kill(child, SIGKILL);
+    end(child);
+    EXPECT_GE(rows("c.db"), had) << "a trial is lost";
+  }
+  int64_t kept = rows("c.db");
+  EXPECT_EQ(WEXITSTATUS(end(start("d", "c.db"))), 0);
+  json first = read_json("d/report.json");
+  EXPECT_EQ(first["store"]["found"].get<int64_t>(), kept);
+  EXPECT_EQ(WEXITSTATUS(end(start("e", "c.db"))), 0);
+  json second = read_json("e/report.json");
+  EXPECT_EQ(second["store"]["measured"], 0);
+  for (const char* key : {"best", "trials", "front", "baseline", "reason", "layers"}) EXPECT_EQ(first[key], second[key]) << key;
+}
+
+TEST_F(CommandTest, ReportsHoldThePicturesAndTheWayBack) {
+  make_model();
+  Outcome r = lathe(optimize("--trials 8 --metric top1 --budget 'drop<=50%' -o '" + path("out") + "'"));
+  ASSERT_EQ(r.code, 0) << r.error;
+  EXPECT_THAT(r.out, HasSubstr("9 samples for evaluation and 3 others for calibration"));
+  std::vector<uint8_t> bytes = read_file(path("out/report.html"), 1 << 26);
+  std::string html(bytes.begin(), bytes.end());
+  for (const char* part : {"drop of top1, points", "size of the file, MB", "bits of a weight", "How to get the same", "for calibration"}) EXPECT_THAT(html, HasSubstr(part));
+  json report = read_json("out/report.json");
+  EXPECT_EQ(report["metric"]["name"], "top1");
+  EXPECT_EQ(report["layer_choices"].size(), 3u);
+  EXPECT_EQ(report["data"]["calibration"], 3);
+}
+
+TEST_F(CommandTest, EvaluateMeasuresAndCompares) {
+  make_model();
+  export_onnx(classifier(false, 24), path("other.onnx"));
+  std::string head = fmt::format("evaluate '{}' --data '{}' ", path("m.onnx"), path("p"));
+  Outcome r = lathe(head + "--json");
+  ASSERT_EQ(r.code, 0) << r.error;
+  json j = json::parse(r.out);
+  EXPECT_EQ(j["metric"], "top1");
+  EXPECT_EQ(j["against"], "labels");
+  EXPECT_GT(j["value"]["value"].get<double>(), 0.8);
+  EXPECT_LE(j["value"]["low"].get<double>(), j["value"]["value"].get<double>());
+  EXPECT_TRUE(j["calibration_error"].is_number());
+  EXPECT_TRUE(j["other"].is_null());
+  r = lathe(head + fmt::format("--against '{}' --json", path("other.onnx")));
+  ASSERT_EQ(r.code, 0) << r.error;
+  j = json::parse(r.out);
+  EXPECT_EQ(j["other"]["different"].get<int64_t>(), static_cast<int64_t>(j["other"]["differences"].size()));
+  EXPECT_TRUE(j["other"]["mcnemar_p"].is_number());
+  r = lathe(head + fmt::format("--against '{}' --metric cosine", path("m.onnx")));
+  EXPECT_THAT(r.out, HasSubstr("same class on 100.00 %"));
+  EXPECT_EQ(lathe(head + "--metric map").code, 2);
+  EXPECT_EQ(lathe(head + "--labels /none").code, 1);
+  fs::remove(path("p/labels.tsv"));
+  r = lathe(head);
+  EXPECT_EQ(r.code, 2);
+  EXPECT_THAT(r.error, HasSubstr("nothing to measure the answers against"));
+}
+
+TEST_F(CommandTest, TechniquesAreListed) {
+  Outcome r = lathe("techniques --json");
+  ASSERT_EQ(r.code, 0);
+  json all = json::parse(r.out);
+  ASSERT_EQ(all.size(), catalogue().size());
+  for (const json& t : all) {
+    Outcome one = lathe("techniques " + t["key"].get<std::string>());
+    EXPECT_EQ(one.code, 0);
+    EXPECT_THAT(one.out, HasSubstr(t["summary"].get<std::string>()));
+    EXPECT_EQ(json::parse(lathe("techniques --json " + t["key"].get<std::string>()).out), t);
+  }
+  EXPECT_EQ(lathe("techniques warp").code, 2);
+}
+
+TEST_F(CommandTest, ReproduceTellsPublishedAndMeasured) {
+  Outcome r = lathe("reproduce");
+  EXPECT_THAT(r.out, HasSubstr("quantization-survey"));
+  EXPECT_EQ(lathe("reproduce none").code, 2);
+  EXPECT_EQ(lathe("reproduce quantization-survey --assets /none").code, 1);
+  r = lathe("reproduce quantization-survey --quick --json" + (fs::exists(fs::path(LATHE_ASSETS) / "models") ? fmt::format(" --assets '{}'", LATHE_ASSETS) : ""));
+  json j = json::parse(r.out);
+  EXPECT_EQ(r.code, j["failed"].get<int>() > 0 ? 1 : 0);
+  EXPECT_EQ(j["failed"], 0) << r.out;
+  for (const json& c : j["checks"])
+    for (const char* key : {"name", "published", "measured", "passes", "result"}) EXPECT_FALSE(c[key].get<std::string>().empty()) << key;
 }
 
 TEST_F(CommandTest, HelpHasExamples) {

@@ -208,7 +208,7 @@ TEST_F(MetricsTest, MapsOfClasses) {
   Dataset data = pictures("", 8);
   EXPECT_EQ(data.truth(), Truth::kMap);
   Tensor right(DType::kI64, {1, 8, 8}), half(DType::kI64, {1, 8, 8});
-  for (int64_t i = 0; i < 64; ++i) right.set_int(i, i % 8 >= 4);
+  for (int64_t i = 0; i < 64; ++i) right.set_int(i, i % 8 >= 4), half.set_int(i, 0);
   auto good = make_metric(MetricKind::kIou, data, {}, {right}), bad = make_metric(MetricKind::kIou, data, {}, {right});
   for (size_t i = 0; i < data.size(); ++i) {
     good->add(i, {right}, {right});
