@@ -224,6 +224,32 @@ std::optional<CodedWeights> by_codebook(const Graph& g, ValueId v, const Ints& o
   return w;
 }
 
+// Where groups lie as they stand in the weight, without a look at each element: one scale for all or for each row, or
+// groups along the axis that is the innermost of a row.
+bool plain_groups(const Node& n, const Tensor& codes, const Tensor& scales, const Tensor* zeros, const Ints& order, CodedWeights& w) {
+  if (codes.rank() != static_cast<int64_t>(order.size()) || (zeros && zeros->size() != scales.size())) return false;
+  const int64_t block = n.get_int("block_size"), axis = normalize_axis(n.get_int("axis"), codes.rank()), size = codes.dim(axis);
+  const int64_t rows = codes.dim(order[0]), rest = codes.size() / rows;
+  if (block == 0 && (scales.size() == 1 || axis == order[0])) {
+    w.group = rest;
+    w.scales = Tensor(DType::kF32, {rows, 1});
+    if (zeros) w.zeros = Tensor(codes.dtype(), {rows, 1});
+    for (int64_t r = 0; r < rows; ++r) {
+      w.scales.set(r, scales.get(scales.size() == 1 ? 0 : r));
+      if (zeros) w.zeros.set_int(r, zeros->get_int(zeros->size() == 1 ? 0 : r));
+    }
+  } else if (block > 0 && order.size() > 1 && axis == order.back() && (size % block == 0 || rest == size)) {
+    w.group = std::min(block, rest);
+    w.scales = as_rows(scales, order);
+    if (zeros) w.zeros = as_rows(*zeros, order);
+  } else {
+    return false;
+  }
+  w.bits = bits_of(codes.dtype());
+  w.codes = as_rows(codes, order);
+  return true;
+}
+
 std::optional<CodedWeights> by_groups(const Graph& g, ValueId v, const Ints& order) {
   const std::vector<const Node*> moves = moves_above(g, &v);
   const Node* n = maker(g, v, "DequantizeLinear");
@@ -233,6 +259,8 @@ std::optional<CodedWeights> by_groups(const Graph& g, ValueId v, const Ints& ord
   if (type != DType::kI4 && type != DType::kU4 && type != DType::kI8 && type != DType::kU8) return std::nullopt;
   const bool has_zeros = n->inputs.size() > 2 && n->inputs[2];
   if ((has_zeros && !constant(g, n->inputs[2])) || !finite(scales) || codes.size() == 0) return std::nullopt;
+  CodedWeights w;
+  if (moves.empty() && plain_groups(*n, codes, scales, has_zeros ? &g[n->inputs[2]].constant : nullptr, order, w)) return w;
   // The scale of each element, by its number; where the weight is turned, they turn with it.
   const int64_t block = n->get_int("block_size"), axis = normalize_axis(n->get_int("axis"), codes.rank());
   const int64_t size = codes.dim(axis), inner = product(codes.shape(), static_cast<size_t>(axis) + 1, codes.shape().size());
@@ -246,7 +274,6 @@ std::optional<CodedWeights> by_groups(const Graph& g, ValueId v, const Ints& ord
   }
   const Tensor whole = moved(g, codes, moves);
   if (whole.rank() != static_cast<int64_t>(order.size())) return std::nullopt;
-  CodedWeights w;
   w.bits = bits_of(type);
   w.codes = as_rows(whole, order);
   number = as_rows(moved(g, number, moves), order);
