@@ -66,8 +66,8 @@ bool HasIntegerBlocks() { return false; }
 int64_t IntegerVectorBytes() { return 0; }
 #else
 
-// `runs` times `count` bytes of each row of a group, `apart` bytes from one another, side by side in a lane, to `to` and up to a vector of
-// bytes beyond. With more than one run `count` is a vector's.
+// `runs` times `count` bytes of each row of a group, `apart` bytes from one another, side by side in a lane, to `to` and up to
+// a vector of bytes beyond. With more than one run `count` is a vector's.
 void IntegerInterleave(const IntegerDepthwise& a, const uint8_t* const* rows, int64_t count, int64_t runs, int64_t apart, int32_t* to) {
   const DI di;
   [[maybe_unused]] const D8 d8;
@@ -447,7 +447,10 @@ class IntegerDepthwiseConv : public Kernel {
   // A row of one residue, copied in pieces.
   int64_t row_bytes() const { return residues_ == 1 ? 0 : (residue_ * channels() + kPiece + 63) / 64 * 64; }
   int64_t thread_bytes() const { return (buffer_bytes() + 63) / 64 * 64 + 4 * row_bytes(); }
-  uint64_t layout() const { return 2 | static_cast<uint64_t>(args_.quads) << 8 | static_cast<uint64_t>(blocks_) << 10 | static_cast<uint64_t>(args_.packed_rows) << 9 | static_cast<uint64_t>(vector_) << 16; }
+  uint64_t layout() const {
+    return 3 | static_cast<uint64_t>(args_.quads) << 8 | static_cast<uint64_t>(args_.packed_rows - 1) << 9 | static_cast<uint64_t>(blocks_) << 10 |
+           static_cast<uint64_t>(vector_) << 16;
+  }
 
   // A run of channels that one block computes, in as many segments as rows, or pairs of rows, fill its vectors.
   struct Run {

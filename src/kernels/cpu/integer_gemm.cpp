@@ -1,9 +1,10 @@
-// IntegerConv and IntegerMatMul as products of matrices of codes. Rows of A are output pixels, and are not copied: a word of a row is a group of
-// neighbouring codes (kernels/cpu/integer-inl.h), whose place from the row's begin on is the same for all rows, in a row of a matrix as under a
-// window of the picture. Only where a picture is padded, where codes are widened or where the last word of a row would reach behind the picture, a strip of it is copied
-// that stays in cache. Weights lie in panels of one vector of columns, the words of one depth side by side. The zero point of X is
-// taken off once per column: −zero·Σw stands with the packed weights, and taps outside the picture read the zero point.
-// A zero point of W goes into weights of i16; weights of i8 leave it to the sum of each row of A.
+// IntegerConv and IntegerMatMul as products of matrices of codes. Rows of A are output pixels, and are not copied: a word of
+// a row is a group of neighbouring codes (kernels/cpu/integer-inl.h), whose place from the row's begin on is the same for all
+// rows, in a row of a matrix as under a window of the picture. Only where a picture is padded, where codes are widened or where
+// the last word of a row would reach behind the picture, a strip of it is copied that stays in cache. Weights lie in panels
+// of one vector of columns, the words of one depth side by side. The zero point of X is taken off once per column: −zero·Σw
+// stands with the packed weights, and taps outside the picture read the zero point. A zero point of W goes into weights of
+// i16; weights of i8 leave it to the sum of each row of A.
 //
 // DynamicConv, DynamicMatMul and MatMulInteger learn the zero point (and the scale) of X with each run: sums of the weights' columns
 // are packed in place of that product, and bias and multipliers are made of them first.
@@ -254,7 +255,8 @@ constexpr int64_t kStripBytes = 48 << 10;
 
 int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// One product of codes, or one for each group of a convolution. Its rows come in parts (rows of a matrix, pictures), and those in blocks.
+// One product of codes, or one for each group of a convolution. Its rows come in parts (rows of a matrix, pictures), and those
+// in blocks.
 class IntegerProduct : public Kernel {
  public:
   std::vector<PackedInput> packed_inputs() const override { return {{}, {packed_, layout()}}; }
