@@ -38,7 +38,8 @@ int main(int argc, char** argv) {
     clean_up(m.graph);
     Dataset data(folder, model, m.graph, {.preprocess = pictures.choices, .labels = labels, .limit = limit, .calibration = calibration, .seed = 1});
     Samples samples{data.calibration_size(), [&](size_t i) { return data.inputs(data.size() + i); }};
-    Candidate original{.graph = m.graph};
+    Candidate original;
+    original.graph = m.graph;
     Runner exact(original, data.input_shapes());
     Evaluation evaluation(exact, data);
     const auto before = evaluation.accuracy();
@@ -48,7 +49,8 @@ int main(int argc, char** argv) {
       const auto begin = std::chrono::steady_clock::now();
       Quantized q = quantize_network(m.graph, parse_scheme(text), samples);
       const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-      Candidate candidate{.graph = q.graph};
+      Candidate candidate;
+      candidate.graph = q.graph;
       Runner near(candidate, data.input_shapes());
       const Quality quality = evaluation.compare(near);
       PairedTimes times = time_pairs(exact, near, data, {.seconds = 0.5, .turns = 31, .seed = 1, .stop = nullptr});
