@@ -182,7 +182,9 @@ TEST_F(CommandTest, InterruptedAndKilledItGoesOn) {
   EXPECT_EQ(WEXITSTATUS(end(start("b", "a.db"))), 0);
   json whole = read_json("b/report.json");
   EXPECT_FALSE(whole["interrupted"].get<bool>());
-  EXPECT_EQ(whole["store"]["found"].get<int64_t>() + whole["store"]["measured"].get<int64_t>(), rows("a.db"));
+  // The interrupted run may have confirmed a winner that is none any more.
+  EXPECT_LE(whole["store"]["found"].get<int64_t>() + whole["store"]["measured"].get<int64_t>(), rows("a.db"));
+  EXPECT_GT(whole["store"]["found"].get<int64_t>(), 0);
   EXPECT_GT(rows("a.db"), before);
 
   std::mt19937 random(3);
@@ -197,7 +199,8 @@ TEST_F(CommandTest, InterruptedAndKilledItGoesOn) {
   int64_t kept = rows("c.db");
   EXPECT_EQ(WEXITSTATUS(end(start("d", "c.db"))), 0);
   json first = read_json("d/report.json");
-  EXPECT_EQ(first["store"]["found"].get<int64_t>(), kept);
+  EXPECT_LE(first["store"]["found"].get<int64_t>(), kept);
+  EXPECT_GT(first["store"]["found"].get<int64_t>() * 2, kept);
   EXPECT_EQ(WEXITSTATUS(end(start("e", "c.db"))), 0);
   json second = read_json("e/report.json");
   EXPECT_EQ(second["store"]["measured"], 0);
@@ -206,7 +209,7 @@ TEST_F(CommandTest, InterruptedAndKilledItGoesOn) {
 
 TEST_F(CommandTest, ReportsHoldThePicturesAndTheWayBack) {
   make_model();
-  Outcome r = lathe(optimize("--trials 8 --metric top1 --budget 'drop<=50%' -o '" + path("out") + "'"));
+  Outcome r = lathe(optimize("--trials 8 --techniques bf16,clean --metric top1 --budget 'drop<=50%' -o '" + path("out") + "'"));
   ASSERT_EQ(r.code, 0) << r.error;
   EXPECT_THAT(r.out, HasSubstr("9 samples for evaluation and 3 others for calibration"));
   std::vector<uint8_t> bytes = read_file(path("out/report.html"), 1 << 26);

@@ -227,7 +227,7 @@ TEST_F(SearchTest, TechniquesSurviveTheFile) {
     Candidate base;
     base.graph = g;
     base.threads = 4;
-    if (!t.obstacle(base, context).empty()) continue;
+    if (!obstacle(t, base, context).empty()) continue;
     std::vector<Settings> settings = settings_of(t, base, context);
     ASSERT_FALSE(settings.empty()) << t.key;
     Candidate c = base;

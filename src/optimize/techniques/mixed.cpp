@@ -2,6 +2,7 @@
 // "HAWQ-V2", section 3.3, allocate bits so; here error and time of each layer are measured instead of modelled).
 #include <any>
 #include <functional>
+#include <span>
 
 #include "optimize/quantized.h"
 #include "quantize/sensitivity.h"
@@ -23,8 +24,15 @@ const Measured& measured(const Graph& graph, const TechniqueContext& context) {
   m.layers = layers_of(graph);
   const Samples samples = calibration_samples(context, kSensitivitySamples);
   const auto effects = layer_effects(graph, m.layers, {{QuantizerSpec{}, true}}, {.range = {RangeMethod::kSquaredError}}, samples, [&](double part) { context.tell(part * 0.8); });
-  const Quantized q = quantize_network(graph, parse_scheme("w:int8 a:uint8,minmax"), samples);
-  const auto as_float = layer_seconds(graph, {}, m.layers, samples), as_codes = layer_seconds(q.graph, {}, m.layers, samples);
+  // In float, then on codes. Taken from the store where they were measured before: another time would be another allocation.
+  const std::vector<double> seconds = context.remember("mixed: seconds of layers", [&] {
+    const Quantized q = quantize_network(graph, parse_scheme("w:int8 a:uint8,minmax"), samples);
+    std::vector<double> both = layer_seconds(graph, {}, m.layers, samples), codes = layer_seconds(q.graph, {}, m.layers, samples);
+    both.insert(both.end(), codes.begin(), codes.end());
+    return both;
+  });
+  require(seconds.size() == 2 * m.layers.size(), "there are {} times for {} layers", seconds.size(), m.layers.size());
+  const std::span as_float(seconds.begin(), m.layers.size()), as_codes(seconds.begin() + static_cast<std::ptrdiff_t>(m.layers.size()), m.layers.size());
   for (size_t i = 0; i < m.layers.size(); ++i) {
     const int64_t weights = m.layers[i].rows * m.layers[i].columns;
     m.options.push_back({{effects[i][0].squared_error, as_codes[i], weights}, {0, as_float[i], 4 * weights}});
