@@ -87,6 +87,8 @@ std::vector<Tensor> run_node(const Node& node, std::vector<Tensor> inputs, std::
     Kernel kernel = find(node.op->name, node.op->domain);
     if (!kernel) fail(ErrorKind::kUnsupported, "there is no kernel for this operator");
     Context context(node, std::move(inputs), std::move(captures));
+    // What makes an input may leave it out: an output that its operator makes only sometimes.
+    for (int i = 0; i < node.op->minimum_inputs; ++i) check_model(context.has_input(static_cast<size_t>(i)), "input {} has no value", i);
     kernel(context);
     return context.take_outputs();
   } catch (const Error& e) {
