@@ -80,6 +80,7 @@ void infer_matmul(InferContext& c) {
 // Inputs 2 to 6 of a product whose input is quantized as it comes: multipliers, zero point and scale of X, the weights'
 // zero points, bias.
 void check_dynamic(InferContext& c, int64_t channels) {
+  check_model(c.has_input(4), "input 4, the scale, is missing");  // the zero point before it may be
   check_codes(c, 0);
   check_codes(c, 1);
   for (size_t i : {3, 4})
@@ -186,14 +187,14 @@ void declare_integer(OpRegistry& r) {
          }});
   // X [..., K], W [K, N], M f32 [N], x_zero_point and x_scale (one value each, known at run time), Z [N] or [1], B f32 [N]
   // → f32 [..., N], with the sum in i32, wrapping: f32(Σ (x − x_zero_point)·(w − z))·(x_scale·M) + B
-  r.add({.name = "DynamicMatMul", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 7, .infer = infer_dynamic_matmul,
+  r.add({.name = "DynamicMatMul", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 7, .infer = infer_dynamic_matmul,
          .macs = [](const Graph& g, const Node& n) { return element_count(*g[n.outputs[0]].shape) * (*g[n.inputs[1]].shape)[0]; }});
   // X [N, H, W, C], W [O, C/group, kH, kW], the rest as for DynamicMatMul → f32 [N, oH, oW, O]; nothing for taps outside
   // the picture.
   std::vector<AttributeSpec> dynamic_conv;
   for (const char* name : {"strides", "pads", "dilations"}) dynamic_conv.push_back({name, Ints{}, true});
   dynamic_conv.push_back({"group", int64_t{1}});
-  r.add({.name = "DynamicConv", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 7, .attributes = dynamic_conv,
+  r.add({.name = "DynamicConv", .domain = "ai.lathe", .minimum_inputs = 3, .maximum_inputs = 7, .attributes = dynamic_conv,
          .infer = infer_dynamic_conv, .macs = conv_macs});
   // A and B broadcast. i8 codes and their zero points are first moved to u8 (plus 128). With ra = a_scale / y_scale
   // and rb likewise, constant = y_zero_point − (ra·a_zero_point + rb·b_zero_point):
