@@ -10,7 +10,7 @@ include(CMakePackageConfigHelpers)
 file(GLOB api_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/api/*.cpp)
 add_library(liblathe SHARED ${api_sources})
 add_library(lathe::lathe ALIAS liblathe)
-target_link_libraries(liblathe PRIVATE lathe_runtime)
+target_link_libraries(liblathe PRIVATE lathe_optimize)
 target_include_directories(liblathe INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                            $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/public> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 target_compile_features(liblathe INTERFACE cxx_std_20)
