@@ -172,6 +172,34 @@ TEST_F(SearchTest, LabelsBeyondTheClassesAreRefused) {
   EXPECT_THROW(optimize(request(classifier(), path("p")), device_), Error);
 }
 
+// Products of three channels between functions that have no table of codes: rounding to codes and back costs more than the product.
+TEST_F(SearchTest, WhereInt8LosesTheFasterStaysAndTheReportSaysWhy) {
+  Graph g;
+  ValueId x = g.add_input("x", DType::kF32, Shape{1, 3, 64, 64});
+  Tensor w(DType::kF32, {3, 3, 1, 1});
+  for (int64_t i = 0; i < 9; ++i) w.set(i, std::cos(static_cast<double>(i)));
+  for (int i = 0; i < 8; ++i) x = g.add("Conv", {g.add("Sin", {x}), g.add_constant(w.clone())}, {}, "c" + std::to_string(i));
+  g.outputs = {x};
+  infer_shapes(g);
+  Tensor samples(DType::kF32, {12, 3, 64, 64});
+  for (int64_t i = 0; i < samples.size(); ++i) samples.set(i, std::sin(0.37 * static_cast<double>(i)));
+  write_npy(path("x.npy"), samples);
+  OptimizeRequest q = request(g, path("x.npy"));
+  q.only = {"int8"};
+  q.budget = parse_budget("error<=50%");
+  Optimization r = optimize(q, device_);
+  const Trial& int8 = trial(r, "int8");
+  ASSERT_TRUE(int8.measured()) << int8.note;
+  EXPECT_LT(int8.speedup->high, 1);
+  EXPECT_EQ(int8.outcome, Outcome::kNotFaster);
+  EXPECT_THAT(int8.note, HasSubstr("slower than the original"));
+  ASSERT_TRUE(r.chosen);
+  // The original, or what leaves nearly all layers in float.
+  int on_codes = 0;
+  for (const auto& [layer, choice] : r.trials[*r.chosen].layers) on_codes += choice != "float";
+  EXPECT_LE(on_codes, 1) << r.reason;
+}
+
 // The twice as deep network loses, whichever stands first.
 TEST_F(SearchTest, PairedTimesTellFastFromSlow) {
   make_pictures("p", 3, false);
