@@ -35,7 +35,7 @@ nlohmann::json to_json(const Technique& t) {
 void print_one(const Technique& t) {
   fmt::print("{}: {}\n", t.key, t.summary);
   auto row = [](std::string_view what, const std::string& text) {
-    if (!text.empty()) fmt::print("  {:<14}{}\n", what, text);
+    if (!text.empty()) fmt::print("  {:<14} {}\n", what, text);
   };
   row("applies to", t.applies_to);
   row("changes", t.exact ? "no answer beyond rounding" : "answers: they are compared");
