@@ -12,6 +12,7 @@ namespace {
 // Loaded when it is needed: linked, it and its BLAS would be mapped by every `lathe run`.
 struct Cbc {
   void* library = nullptr;
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a name cannot stand in them
 #define LATHE_CBC(name) decltype(&Cbc_##name) name = nullptr
   LATHE_CBC(newModel);
   LATHE_CBC(deleteModel);

@@ -158,7 +158,8 @@ void Observer::add(const Tensor& sample) {
   }
   widen(std::max(std::abs(static_cast<double>(least)), std::abs(static_cast<double>(most))));
   const double per_unit = static_cast<double>(kBins) / (2 * limit_);
-  const auto factor = static_cast<float>(per_unit), shift = static_cast<float>(kBins / 2);
+  constexpr size_t kHalf = kBins / 2;
+  const auto factor = static_cast<float>(per_unit), shift = static_cast<float>(kHalf);
   for (int64_t i = 0; i < sample.size(); ++i) {
     if (!std::isfinite(x[i])) {
       ++not_finite_;

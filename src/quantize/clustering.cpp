@@ -87,6 +87,7 @@ std::vector<float> cluster(std::span<const float> x, std::span<const float> weig
   if (points.empty()) return {0};
   if (points.size() <= static_cast<size_t>(k)) {
     std::vector<float> all;
+    all.reserve(points.size());
     for (const Point& p : points) all.push_back(static_cast<float>(p.x));
     return all;
   }
@@ -97,9 +98,11 @@ std::vector<float> cluster(std::span<const float> x, std::span<const float> weig
     // Neighbourhoods: half of the borders at equal numbers of points, half at equal distances, so that tails are seen.
     std::vector<double> borders;
     const double least = points.front().x, most = points.back().x;
-    for (int i = 1; i < kExact / 2; ++i) {
-      borders.push_back(points[points.size() * static_cast<size_t>(i) / (kExact / 2)].x);
-      borders.push_back(least + (most - least) * i / (kExact / 2));
+    constexpr int kHalf = kExact / 2;
+    borders.reserve(2 * kHalf);
+    for (int i = 1; i < kHalf; ++i) {
+      borders.push_back(points[points.size() * static_cast<size_t>(i) / kHalf].x);
+      borders.push_back(least + (most - least) * i / kHalf);
     }
     std::sort(borders.begin(), borders.end());
     std::vector<Point> gathered;
@@ -134,6 +137,7 @@ std::vector<float> cluster(std::span<const float> x, std::span<const float> weig
     }
   }
   std::vector<float> result;
+  result.reserve(centres.size());
   for (double c : centres) result.push_back(static_cast<float>(c));
   return result;
 }

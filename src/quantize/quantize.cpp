@@ -255,8 +255,8 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
     result.notices.push_back(fmt::format("equalized {} pairs of layers", pairs));
   }
   const std::vector<Layer> layers = layers_of(g);
-  for (const auto& [name, unused] : scheme.layers)
-    if (std::none_of(layers.begin(), layers.end(), [&](const Layer& l) { return l.name == name; })) fail(ErrorKind::kUsage, "the network has no layer \"{}\"", name);
+  for (const auto& chosen : scheme.layers)
+    if (std::none_of(layers.begin(), layers.end(), [&](const Layer& l) { return l.name == chosen.first; })) fail(ErrorKind::kUsage, "the network has no layer \"{}\"", chosen.first);
   const std::vector<LayerScheme> schemes = schemes_of(layers, scheme);
   const bool on_codes_somewhere = std::any_of(schemes.begin(), schemes.end(), [](const LayerScheme& s) { return s.on_codes; });
   const bool wants_inputs = scheme.rounding != Rounding::kNearest || scheme.correct_bias;

@@ -249,6 +249,7 @@ Grid learned_basis(const QuantizerSpec& spec, const Values& v) {
     }
     std::sort(levels.begin(), levels.end());
     std::vector<float> values;
+    values.reserve(levels.size());
     for (const auto& [level, c] : levels) values.push_back(level);
     Grid grid = nearest(values);
     const double error = error_of(grid, v);
@@ -398,7 +399,7 @@ int64_t QuantizedTensor::storage_bits() const {
     // A symmetric family is given by its positive part, a sign pair by one number.
     switch (spec.family) {
       case Family::kUniform: parameters += spec.symmetric ? 32 : 40; break;
-      case Family::kPowerOfTwo: parameters += 8; break;
+      case Family::kPowerOfTwo:
       case Family::kLogarithmic: parameters += 8; break;
       case Family::kAdditive:
       case Family::kTernary:

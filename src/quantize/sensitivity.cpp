@@ -122,6 +122,7 @@ std::vector<std::vector<LayerEffect>> layer_effects(const Graph& graph, const st
   if (samples.count == 0) fail(ErrorKind::kUsage, "sensitivities need samples");
   const Reference reference(graph, samples);
   std::vector<ValueId> inputs;
+  inputs.reserve(layers.size());
   for (const Layer& l : layers) inputs.push_back(graph[l.node].inputs[0]);
   std::vector<Observer> seen;
   if (std::any_of(options.begin(), options.end(), [](const LayerScheme& s) { return s.on_codes; })) seen = observe(graph, samples, inputs);
@@ -208,6 +209,7 @@ std::vector<double> layer_seconds(const Graph& graph, const PlanOptions& options
     }
   }
   std::vector<double> result;
+  result.reserve(layers.size());
   for (const Layer& l : layers) result.push_back(least.contains(l.name) ? least[l.name] : 0);
   return result;
 }
