@@ -65,6 +65,7 @@ int64_t input_bytes(const Layer& layer, size_t samples) {
 std::vector<LayerInputs> inputs_of(const Graph& g, const std::vector<Layer>& layers, const Samples& samples, uint64_t seed,
                                    const std::function<void(double)>& progress) {
   std::vector<ValueId> values;
+  values.reserve(layers.size());
   for (const Layer& l : layers) values.push_back(g[l.node].inputs[0]);
   std::vector<std::vector<std::vector<Tensor>>> parts(layers.size());  // by layer and group
   visit_values(g, samples, values, [&](size_t sample, size_t i, const Tensor& x) {
@@ -266,6 +267,7 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
   if (scheme.smooth) {
     std::vector<ValueId> values;
     std::vector<std::vector<float>> largest(layers.size());
+    values.reserve(layers.size());
     for (const Layer& l : layers) values.push_back(g[l.node].inputs[0]);
     visit_values(g, samples, values, [&](size_t, size_t i, const Tensor& x) {
       if (layers[i].op == "Conv") return;
