@@ -9,43 +9,28 @@
 namespace lathe {
 namespace {
 
+#define LATHE_CBC_FUNCTIONS(X) \
+  X(newModel) X(deleteModel) X(setLogLevel) X(setParameter) X(loadProblem) X(setInteger) X(solve) X(getColSolution) X(isProvenInfeasible) X(bestSolution)
+
 // Loaded when it is needed: linked, it and its BLAS would be mapped by every `lathe run`.
 struct Cbc {
-  void* library = nullptr;
-// NOLINTNEXTLINE(bugprone-macro-parentheses): a name cannot stand in them
-#define LATHE_CBC(name) decltype(&Cbc_##name) name = nullptr
-  LATHE_CBC(newModel);
-  LATHE_CBC(deleteModel);
-  LATHE_CBC(setLogLevel);
-  LATHE_CBC(setParameter);
-  LATHE_CBC(loadProblem);
-  LATHE_CBC(setInteger);
-  LATHE_CBC(solve);
-  LATHE_CBC(getColSolution);
-  LATHE_CBC(isProvenInfeasible);
-  LATHE_CBC(bestSolution);
-#undef LATHE_CBC
+#define LATHE_CBC_MEMBER(name) decltype(&Cbc_##name) name = nullptr;  // NOLINT(bugprone-macro-parentheses)
+  LATHE_CBC_FUNCTIONS(LATHE_CBC_MEMBER)
+#undef LATHE_CBC_MEMBER
 
   Cbc() {
-    for (const char* name : {"libCbcSolver.so.3", "libCbcSolver.so"})
-      if (!library) library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    void* library = nullptr;
+    for (const char* file : {"libCbcSolver.so.3", "libCbcSolver.so"})
+      if (!library) library = ::dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (!library) fail(ErrorKind::kUnsupported, "the integer program needs the solver Cbc (Debian's coinor-libcbc3.1), which cannot be loaded: {}", ::dlerror());
-    auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, name));
-      if (!function) fail(ErrorKind::kUnsupported, "this version of Cbc has no {}", name);
+    auto find = [&](const char* function) {
+      void* symbol = ::dlsym(library, function);
+      if (!symbol) fail(ErrorKind::kUnsupported, "this version of Cbc has no {}", function);
+      return symbol;
     };
-#define LATHE_CBC(name) find(name, "Cbc_" #name)
-    LATHE_CBC(newModel);
-    LATHE_CBC(deleteModel);
-    LATHE_CBC(setLogLevel);
-    LATHE_CBC(setParameter);
-    LATHE_CBC(loadProblem);
-    LATHE_CBC(setInteger);
-    LATHE_CBC(solve);
-    LATHE_CBC(getColSolution);
-    LATHE_CBC(isProvenInfeasible);
-    LATHE_CBC(bestSolution);
-#undef LATHE_CBC
+#define LATHE_CBC_FIND(name) name = reinterpret_cast<decltype(name)>(find("Cbc_" #name));
+    LATHE_CBC_FUNCTIONS(LATHE_CBC_FIND)
+#undef LATHE_CBC_FIND
   }
 };
 

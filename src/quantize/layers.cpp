@@ -5,6 +5,7 @@
 #include <random>
 
 #include "graph/op.h"
+#include "graph/ops/window.h"
 #include "quantize/quantizer.h"
 #include "runtime/session.h"
 #include "transform/passes.h"
@@ -47,6 +48,24 @@ std::vector<Layer> layers_of(const Graph& graph) {
   return layers;
 }
 
+std::vector<const Layer*> only_readers(const Graph& graph, const std::vector<Layer>& layers, ValueId value) {
+  std::vector<const Layer*> readers;
+  const auto consumers = graph.consumers();
+  for (NodeId id : consumers[static_cast<size_t>(value.index)]) {
+    auto found = std::find_if(layers.begin(), layers.end(), [&](const Layer& l) { return l.node == id && l.op != "Conv" && graph[id].inputs[0] == value; });
+    if (found == layers.end()) return {};
+    readers.push_back(&*found);
+  }
+  return readers;
+}
+
+std::map<std::string, Shape> input_shapes_of(const Graph& graph, const Samples& samples) {
+  std::map<std::string, Shape> shapes;
+  const std::vector<Tensor> first = samples.inputs(0);
+  for (size_t i = 0; i < graph.inputs.size(); ++i) shapes[graph[graph.inputs[i]].name] = first[i].shape();
+  return shapes;
+}
+
 Tensor weight_rows(const Graph& graph, const Layer& layer) { return to_rows(graph[graph[layer.node].inputs[1]].constant, layer.axis); }
 
 void set_weight_rows(Graph& graph, const Layer& layer, const Tensor& rows) {
@@ -59,9 +78,7 @@ void set_weight_rows(Graph& graph, const Layer& layer, const Tensor& rows) {
 void visit_values(const Graph& graph, const Samples& samples, const std::vector<ValueId>& values,
                   const std::function<void(size_t, size_t, const Tensor&)>& visit, const std::function<void(double)>& progress) {
   if (samples.count == 0 || values.empty()) return;
-  std::map<std::string, Shape> shapes;
-  const std::vector<Tensor> first = samples.inputs(0);
-  for (size_t i = 0; i < graph.inputs.size(); ++i) shapes[graph[graph.inputs[i]].name] = first[i].shape();
+  const std::map<std::string, Shape> shapes = input_shapes_of(graph, samples);
   // Some values at a time: all of a large network's would not fit into memory side by side.
   constexpr int64_t kMostBytes = int64_t{768} << 20;
   Graph shaped = graph;
@@ -121,29 +138,9 @@ Tensor gather_inputs(const Graph& graph, const Layer& layer, const Tensor& input
   const Tensor& w = graph[n.inputs[1]].constant;
   const auto axes = static_cast<size_t>(w.rank() - 2);
   const int64_t batch = input.dim(0), channels = input.dim(1), per_group = w.dim(1);
-  std::vector<int64_t> kernel(axes), size(axes), stride(axes, 1), pad(axes, 0), dilation(axes, 1), out(axes);
-  const auto &strides = n.get_ints("strides"), &pads = n.get_ints("pads"), &dilations = n.get_ints("dilations");
-  const std::string& automatic = n.get_string("auto_pad");
-  int64_t positions = 1, taps = 1;
-  for (size_t i = 0; i < axes; ++i) {
-    kernel[i] = w.dim(static_cast<int64_t>(i) + 2);
-    size[i] = input.dim(static_cast<int64_t>(i) + 2);
-    if (!strides.empty()) stride[i] = strides[i];
-    if (!dilations.empty()) dilation[i] = dilations[i];
-    const int64_t window = (kernel[i] - 1) * dilation[i] + 1;
-    int64_t end = 0;
-    if (automatic == "SAME_UPPER" || automatic == "SAME_LOWER") {
-      const int64_t all = std::max<int64_t>(0, ((size[i] + stride[i] - 1) / stride[i] - 1) * stride[i] + window - size[i]);
-      pad[i] = automatic == "SAME_UPPER" ? all / 2 : all - all / 2;
-      end = all - pad[i];
-    } else if (!pads.empty()) {
-      pad[i] = pads[i];
-      end = pads[i + axes];
-    }
-    out[i] = (size[i] + pad[i] + end - window) / stride[i] + 1;
-    positions *= std::max<int64_t>(out[i], 0);
-    taps *= kernel[i];
-  }
+  const Shape size = ops::spatial_of(input.shape());
+  const ops::Window window = ops::resolve_window(size, ops::window_attributes(n, ops::spatial_of(w.shape())));
+  const int64_t positions = product(window.outputs, 0, axes), taps = product(window.kernel, 0, axes);
   const int64_t all = batch * positions;
   places = std::min(places, all);
   Tensor result(DType::kF32, {places, layer.columns});
@@ -154,12 +151,12 @@ Tensor gather_inputs(const Graph& graph, const Layer& layer, const Tensor& input
     const int64_t image = at / positions;
     at %= positions;
     std::vector<int64_t> corner(axes);
-    for (size_t i = axes; i-- > 0; at /= out[i]) corner[i] = at % out[i] * stride[i] - pad[i];
+    for (size_t i = axes; i-- > 0; at /= window.outputs[i]) corner[i] = at % window.outputs[i] * window.strides[i] - window.begin[i];
     for (int64_t t = 0; t < taps; ++t) {
       int64_t rest = t, offset = 0, unit = 1;
       bool inside = true;
-      for (size_t i = axes; i-- > 0; rest /= kernel[i]) {
-        const int64_t coordinate = corner[i] + rest % kernel[i] * dilation[i];
+      for (size_t i = axes; i-- > 0; rest /= window.kernel[i]) {
+        const int64_t coordinate = corner[i] + rest % window.kernel[i] * window.dilations[i];
         inside &= coordinate >= 0 && coordinate < size[i];
         offset += coordinate * unit;
         unit *= size[i];

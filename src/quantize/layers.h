@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,10 @@ struct Layer {
 // beta or transA, and transposed convolutions.
 std::vector<Layer> layers_of(const Graph& graph);
 std::string name_of_node(const Graph& graph, NodeId node);
+// Those of `layers` that read `value`, where nothing else does and none is a convolution; else empty.
+std::vector<const Layer*> only_readers(const Graph& graph, const std::vector<Layer>& layers, ValueId value);
+// Of the graph's inputs, by name, as the first sample has them.
+std::map<std::string, Shape> input_shapes_of(const Graph& graph, const Samples& samples);
 
 Tensor weight_rows(const Graph& graph, const Layer& layer);
 // The node reads `rows` as its weights from now on, as a constant of its own.

@@ -241,18 +241,27 @@ bool store_weights(Graph& graph, const Layer& layer, const QuantizedTensor& weig
   return true;
 }
 
+const Grid* QdqSites::grid_of(const std::map<int32_t, Grid>& grids, ValueId value) const {
+  auto same = same_as.find(value.index);
+  auto found = grids.find(same != same_as.end() ? same->second : value.index);
+  return found == grids.end() ? nullptr : &found->second;
+}
+
+ValueId add_rounding(Graph& graph, ValueId value, const Grid& grid) {
+  Tensor zero(grid.low < 0 ? DType::kI8 : DType::kU8, {});
+  zero.set_int(0, grid.zero);
+  const std::string name = graph[value].name;
+  const ValueId s = graph.add_constant(Tensor::scalar(grid.scale), name + "_scale"), z = graph.add_constant(zero, name + "_zero");
+  return graph.add("DequantizeLinear", {graph.add("QuantizeLinear", {value, s, z}), s, z});
+}
+
 void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Grid>& grids, const std::vector<Layer>& layers,
                 const std::map<int32_t, QuantizedTensor>& weights, const QdqOptions& options) {
   // Biases first: they want the scale of what the layer reads.
-  auto grid_of = [&](int32_t value) -> const Grid* {
-    auto same = sites.same_as.find(value);
-    auto found = grids.find(same != sites.same_as.end() ? same->second : value);
-    return found == grids.end() ? nullptr : &found->second;
-  };
   for (const Layer& layer : layers) {
     auto w = weights.find(layer.node.index);
     if (w == weights.end()) continue;
-    const Grid* input = grid_of(graph[layer.node].inputs[0].index);
+    const Grid* input = sites.grid_of(grids, graph[layer.node].inputs[0]);
     require(input != nullptr, "the input of {} has no grid", layer.name);
     if (options.fake_weights) {
       const ValueId old = graph[layer.node].inputs[1];
@@ -283,18 +292,12 @@ void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Gri
     graph[layer.node].inputs[2] = value;
   }
   for (ValueId v : sites.values) {
-    const Grid* grid = grid_of(v.index);
+    const Grid* grid = sites.grid_of(grids, v);
     if (!grid) continue;
-    const DType type = grid->low < 0 ? DType::kI8 : DType::kU8;
-    Tensor zero(type, {});
-    zero.set_int(0, grid->zero);
-    const std::string name = graph[v].name;
-    const ValueId s = graph.add_constant(Tensor::scalar(grid->scale), name + "_scale"), z = graph.add_constant(zero, name + "_zero");
     const std::vector<ValueId> outputs = graph.outputs;
     // All readers but the graph's outputs take what the codes stand for.
-    const ValueId codes = graph.add("QuantizeLinear", {v, s, z});
-    const NodeId quantizes = graph[codes].producer;
-    const ValueId near = graph.add("DequantizeLinear", {codes, s, z});
+    const ValueId near = add_rounding(graph, v, *grid);
+    const NodeId quantizes = graph[graph[graph[near].producer].inputs[0]].producer;
     graph.replace_uses(v, near);
     graph[quantizes].inputs[0] = v;
     graph.outputs = outputs;
@@ -302,7 +305,7 @@ void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Gri
   // A Relu or Clip whose limits the codes keep to by themselves goes: other runtimes would leave integers for it.
   const auto consumers = graph.consumers();
   for (ValueId v : sites.values) {
-    const Grid* grid = grid_of(v.index);
+    const Grid* grid = sites.grid_of(grids, v);
     if (!grid) continue;
     for (NodeId q : consumers[static_cast<size_t>(v.index)]) {
       if (graph[q].op->name != "QuantizeLinear" || graph[q].inputs[0] != v) continue;

@@ -20,6 +20,8 @@ struct QdqSites {
   std::vector<ValueId> values;          // rounded, in the order of the graph
   std::set<int32_t> nodes;              // node indices that compute on codes
   std::map<int32_t, int32_t> same_as;   // value index → of the value whose grid it must have, as its elements are those
+  // Of a value, among grids by value index of the sites; null: it is not rounded.
+  const Grid* grid_of(const std::map<int32_t, Grid>& grids, ValueId value) const;
 };
 // `products`: node indices of layers that compute on codes.
 QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products);
@@ -28,6 +30,9 @@ QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products);
 // where grids are; up to 16 levels by codebooks in as few bits. Other quantizers have no standard form: their weights become the f32 numbers
 // that the codes stand for. Says whether there was a form.
 bool store_weights(Graph& graph, const Layer& layer, const QuantizedTensor& weights);
+
+// What a grid makes of `value`: QuantizeLinear and DequantizeLinear behind it, which nobody reads yet. Returns the last's output.
+ValueId add_rounding(Graph& graph, ValueId value, const Grid& grid);
 
 struct QdqOptions {
   bool fake_weights = false;  // QuantizeLinear of float weights, as training wants them, instead of codes

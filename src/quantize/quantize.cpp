@@ -40,16 +40,6 @@ std::vector<LayerScheme> schemes_of(const std::vector<Layer>& layers, const Sche
   return result;
 }
 
-double relative_noise(const Tensor& near, const Tensor& exact) {
-  double error = 0, square = 0;
-  for (int64_t i = 0; i < exact.size(); ++i) {
-    const double e = static_cast<double>(near.data<float>()[i]) - static_cast<double>(exact.data<float>()[i]);
-    error += e * e;
-    square += static_cast<double>(exact.data<float>()[i]) * static_cast<double>(exact.data<float>()[i]);
-  }
-  return square > 0 ? error / square : 0;
-}
-
 // What a layer's rows are multiplied by, in places drawn from the samples: [places, columns] for each of its groups.
 using LayerInputs = std::vector<Tensor>;
 
@@ -102,25 +92,26 @@ QuantizedTensor round_layer(const QuantizerSpec& spec, Rounding rounding, const 
   const bool neighbours = spec.family == Family::kUniform || spec.family == Family::kPowerOfTwo;
   // A tensor's one grid is fitted to all groups together.
   const bool apart = layer.group > 1 && spec.granularity != Granularity::kTensor;
-  QuantizedTensor whole = quantize(spec, rows);
+  const bool learns = (layer.group == 1 || apart) && (rounding == Rounding::kGptq || (rounding == Rounding::kAdaRound && neighbours));
+  QuantizedTensor whole = learns ? QuantizedTensor{spec, Tensor(code_type(spec), rows.shape()), {}} : quantize(spec, rows);
   const int64_t per_group = rows.dim(0) / layer.group;
+  const Tensor near_rows = learns ? Tensor() : whole.dequantize();
   *error = *energy = 0;
   for (int64_t group = 0; group < layer.group; ++group) {
     const Tensor part = layer.group == 1 ? rows : rows_between(rows, group * per_group, (group + 1) * per_group);
     const Tensor moments = second_moments(inputs[static_cast<size_t>(group)], products);
-    QuantizedTensor q{spec, Tensor(whole.codes.dtype(), part.shape()), {}};
-    const size_t grids = spec.granularity == Granularity::kTensor ? 1 : whole.grids.size() / static_cast<size_t>(layer.group), first = spec.granularity == Granularity::kTensor ? 0 : static_cast<size_t>(group) * grids;
-    if ((layer.group == 1 || apart) && rounding == Rounding::kGptq) q = gptq(spec, part, moments, products);
-    else if ((layer.group == 1 || apart) && rounding == Rounding::kAdaRound && neighbours) q = adaround(spec, part, moments, products, {.seed = seed});
-    else {
-      q.grids.assign(whole.grids.begin() + static_cast<std::ptrdiff_t>(first), whole.grids.begin() + static_cast<std::ptrdiff_t>(first + grids));
-      q = with_grids(spec, part, std::move(q.grids));
+    Tensor near;
+    if (learns) {
+      const QuantizedTensor q = rounding == Rounding::kGptq ? gptq(spec, part, moments, products) : adaround(spec, part, moments, products, {.seed = seed});
+      std::memcpy(whole.codes.data<char>() + group * per_group * rows.dim(1), q.codes.raw(), q.codes.bytes());
+      whole.grids.insert(whole.grids.end(), q.grids.begin(), q.grids.end());
+      near = q.dequantize();
+    } else {
+      near = rows_between(near_rows, group * per_group, (group + 1) * per_group);
     }
-    std::memcpy(whole.codes.data<char>() + group * per_group * rows.dim(1), q.codes.raw(), q.codes.bytes());
-    std::copy(q.grids.begin(), q.grids.end(), whole.grids.begin() + static_cast<std::ptrdiff_t>(first));
     Tensor zero(DType::kF32, part.shape());
     std::memset(zero.raw(), 0, zero.bytes());
-    *error += output_error(q.dequantize(), part, moments, products);
+    *error += output_error(near, part, moments, products);
     *energy += output_error(zero, part, moments, products);
   }
   return whole;
@@ -209,20 +200,14 @@ int scale_for_weights(Graph& g, const std::vector<Layer>& layers, const std::vec
     progress(static_cast<double>(i) / static_cast<double>(layers.size()));
     const ValueId v = g[layers[i].node].inputs[0];
     if (layers[i].op == "Conv" || !schemes[i].weights || !done.insert(v.index).second || !divisible(g, v)) continue;
-    const auto consumers = g.consumers();
-    std::vector<Layer> readers;
+    const std::vector<const Layer*> readers = only_readers(g, layers, v);
+    if (readers.empty()) continue;
     int64_t rows = 0;
-    bool all = true;
-    for (NodeId id : consumers[static_cast<size_t>(v.index)]) {
-      auto found = std::find_if(layers.begin(), layers.end(), [&](const Layer& l) { return l.node == id && l.op != "Conv" && g[id].inputs[0] == v; });
-      all &= found != layers.end();
-      if (found != layers.end()) readers.push_back(*found), rows += found->rows;
-    }
-    if (!all) continue;
+    for (const Layer* l : readers) rows += l->rows;
     Tensor together(DType::kF32, {rows, layers[i].columns});
     char* to = together.data<char>();
-    for (const Layer& l : readers) {
-      const Tensor part = weight_rows(g, l);
+    for (const Layer* l : readers) {
+      const Tensor part = weight_rows(g, *l);
       std::memcpy(to, part.raw(), part.bytes());
       to += part.bytes();
     }
@@ -233,7 +218,7 @@ int scale_for_weights(Graph& g, const std::vector<Layer>& layers, const std::vec
     const AwqScales scales = awq_scales(*schemes[i].weights, together, second_moments(x, products), magnitude, products);
     if (scales.alpha == 0) continue;
     divide_channels(g, v, scales.factors);
-    for (const Layer& l : readers) multiply_inputs(g, l, scales.factors), ++count;
+    for (const Layer* l : readers) multiply_inputs(g, *l, scales.factors), ++count;
   }
   return count;
 }
@@ -331,10 +316,7 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
       }
       const Grid* input_grid = nullptr;
       if (schemes[i].on_codes) {
-        const int32_t value = g[layers[i].node].inputs[0].index;
-        auto same = sites.same_as.find(value);
-        auto found = grids.find(same != sites.same_as.end() ? same->second : value);
-        if (found != grids.end()) input_grid = &found->second;
+        input_grid = sites.grid_of(grids, g[layers[i].node].inputs[0]);
         if (input_grid) make_room_for_bias(g, layers[i], *input_grid, rows, &q);
       }
       const Tensor near = q.dequantize();

@@ -416,6 +416,10 @@ int64_t QuantizedTensor::storage_bits() const {
   return codes.size() * bits + parameters;
 }
 
+DType code_type(const QuantizerSpec& spec) {
+  return spec.family == Family::kPowerOfTwo || (spec.family == Family::kUniform && spec.symmetric) ? DType::kI8 : DType::kU8;
+}
+
 std::vector<Grid> fit_rows(const QuantizerSpec& spec, const Tensor& rows, std::span<const float> column_importance) {
   const int64_t count = rows.dim(0), columns = rows.dim(1);
   const float* x = rows.data<float>();
@@ -436,9 +440,9 @@ std::vector<Grid> fit_rows(const QuantizerSpec& spec, const Tensor& rows, std::s
 }
 
 QuantizedTensor with_grids(const QuantizerSpec& spec, const Tensor& rows, std::vector<Grid> grids) {
-  const bool is_signed = spec.family == Family::kPowerOfTwo || (spec.family == Family::kUniform && spec.symmetric);
   const int64_t count = rows.dim(0), columns = rows.dim(1), step = columns_a_grid(spec, columns);
-  QuantizedTensor q{spec, Tensor(is_signed ? DType::kI8 : DType::kU8, {count, columns}), std::move(grids)};
+  QuantizedTensor q{spec, Tensor(code_type(spec), {count, columns}), std::move(grids)};
+  const bool is_signed = q.codes.dtype() == DType::kI8;
   for (int64_t r = 0; r < count; ++r)
     for (int64_t begin = 0; begin < columns; begin += step) {
       const Grid& grid = q.grid_at(r, begin);
@@ -453,6 +457,16 @@ QuantizedTensor with_grids(const QuantizerSpec& spec, const Tensor& rows, std::v
 
 QuantizedTensor quantize(const QuantizerSpec& spec, const Tensor& rows, std::span<const float> column_importance) {
   return with_grids(spec, rows, fit_rows(spec, rows, column_importance));
+}
+
+double relative_noise(const Tensor& near, const Tensor& exact) {
+  double error = 0, square = 0;
+  for (int64_t i = 0; i < exact.size(); ++i) {
+    const double e = static_cast<double>(near.data<float>()[i]) - static_cast<double>(exact.data<float>()[i]);
+    error += e * e;
+    square += static_cast<double>(exact.data<float>()[i]) * static_cast<double>(exact.data<float>()[i]);
+  }
+  return square > 0 ? error / square : 0;
 }
 
 namespace {

@@ -81,10 +81,15 @@ struct QuantizedTensor {
   Tensor dequantize() const;  // f32 [rows, columns]
   int64_t storage_bits() const;  // codes, scales, zero points and codebooks
 };
+// What codes are kept as: i8 around zero, else u8.
+DType code_type(const QuantizerSpec& spec);
 // Grids alone, before anything is rounded.
 std::vector<Grid> fit_rows(const QuantizerSpec& spec, const Tensor& rows, std::span<const float> column_importance = {});
 QuantizedTensor quantize(const QuantizerSpec& spec, const Tensor& rows, std::span<const float> column_importance = {});
 QuantizedTensor with_grids(const QuantizerSpec& spec, const Tensor& rows, std::vector<Grid> grids);
+
+// Squared error of `near` over the squares of `exact`, of equal size in f32; 0 where those are 0.
+double relative_noise(const Tensor& near, const Tensor& exact);
 
 // Weights as rows: the axis of output channels first, all else behind it. `axis` is that of the output channels.
 Tensor to_rows(const Tensor& weights, int64_t axis);

@@ -59,9 +59,11 @@ QuantizedTensor gptq(const QuantizerSpec& spec, const Tensor& rows, const Tensor
   const Tensor u = inverse_factor(std::move(h), products);
 
   Tensor w = rows.clone();
-  QuantizedTensor q = quantize(spec, rows);  // grids of rows and tensors are of the weights as they were
   const bool grouped = spec.granularity == Granularity::kGroup;
+  QuantizedTensor q{spec, Tensor(code_type(spec), rows.shape()), {}};
   const int64_t groups = q.groups_per_row();
+  if (grouped) q.grids.resize(static_cast<size_t>(count * groups));  // fitted when their columns are reached
+  else q.grids = fit_rows(spec, rows);                               // of the weights as they were
   for (int64_t begin = 0; begin < columns; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, columns), size = end - begin;
     Tensor errors(DType::kF32, {count, size});

@@ -152,19 +152,20 @@ std::vector<float> input_magnitudes(const Graph& graph, const Layer& layer) {
 
 int equalize(Graph& graph) {
   struct Pair {
-    ValueId between;
-    size_t first, second;  // layers
+    std::vector<Place> places;  // of the factors, in the first layer
+    size_t first, second;       // layers
   };
   std::vector<Pair> pairs;
-  std::vector<Layer> layers = layers_of(graph);
+  const std::vector<Layer> layers = layers_of(graph);
   {
     const auto consumers = graph.consumers();
     for (size_t second = 0; second < layers.size(); ++second) {
       const ValueId v = graph[layers[second].node].inputs[0];
       if (layers[second].op != "Conv" || !one_reader(graph, consumers, v)) continue;
-      const auto places = places_of(graph, layers, consumers, v);
+      auto places = places_of(graph, layers, consumers, v);
       if (places.empty() || !places[0].layer || places[0].layer->op != "Conv" || places[0].layer->rows != channels_read(layers[second], graph)) continue;
-      pairs.push_back({v, static_cast<size_t>(places[0].layer - layers.data()), second});
+      const auto first = static_cast<size_t>(places[0].layer - layers.data());
+      pairs.push_back({std::move(places), first, second});
     }
   }
   for (int iteration = 0; iteration < 20; ++iteration) {
@@ -180,7 +181,7 @@ int equalize(Graph& graph) {
         if (before > 0 && after[i] > 0) factors[i] = std::clamp(std::sqrt(before * after[i]) / after[i], 1e-4f, 1e4f);
         moved = std::max(moved, std::abs(factors[i] - 1));
       }
-      divide(graph, places_of(graph, layers, graph.consumers(), p.between), factors);
+      divide(graph, p.places, factors);
       multiply_inputs(graph, layers[p.second], factors);
     }
     if (moved < 1e-3f) break;
@@ -210,18 +211,9 @@ int smooth(Graph& graph, const std::vector<Layer>& layers, const std::vector<std
   for (size_t i = 0; i < layers.size(); ++i) {
     const ValueId v = graph[layers[i].node].inputs[0];
     if (layers[i].op == "Conv" || largest[i].empty() || !done.insert(v.index).second) continue;
-    const auto consumers = graph.consumers();
-    std::vector<const Layer*> readers;
-    bool all = true;
-    for (NodeId id : consumers[static_cast<size_t>(v.index)]) {
-      const Layer* found = nullptr;
-      for (const Layer& l : layers)
-        if (l.node == id && l.op != "Conv" && graph[id].inputs[0] == v) found = &l;
-      all &= found != nullptr;
-      if (found) readers.push_back(found);
-    }
-    const auto places = places_of(graph, layers, consumers, v);
-    if (!all || places.empty()) continue;
+    const std::vector<const Layer*> readers = only_readers(graph, layers, v);
+    const auto places = places_of(graph, layers, graph.consumers(), v);
+    if (readers.empty() || places.empty()) continue;
     std::vector<float> weights(largest[i].size(), 0), factors(largest[i].size(), 1);
     for (const Layer* l : readers) {
       const std::vector<float> m = input_magnitudes(graph, *l);

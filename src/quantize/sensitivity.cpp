@@ -6,18 +6,12 @@
 #include <random>
 
 #include "graph/op.h"
+#include "quantize/qdq.h"
 #include "runtime/session.h"
 #include "transform/passes.h"
 
 namespace lathe {
 namespace {
-
-std::map<std::string, Shape> shapes_of(const Graph& g, const Samples& samples) {
-  std::map<std::string, Shape> shapes;
-  const std::vector<Tensor> x = samples.inputs(0);
-  for (size_t i = 0; i < g.inputs.size(); ++i) shapes[g[g.inputs[i]].name] = x[i].shape();
-  return shapes;
-}
 
 bool is_scores(const Tensor& t) { return t.dtype() == DType::kF32 && t.size() > 1 && t.rank() >= 2 && *std::max_element(t.shape().begin(), t.shape().end()) == t.size(); }
 
@@ -26,7 +20,7 @@ class Reference {
  public:
   Reference(const Graph& graph, const Samples& samples) : samples_(samples) {
     PlanOptions options;
-    options.input_shapes = shapes_of(graph, samples);
+    options.input_shapes = input_shapes_of(graph, samples);
     Session session(make_plan(graph, options));
     for (size_t i = 0; i < samples.count; ++i) {
       std::vector<Tensor> own;
@@ -57,7 +51,7 @@ class Reference {
 
   LayerEffect compare(const Graph& changed) const {
     PlanOptions options;
-    options.input_shapes = shapes_of(changed, samples_);
+    options.input_shapes = input_shapes_of(changed, samples_);
     Session session(make_plan(changed, options));
     LayerEffect effect;
     double error = 0, square = 0, near_square = 0, product = 0, mean = 0;
@@ -138,19 +132,11 @@ std::vector<std::vector<LayerEffect>> layer_effects(const Graph& graph, const st
       if (options[o].on_codes) {
         const Range range = range_of(seen[l], activations.range, activations.bits, activations.symmetric);
         const Grid grid = uniform_grid(range.least, range.most, activations.bits, activations.symmetric);
-        Tensor zero(grid.low < 0 ? DType::kI8 : DType::kU8, {});
-        zero.set_int(0, grid.zero);
-        const ValueId s = one.add_constant(Tensor::scalar(grid.scale)), z = one.add_constant(zero);
-        const ValueId x = one.add("DequantizeLinear", {one.add("QuantizeLinear", {inputs[l], s, z}), s, z});
+        const ValueId x = add_rounding(one, inputs[l], grid);
         one[layers[l].node].inputs[0] = x;
       }
       effects[l][o] = reference.compare(one);
-      double error = 0, square = 0;
-      for (int64_t i = 0; i < rows.size(); ++i) {
-        error += std::pow(static_cast<double>(near.data<float>()[i] - rows.data<float>()[i]), 2);
-        square += std::pow(static_cast<double>(rows.data<float>()[i]), 2);
-      }
-      effects[l][o].weight_noise = square > 0 ? error / square : 0;
+      effects[l][o].weight_noise = relative_noise(near, rows);
     }
   }
   if (progress) progress(1);
@@ -185,7 +171,7 @@ std::vector<double> fisher_traces(const Graph& graph, const std::vector<Layer>& 
 
 std::vector<double> layer_seconds(const Graph& graph, const PlanOptions& options, const std::vector<Layer>& layers, const Samples& samples) {
   PlanOptions with_shapes = options;
-  with_shapes.input_shapes = shapes_of(graph, samples);
+  with_shapes.input_shapes = input_shapes_of(graph, samples);
   Session session(make_plan(graph, with_shapes));
   const std::vector<Tensor> x = samples.inputs(0);
   session.run(x);
