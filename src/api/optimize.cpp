@@ -6,11 +6,8 @@
 #include "core/parallel.h"
 #include "core/version.h"
 #include "kernels/probe.h"
+#include "optimize/quantized.h"
 #include "optimize/report.h"
-#include "planner/kernel_times.h"
-#include "quantize/quantize.h"
-#include "runtime/load.h"
-#include "transform/passes.h"
 
 namespace lathe {
 namespace {
@@ -28,23 +25,17 @@ PreprocessChoices choices_of(const PictureSteps& steps) {
 
 }  // namespace
 
-QuantizeReport quantize_model(const std::string& model_path, const std::string& output, const QuantizeSettings& settings) {
+QuantizeReport quantize_model(const std::string& model, const std::string& output, const QuantizeSettings& settings) {
   const ThreadScope threads(settings.threads);
   const Scheme scheme = settings.scheme.empty() ? default_scheme() : parse_scheme(settings.scheme);
-  Model model = load_model(model_path);
-  clean_up(model.graph);
-  std::optional<Dataset> data;
-  Samples samples;
-  if (!settings.data.empty()) {
-    DatasetOptions options;
-    options.preprocess = choices_of(settings.pictures);
-    options.limit = settings.samples;
-    options.seed = settings.seed;
-    data.emplace(settings.data, model_path, model.graph, options);
-    samples = {data->size(), [&](size_t i) { return data->inputs(i); }};
-  }
-  const Quantized q = quantize_network(model.graph, scheme, samples, settings.progress);
-  export_onnx(q.graph, output, model.metadata);
+  DatasetOptions options;
+  options.preprocess = choices_of(settings.pictures);
+  options.limit = settings.samples;
+  options.seed = settings.seed;
+  QuantizeInput input(model, settings.data, options);
+  const Samples samples = input.samples();
+  const Quantized q = quantize_network(input.model().graph, scheme, samples, settings.progress);
+  export_onnx(q.graph, output, input.model().metadata);
   QuantizeReport report{scheme.text(), samples.count, {}, q.notices};
   for (const LayerResult& l : q.layers)
     report.layers.push_back({l.layer.name, l.layer.op, l.scheme.weights ? l.scheme.weights->text() : "float", l.scheme.on_codes, l.weight_noise, l.storage_bits});

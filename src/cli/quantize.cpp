@@ -5,12 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "optimize/dataset.h"
+#include "optimize/quantized.h"
 #include "options.h"
-#include "quantize/quantize.h"
-#include "quantize/sensitivity.h"
-#include "runtime/load.h"
-#include "transform/passes.h"
 
 namespace lathe::cli {
 namespace {
@@ -64,23 +60,17 @@ void show_sensitivity(const QuantizeCommand& c, const Graph& graph, const Scheme
 
 void run(const QuantizeCommand& c) {
   omp_set_num_threads(c.threads);
-  Model model = load_model(c.model);
-  clean_up(model.graph);
   const Scheme scheme = c.scheme.empty() ? default_scheme() : parse_scheme(c.scheme);
-  std::optional<Dataset> data;
-  Samples samples;
-  if (!c.data.empty()) {
-    data.emplace(c.data, c.model, model.graph, DatasetOptions{.preprocess = c.pictures.choices, .labels = "", .limit = c.samples, .seed = c.seed});
-    samples = {data->size(), [&](size_t i) { return data->inputs(i); }};
-  }
+  QuantizeInput input(c.model, c.data, {.preprocess = c.pictures.choices, .labels = "", .limit = c.samples, .seed = c.seed});
+  const Samples samples = input.samples();
   const bool shows = isatty(2);
-  if (c.sensitivity) return show_sensitivity(c, model.graph, scheme, samples);
+  if (c.sensitivity) return show_sensitivity(c, input.model().graph, scheme, samples);
   if (c.output.empty()) fail(ErrorKind::kUsage, "--output is required");
-  const Quantized q = quantize_network(model.graph, scheme, samples, [&](const std::string& stage, double part) {
+  const Quantized q = quantize_network(input.model().graph, scheme, samples, [&](const std::string& stage, double part) {
     if (shows) fmt::print(stderr, "\r{} {:3.0f} %  ", stage, part * 100);
   });
   if (shows) fmt::print(stderr, "\r{:60}\r", "");
-  export_onnx(q.graph, c.output, model.metadata);
+  export_onnx(q.graph, c.output, input.model().metadata);
   const auto bytes_before = static_cast<double>(std::filesystem::file_size(c.model)), bytes = static_cast<double>(std::filesystem::file_size(c.output));
   if (c.json) {
     nlohmann::json layers = nlohmann::json::array();

@@ -23,36 +23,38 @@ double median(std::vector<double> values) {
   return (upper + *std::max_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(half))) / 2;
 }
 
-Interval bootstrap_median(const std::vector<double>& values, uint64_t seed) {
-  Interval result{median(values), 0, 0};
-  if (values.empty()) return result;
+namespace {
+
+// Percentiles of what `measure` says of samples drawn from the values.
+template <class Measure>
+Interval bootstrap(const std::vector<double>& values, uint64_t seed, const Measure& measure) {
+  Interval result{measure(values), 0, 0};
   std::mt19937_64 random(seed);
   std::uniform_int_distribution<size_t> pick(0, values.size() - 1);
-  std::vector<double> medians, sample(values.size());
+  std::vector<double> measured, sample(values.size());
+  measured.reserve(kResamples);
   for (int i = 0; i < kResamples; ++i) {
     for (double& x : sample) x = values[pick(random)];
-    medians.push_back(median(sample));
+    measured.push_back(measure(sample));
   }
-  std::sort(medians.begin(), medians.end());
-  result.low = medians[kResamples * 25 / 1000];
-  result.high = medians[kResamples * 975 / 1000];
+  std::sort(measured.begin(), measured.end());
+  result.low = measured[kResamples * 25 / 1000];
+  result.high = measured[kResamples * 975 / 1000];
   return result;
+}
+
+}  // namespace
+
+Interval bootstrap_median(const std::vector<double>& values, uint64_t seed) {
+  if (values.empty()) return {median(values), 0, 0};
+  return bootstrap(values, seed, median);
 }
 
 Interval bootstrap_mean(const std::vector<double>& values, uint64_t seed) {
   if (values.empty()) return {};
-  auto mean = [](const std::vector<double>& v) { return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size()); };
-  Interval result{mean(values), 0, 0};
-  std::mt19937_64 random(seed);
-  std::uniform_int_distribution<size_t> pick(0, values.size() - 1);
-  std::vector<double> means, sample(values.size());
-  for (int i = 0; i < kResamples; ++i) {
-    for (double& x : sample) x = values[pick(random)];
-    means.push_back(mean(sample));
-  }
-  std::sort(means.begin(), means.end());
-  result.low = std::min(result.value, means[kResamples * 25 / 1000]);
-  result.high = std::max(result.value, means[kResamples * 975 / 1000]);
+  Interval result = bootstrap(values, seed, [](const std::vector<double>& v) { return std::accumulate(v.begin(), v.end(), 0.0) / static_cast<double>(v.size()); });
+  result.low = std::min(result.value, result.low);
+  result.high = std::max(result.value, result.high);
   return result;
 }
 

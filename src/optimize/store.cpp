@@ -1,13 +1,12 @@
 #include "optimize/store.h"
 
 #include <fmt/format.h>
-#include <sqlite3.h>
 
 #include <filesystem>
-#include <memory>
 
 #include "core/error.h"
 #include "core/file.h"
+#include "planner/sqlite_statement.h"
 
 namespace lathe {
 namespace {
@@ -18,16 +17,6 @@ constexpr int kBusyMilliseconds = 20000;
 constexpr int kFormat = 1;
 // In SQLite's header: "lath", so that another program's file is not taken for ours.
 constexpr int kApplication = 0x6c617468;
-
-using Statement = std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)>;
-
-Statement prepare(sqlite3* database, const char* text, int* code) {
-  sqlite3_stmt* raw = nullptr;
-  *code = sqlite3_prepare_v2(database, text, -1, &raw, nullptr);
-  return {raw, sqlite3_finalize};
-}
-
-void bind_text(sqlite3_stmt* s, int at, const std::string& t) { sqlite3_bind_text(s, at, t.data(), static_cast<int>(t.size()), SQLITE_TRANSIENT); }
 
 void bind_key(sqlite3_stmt* s, const TrialKey& key) {
   int at = 1;

@@ -1,14 +1,13 @@
 #include "planner/kernel_times.h"
 
 #include <fmt/format.h>
-#include <sqlite3.h>
 
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
-#include <memory>
 
 #include "core/file.h"
+#include "planner/sqlite_statement.h"
 
 namespace lathe {
 namespace {
@@ -19,21 +18,12 @@ constexpr int kBusyMilliseconds = 5000;
 // Of the table's form. Another number in the file (PRAGMA user_version) means that a different lathe wrote it.
 constexpr int kFormat = 1;
 
-using Statement = std::unique_ptr<sqlite3_stmt, decltype(&sqlite3_finalize)>;
-
-Statement prepare(sqlite3* database, const char* text, int* code) {
-  sqlite3_stmt* raw = nullptr;
-  *code = sqlite3_prepare_v2(database, text, -1, &raw, nullptr);
-  return {raw, sqlite3_finalize};
-}
-
 void bind_key(sqlite3_stmt* s, const KernelTimesKey& key) {
-  auto text = [&](int at, const std::string& t) { sqlite3_bind_text(s, at, t.data(), static_cast<int>(t.size()), SQLITE_TRANSIENT); };
-  text(1, key.machine);
-  text(2, key.build);
+  bind_text(s, 1, key.machine);
+  bind_text(s, 2, key.build);
   sqlite3_bind_int(s, 3, key.threads);
-  text(4, key.request);
-  text(5, key.kernels);
+  bind_text(s, 4, key.request);
+  bind_text(s, 5, key.kernels);
 }
 
 // "1.5e-05,2e-05"; nothing unless there are `count` of them, finite and positive.
@@ -136,7 +126,7 @@ void KernelTimes::save() {
     for (auto it = fresh_.begin(); code == SQLITE_OK && it != fresh_.end(); ++it) {
       std::string text = fmt::format("{}", fmt::join(it->second, ","));
       bind_key(s.get(), it->first);
-      sqlite3_bind_text(s.get(), 6, text.c_str(), -1, SQLITE_TRANSIENT);
+      bind_text(s.get(), 6, text);
       code = sqlite3_step(s.get());
       if (code == SQLITE_DONE) code = sqlite3_reset(s.get());
     }

@@ -68,25 +68,25 @@ constexpr int kDirectRows = 4;      // rows of A for which weights are decoded i
 constexpr int kDenseRows = 6;       // rows of A that meet decoded columns at once
 
 // 16 numbers, of which the lowest four bits of a lane take one.
-struct CodeTable {
+struct NumberTable {
   V numbers;
 };
-HWY_INLINE CodeTable LoadTable16(const float* numbers) { return {hn::LoadU(D(), numbers)}; }
-HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V zero, V scale) { return {hn::Mul(hn::Sub(t.numbers, zero), scale)}; }
-HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V scale) { return {hn::Mul(t.numbers, scale)}; }
-HWY_INLINE V LookUp(const CodeTable& t, V32 codes) { return V{_mm512_permutexvar_ps(codes.raw, t.numbers.raw)}; }
+HWY_INLINE NumberTable LoadTable16(const float* numbers) { return {hn::LoadU(D(), numbers)}; }
+HWY_INLINE NumberTable ScaleTable(const NumberTable& t, V zero, V scale) { return {hn::Mul(hn::Sub(t.numbers, zero), scale)}; }
+HWY_INLINE NumberTable ScaleTable(const NumberTable& t, V scale) { return {hn::Mul(t.numbers, scale)}; }
+HWY_INLINE V LookUp(const NumberTable& t, V32 codes) { return V{_mm512_permutexvar_ps(codes.raw, t.numbers.raw)}; }
 #elif HWY_ARCH_X86 && HWY_TARGET == HWY_AVX2
 constexpr int kDecodedColumns = 2;
 constexpr int kDirectRows = 2;
 constexpr int kDenseRows = 3;
 
-struct CodeTable {
+struct NumberTable {
   V low, high;
 };
-HWY_INLINE CodeTable LoadTable16(const float* numbers) { return {hn::LoadU(D(), numbers), hn::LoadU(D(), numbers + 8)}; }
-HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V zero, V scale) { return {hn::Mul(hn::Sub(t.low, zero), scale), hn::Mul(hn::Sub(t.high, zero), scale)}; }
-HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V scale) { return {hn::Mul(t.low, scale), hn::Mul(t.high, scale)}; }
-HWY_INLINE V LookUp(const CodeTable& t, V32 codes) {
+HWY_INLINE NumberTable LoadTable16(const float* numbers) { return {hn::LoadU(D(), numbers), hn::LoadU(D(), numbers + 8)}; }
+HWY_INLINE NumberTable ScaleTable(const NumberTable& t, V zero, V scale) { return {hn::Mul(hn::Sub(t.low, zero), scale), hn::Mul(hn::Sub(t.high, zero), scale)}; }
+HWY_INLINE NumberTable ScaleTable(const NumberTable& t, V scale) { return {hn::Mul(t.low, scale), hn::Mul(t.high, scale)}; }
+HWY_INLINE V LookUp(const NumberTable& t, V32 codes) {
   const __m256 low = _mm256_permutevar8x32_ps(t.low.raw, codes.raw), high = _mm256_permutevar8x32_ps(t.high.raw, codes.raw);
   return V{_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes.raw, 28)))};
 }
@@ -95,21 +95,21 @@ constexpr int kDecodedColumns = 2;
 constexpr int kDirectRows = 2;
 constexpr int kDenseRows = 3;
 
-struct CodeTable {
+struct NumberTable {
   float numbers[16];
 };
-HWY_INLINE CodeTable LoadTable16(const float* numbers) {
-  CodeTable t;
+HWY_INLINE NumberTable LoadTable16(const float* numbers) {
+  NumberTable t;
   std::memcpy(t.numbers, numbers, sizeof t.numbers);
   return t;
 }
-HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V zero, V scale) {
-  CodeTable scaled;
+HWY_INLINE NumberTable ScaleTable(const NumberTable& t, V zero, V scale) {
+  NumberTable scaled;
   for (int i = 0; i < 16; ++i) scaled.numbers[i] = (t.numbers[i] - hn::GetLane(zero)) * hn::GetLane(scale);
   return scaled;
 }
-HWY_INLINE CodeTable ScaleTable(const CodeTable& t, V scale) { return ScaleTable(t, hn::Zero(D()), scale); }
-HWY_INLINE V LookUp(const CodeTable& t, V32 codes) {
+HWY_INLINE NumberTable ScaleTable(const NumberTable& t, V scale) { return ScaleTable(t, hn::Zero(D()), scale); }
+HWY_INLINE V LookUp(const NumberTable& t, V32 codes) {
   const hn::RebindToSigned<D> di;
   return hn::GatherIndex(D(), t.numbers, hn::BitCast(di, hn::And(codes, hn::Set(D32(), 15))));
 }
@@ -117,7 +117,7 @@ HWY_INLINE V LookUp(const CodeTable& t, V32 codes) {
 
 // The 2^kBits numbers of a codebook, repeated: higher bits of the four are those of the next code.
 template <int kBits>
-HWY_INLINE CodeTable LoadCodebook(const float* book) {
+HWY_INLINE NumberTable LoadCodebook(const float* book) {
   if constexpr (kBits == 4) return LoadTable16(book);
   HWY_ALIGN float repeated[16];
   for (int i = 0; i < 16; ++i) repeated[i] = book[i & ((1 << kBits) - 1)];
@@ -140,7 +140,7 @@ HWY_INLINE void DecodeWords(const CodedGemm& g, int64_t tile, int first, int64_t
   const int64_t first_scale = (tile * g.groups + begin / group_vectors) * kTileColumns + first;
   const float* scales = kGrouped ? g.scales + first_scale : nullptr;
   const float* zeros = g.zeros ? g.zeros + first_scale : nullptr;
-  CodeTable plain, tables[kCols];
+  NumberTable plain, tables[kCols];
   if constexpr (kGrouped) {
     HWY_ALIGN static constexpr float kSigned[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
     HWY_ALIGN static constexpr float kUnsigned[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

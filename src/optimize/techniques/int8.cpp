@@ -1,7 +1,6 @@
 // Products on codes of 8 bits: weights in int8 by channel, activations in uint8 in ranges found on the calibration samples, rounding that
 // makes the errors of a sum good, biases corrected (quantize/quantize.h). Layers that lose more than they gain stay in float.
 #include "optimize/quantized.h"
-#include "quantize/sensitivity.h"
 
 namespace lathe::techniques {
 namespace {
@@ -43,11 +42,10 @@ Technique int8() {
     const Graph graph = cleaned(candidate);
     const Samples samples = calibration_samples(context, kSensitivitySamples);
     const std::vector<Layer> layers = layers_of(graph);
-    const auto effects = layer_effects(graph, layers, {{QuantizerSpec{}, true}}, {.range = {RangeMethod::kSquaredError}}, samples, [&](double part) { context.tell(part); });
-    const Quantized q = quantize_network(graph, parse_scheme("w:int8 a:uint8,minmax"), samples);
-    const auto as_float = layer_seconds(graph, {}, layers, samples), as_codes = layer_seconds(q.graph, {}, layers, samples);
+    const std::vector<LayerEffect> effects = int8_effects(graph, layers, samples, [&](double part) { context.tell(part); });
+    const std::vector<double> seconds = float_and_int8_seconds(graph, layers, samples);
     std::vector<LayerSensitivity> result;
-    for (size_t i = 0; i < layers.size(); ++i) result.push_back({layers[i].name, "float", -effects[i][0].mean_error, as_codes[i] - as_float[i]});
+    for (size_t i = 0; i < layers.size(); ++i) result.push_back({layers[i].name, "float", -effects[i].mean_error, seconds[layers.size() + i] - seconds[i]});
     return result;
   };
   return t;

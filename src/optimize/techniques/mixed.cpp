@@ -5,7 +5,6 @@
 #include <span>
 
 #include "optimize/quantized.h"
-#include "quantize/sensitivity.h"
 
 namespace lathe::techniques {
 namespace {
@@ -23,19 +22,14 @@ const Measured& measured(const Graph& graph, const TechniqueContext& context) {
   Measured m;
   m.layers = layers_of(graph);
   const Samples samples = calibration_samples(context, kSensitivitySamples);
-  const auto effects = layer_effects(graph, m.layers, {{QuantizerSpec{}, true}}, {.range = {RangeMethod::kSquaredError}}, samples, [&](double part) { context.tell(part * 0.8); });
+  const std::vector<LayerEffect> effects = int8_effects(graph, m.layers, samples, [&](double part) { context.tell(part * 0.8); });
   // In float, then on codes. Taken from the store where they were measured before: another time would be another allocation.
-  const std::vector<double> seconds = context.remember("mixed: seconds of layers", [&] {
-    const Quantized q = quantize_network(graph, parse_scheme("w:int8 a:uint8,minmax"), samples);
-    std::vector<double> both = layer_seconds(graph, {}, m.layers, samples), codes = layer_seconds(q.graph, {}, m.layers, samples);
-    both.insert(both.end(), codes.begin(), codes.end());
-    return both;
-  });
+  const std::vector<double> seconds = context.remember("mixed: seconds of layers", [&] { return float_and_int8_seconds(graph, m.layers, samples); });
   require(seconds.size() == 2 * m.layers.size(), "there are {} times for {} layers", seconds.size(), m.layers.size());
   const std::span as_float(seconds.begin(), m.layers.size()), as_codes(seconds.begin() + static_cast<std::ptrdiff_t>(m.layers.size()), m.layers.size());
   for (size_t i = 0; i < m.layers.size(); ++i) {
     const int64_t weights = m.layers[i].rows * m.layers[i].columns;
-    m.options.push_back({{effects[i][0].squared_error, as_codes[i], weights}, {0, as_float[i], 4 * weights}});
+    m.options.push_back({{effects[i].squared_error, as_codes[i], weights}, {0, as_float[i], 4 * weights}});
     m.fastest += std::min(as_codes[i], as_float[i]);
     m.slowest += as_float[i];
   }
