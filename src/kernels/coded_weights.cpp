@@ -1,8 +1,20 @@
 #include "kernels/coded_weights.h"
 
+#include <algorithm>
+
 #include "core/parallel.h"
 
 namespace lathe {
+
+Tensor pack_codes(const Tensor& codes, int bits) {
+  const int64_t in_byte = 8 / bits;
+  Tensor packed(DType::kU8, {(codes.size() + in_byte - 1) / in_byte});
+  auto* to = packed.data<uint8_t>();
+  std::fill_n(to, packed.size(), uint8_t{0});
+  const auto* from = codes.data<uint8_t>();
+  for (int64_t i = 0; i < codes.size(); ++i) to[i / in_byte] |= static_cast<uint8_t>((from[i] & ((1 << bits) - 1)) << i % in_byte * bits);
+  return packed;
+}
 
 Tensor decode_weights(const Tensor& codes, const Tensor& numbers, const Tensor& zeros, int64_t block) {
   const int64_t rows = codes.dim(0), depth = codes.dim(1), width = numbers.dim(1);

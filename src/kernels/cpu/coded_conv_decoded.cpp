@@ -15,16 +15,6 @@ constexpr int64_t kLeastPixels = 16;
 
 int64_t in_byte(int bits) { return 8 / bits; }
 
-// Codes, one a byte, as `bits` bits each.
-Tensor dense(const Tensor& codes, int bits) {
-  Tensor packed(DType::kU8, {(codes.size() + in_byte(bits) - 1) / in_byte(bits)});
-  auto* to = packed.data<uint8_t>();
-  std::fill_n(to, packed.size(), uint8_t{0});
-  const auto* from = codes.data<uint8_t>();
-  for (int64_t i = 0; i < codes.size(); ++i) to[i / in_byte(bits)] |= static_cast<uint8_t>((from[i] & ((1 << bits) - 1)) << i % in_byte(bits) * bits);
-  return packed;
-}
-
 Tensor one_a_byte(const Tensor& packed, DType type, const Shape& shape, int bits) {
   Tensor codes(type, shape);
   const auto* from = packed.data<uint8_t>();
@@ -41,7 +31,7 @@ class DecodedConv : public Kernel {
     const int bits = block ? bits_of(type) : entries <= 2 ? 1 : entries <= 4 ? 2 : 4;
     const int64_t bytes = (element_count(w) + in_byte(bits) - 1) / in_byte(bits);
     const auto same = [](const Tensor& t) { return t; };
-    codes_ = r.packed_input(1, DType::kU8, {bytes}, kLayout, [&](const Tensor& t) { return dense(t, bits); });
+    codes_ = r.packed_input(1, DType::kU8, {bytes}, kLayout, [&](const Tensor& t) { return pack_codes(t, bits); });
     numbers_ = r.packed_input(4, DType::kF32, r.in_shape(4), kLayout, same);
     if (r.has_input(5)) zeros_ = r.packed_input(5, type, r.in_shape(5), kLayout, same);
     const std::vector<int64_t>& kernel = r.node.get_ints("kernel_shape");

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/coded_weights.h"
+
 namespace lathe {
 namespace {
 
@@ -48,15 +50,8 @@ ValueId unpack_indices(Graph& g, const Tensor& codes, int bits, const Shape& sha
 
 Tensor pack_bits(const Tensor& codes, int bits) {
   require(bits == 1 || bits == 2 || bits == 4, "codes of {} bits do not fill a byte", bits);
-  const int64_t in_byte = 8 / bits;
-  Tensor packed(DType::kU8, {(codes.size() + in_byte - 1) / in_byte});
-  std::fill_n(packed.data<uint8_t>(), packed.size(), uint8_t{0});
-  for (int64_t i = 0; i < codes.size(); ++i) {
-    const int64_t code = codes.get_int(i);
-    require(code >= 0 && code < 1 << bits, "code {} does not fit {} bits", code, bits);
-    packed.data<uint8_t>()[i / in_byte] |= static_cast<uint8_t>(code << i % in_byte * bits);
-  }
-  return packed;
+  for (int64_t i = 0; i < codes.size(); ++i) require(codes.get_int(i) >= 0 && codes.get_int(i) < 1 << bits, "code {} does not fit {} bits", codes.get_int(i), bits);
+  return pack_codes(codes, bits);
 }
 
 void store_as_groups(Graph& g, ValueId weight, const Tensor& codes, const Tensor& scales, const Tensor* zeros, int axis, int64_t group) {
