@@ -58,6 +58,47 @@ TEST_P(CodedKernel, Groups) {
           matmul({m, k}, by_groups(n, k, type, block, zeros, random), true, false, {}, fmt::format("groups of {}{}", block, zeros ? " with zero points" : ""));
 }
 
+TEST_P(CodedKernel, GroupsWithoutSumsOfBytes) {
+  allow_vnni_instructions(false);
+  for (DType type : {DType::kI4, DType::kU8})
+    for (int64_t block : {16, 96, 1000})
+      for (auto [m, k, n] : {std::tuple{1, 300, 7}, {4, 1000, 5}, {7, 96, 130}})
+        matmul({m, k}, by_groups(n, k, type, block, type == DType::kU8, random), true, false, {}, fmt::format("groups of {}", block));
+  matmul({230, 300}, by_groups(70, 300, DType::kI4, 32, false, random), false, false, {}, "");
+  allow_vnni_instructions(true);
+}
+
+// Sums of digits come nearest to the limits of i32 where all codes and all elements are as large as they can be.
+TEST_P(CodedKernel, LargestSums) {
+  for (DType type : {DType::kI4, DType::kU4, DType::kI8, DType::kU8})
+    for (int64_t block : {128, 256, 512, 4000})
+      for (float sign : {1.0f, -1.0f}) {
+        Weights w = by_groups(40, 4000, type, block, false, random);
+        for (int64_t i = 0; i < w.codes.size(); ++i) w.codes.set_int(i, is_signed(type) ? -(int64_t{1} << (bits_of(type) - 1)) : (int64_t{1} << bits_of(type)) - 1);
+        Tensor x(DType::kF32, {3, 4000});
+        for (int64_t i = 0; i < x.size(); ++i) x.set(i, sign * (i % 7 == 3 ? 0.999f : 1.0f));
+        Case c = make_case("ai.lathe::CodedMatMul", {x, w.codes, {}, {}, w.numbers}, {false, true, true, false, true}, {{"block_size", block}}, fmt::format("{} in groups of {}", name_of(type), block));
+        check(c, 5e-6);
+      }
+}
+
+TEST_P(CodedKernel, HugeAndTinyRows) {
+  const Weights w = by_groups(70, 300, DType::kI4, 32, false, random);
+  for (float factor : {1e-38f, 1e-31f, 1e-29f, 1e29f, 1e33f}) {
+    Tensor x = random_tensor(DType::kF32, {6, 300}, random);
+    for (int64_t i = 0; i < 300; ++i) x.set(2 * 300 + i, x.get(2 * 300 + i) * factor);
+    for (int64_t i = 0; i < 300; ++i) x.set(4 * 300 + i, i / 32 == 3 ? x.get(4 * 300 + i) * factor : 0.0);
+    for (int64_t row : {2, 4}) {  // each against its own range
+      Tensor one(DType::kF32, {1, 300});
+      for (int64_t i = 0; i < 300; ++i) one.set(i, x.get(row * 300 + i));
+      Case c = make_case("ai.lathe::CodedMatMul", {one, w.codes, {}, {}, w.numbers}, {false, true, true, false, true}, {{"block_size", int64_t{32}}}, fmt::format("times {}", factor));
+      check(c, 5e-6);
+    }
+    Case c = make_case("ai.lathe::CodedMatMul", {x, w.codes, {}, {}, w.numbers}, {false, true, true, false, true}, {{"block_size", int64_t{32}}}, fmt::format("rows times {}", factor));
+    check(c, 5e-6);
+  }
+}
+
 TEST_P(CodedKernel, ManyRowsInBlocks) {
   matmul({3, 200, 40}, by_groups(33, 40, DType::kI4, 16, false, random), false, false, {}, "");
   matmul({230, 300}, by_codebook(70, 300, 4, false, random), false, false, {}, "");

@@ -5,7 +5,8 @@
 // Codes become numbers by a shuffle: the 16 (or fewer) numbers that a code may stand for are one register, which is the
 // table of a column, or, for weights in groups, made for each group as (0 … 15 − zero)·scale. So the weights are exactly
 // those of the reference, and only sums are in another order. Lanes are consecutive elements of the depth, since columns
-// have tables of their own; what they hold is added up at the end.
+// have tables of their own; what they hold is added up at the end. Where there are sums of products of bytes, codes of 4 and
+// 8 bits in groups go the shorter way of coded_dot.cpp.
 //
 // Packed: tiles of kTileColumns columns, one after the other. In a tile [units, kTileColumns, lanes] words of 32 bits: code
 // i of lane j in unit u is element u·lanes·(32 / bits) + i·lanes + j. Codes of 8 bits are [vectors, kTileColumns, lanes]
@@ -20,8 +21,8 @@
 #include <cstring>
 
 #include "core/parallel.h"
-#include "kernels/cpu/lanes-inl.h"
-#include "kernels/kernel.h"
+#include "kernels/cpu/coded-inl.h"
+#include "kernels/cpu/coded_gemm.h"
 
 #ifndef LATHE_CODED_GEMM_SHARED
 #define LATHE_CODED_GEMM_SHARED
@@ -30,26 +31,7 @@ constexpr int64_t kTileColumns = 4;
 // Vectors of the depth that are decoded before they meet many rows of A: four columns of them take 16 KiB of the first-level
 // cache. A multiple of what a word of any width holds.
 constexpr int64_t kPartVectors = 64;
-constexpr int64_t kChunkTiles = 16;  // whose sums are finished together: whole vectors of columns
-
-struct CodedGemm {
-  int64_t rows = 0, depth = 0, columns = 0;
-  int bits = 4;
-  bool is_signed = false;         // codes are i4 or i8
-  int64_t groups = 0, group = 0;  // of a row, and elements of one; 0: by codebook
-  const uint8_t* codes = nullptr;
-  const float* scales = nullptr;    // [tiles, groups, kTileColumns]
-  const float* zeros = nullptr;     // the same, or null
-  const float* codebook = nullptr;  // [columns or 1, 2^bits]
-  bool one_codebook = false;
-  const float* a = nullptr;  // rows `a_step` apart, whole vectors
-  int64_t a_step = 0;
-  const float* bias = nullptr;
-  ActivationSpec activation;
-  bool residual_first = false;
-  const float* residual = nullptr;
-  float* y = nullptr;
-};
+constexpr int64_t kChunkTiles = kCodedChunkColumns / kTileColumns;
 }  // namespace lathe
 #endif
 
@@ -59,8 +41,6 @@ namespace HWY_NAMESPACE {
 
 using D32 = hn::RebindToUnsigned<D>;
 using V32 = hn::Vec<D32>;
-
-HWY_INLINE int64_t CodedLanes() { return static_cast<int64_t>(hn::Lanes(D())); }
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
 constexpr int kDecodedColumns = 4;  // tables, codes and sums of so many columns fit the registers
@@ -399,24 +379,6 @@ HWY_INLINE void DenseRows(const float* a, int64_t a_step, int64_t rows, const fl
   }
 }
 
-// Bias, activation and residual of `count` columns from `column` on of a row, whose sums are given.
-HWY_INLINE void FinishRow(const CodedGemm& g, const float* sums, int64_t row, int64_t column, int64_t count) {
-  const D d;
-  const int64_t lanes = CodedLanes(), at = row * g.columns + column;
-  const V alpha = hn::Set(d, g.activation.alpha), beta = hn::Set(d, g.activation.beta);
-  WithActivation(g.activation.kind, [&]<ActivationKind kAct>() HWY_ATTR {
-    for (int64_t i = 0; i < count; i += lanes) {
-      const bool full = i + lanes <= count;
-      const hn::Mask<D> m = FirstLanes(d, count - i);
-      V sum = hn::LoadU(d, sums + i);
-      if (g.bias) sum = hn::Add(sum, full ? hn::LoadU(d, g.bias + column + i) : LoadMasked(m, d, g.bias + column + i));
-      const float* residual = g.residual ? g.residual + at + i : nullptr;
-      if (full) FinishLanes<float, kAct, true>(d, sum, residual, g.residual_first, g.y + at + i, m, alpha, beta);
-      else FinishLanes<float, kAct, false>(d, sum, residual, g.residual_first, g.y + at + i, m, alpha, beta);
-    }
-  });
-}
-
 // Rows [row0, row1) by tiles [tile0, tile1). `scratch`: kTileColumns parts of decoded columns, then sums of kChunkTiles
 // tiles.
 void CodedPanels(const CodedGemm& g, int64_t row0, int64_t row1, int64_t tile0, int64_t tile1, float* scratch) {
@@ -482,29 +444,37 @@ class CodedProduct : public Kernel {
     return list;
   }
   size_t scratch_bytes() const override {
-    return static_cast<size_t>(copied_rows() * row_step() + omp_get_max_threads() * thread_floats()) * sizeof(float);
+    return static_cast<size_t>(copied_rows() * row_step() + split_floats() + omp_get_max_threads() * thread_floats()) * sizeof(float);
   }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
     CodedGemm g = gemm_;
     auto* copies = static_cast<float*>(scratch);
-    float* own = copies + copied_rows() * row_step();
+    float* split = copies + copied_rows() * row_step();
+    float* own = split + split_floats();
     const auto* residual = residual_ ? in[3]->data<float>() : nullptr;
     auto* y = out[0]->data<float>();
     const auto* x = in[0]->data<float>();
-    const int64_t most = copies_ ? copied_rows() : rows_;
+    const int64_t most = copies_ ? copied_rows() : dot_ ? split_rows() : rows_;
     for (int64_t row = 0; row < rows_; row += most) {
       g.rows = std::min(most, rows_ - row);
       if (copies_) {
         parallel_for(g.rows, kParallelGrain / (gemm_.depth + 1) + 1, [&](int64_t begin, int64_t end) { copy(x, row + begin, row + end, copies + begin * row_step()); });
         g.a = copies;
         g.a_step = row_step();
+      } else if (dot_) {
+        g.a = x + row * gemm_.depth;
+        g.a_step = gemm_.depth;
       } else {
         g.a = x;
         g.a_step = gemm_.depth;
       }
       g.y = y + row * g.columns;
       g.residual = residual ? residual + row * g.columns : nullptr;
-      multiply(g, own);
+      if (dot_)
+        parallel_for(g.rows, kParallelGrain / (gemm_.depth + 1) + 1, [&](int64_t begin, int64_t end) {
+          for (; begin < end; ++begin) coded_dot_split(g, g.a + begin * g.a_step, reinterpret_cast<char*>(split) + begin * coded_dot_row_bytes(g));
+        });
+      multiply(g, split, own);
     }
   }
 
@@ -522,7 +492,6 @@ class CodedProduct : public Kernel {
     gemm_.bias = bias_.defined() ? bias_.data<float>() : nullptr;
     const DType type = r.input(1).dtype;
     gemm_.is_signed = type == DType::kI4 || type == DType::kI8;
-    const int64_t tiles = this->tiles();
     if (block == 0) {
       gemm_.bits = s[1] <= 2 ? 1 : s[1] <= 4 ? 2 : 4;
       gemm_.one_codebook = s[0] == 1;
@@ -537,24 +506,27 @@ class CodedProduct : public Kernel {
       gemm_.bits = bits_of(type);
       gemm_.groups = s[1];
       gemm_.group = block;
-      const auto in_tiles = [&](const Tensor& t) {
-        Tensor moved(DType::kF32, {tiles, s[1], kTileColumns});
+      dot_ = gemm_.bits >= 4 && has_coded_dot();
+      const Shape in_tiles{tiles(), s[1], tile_columns()};
+      const auto to_tiles = [&](const Tensor& t, double more) {
+        Tensor moved(DType::kF32, in_tiles);
         for (int64_t i = 0; i < moved.size(); ++i) {
-          const int64_t column = i / (s[1] * kTileColumns) * kTileColumns + i % kTileColumns, group = i / kTileColumns % s[1];
-          moved.data<float>()[i] = column < w[0] ? static_cast<float>(t.get(column * s[1] + group)) : 0.0f;
+          const int64_t column = i / (s[1] * tile_columns()) * tile_columns() + i % tile_columns(), group = i / tile_columns() % s[1];
+          moved.data<float>()[i] = column < w[0] ? static_cast<float>(t.get(column * s[1] + group) + more) : 0.0f;
         }
         return moved;
       };
-      numbers_ = r.packed_input(4, DType::kF32, {tiles, s[1], kTileColumns}, layout(), in_tiles);
+      numbers_ = r.packed_input(4, DType::kF32, in_tiles, layout(), [&](const Tensor& t) { return to_tiles(t, 0); });
       gemm_.scales = numbers_.data<float>();
       if (r.has_input(5)) {
-        zeros_ = r.packed_input(5, DType::kF32, {tiles, s[1], kTileColumns}, layout(), in_tiles);
+        zeros_ = r.packed_input(5, DType::kF32, in_tiles, layout(), [&](const Tensor& t) { return to_tiles(t, dot_ ? moved_up() : 0); });
         gemm_.zeros = zeros_.data<float>();
       }
     }
     const int64_t vectors = (gemm_.depth + lanes_ - 1) / lanes_, in_word = 32 / gemm_.bits;
-    const int64_t units = gemm_.bits == 8 ? vectors : (vectors + in_word - 1) / in_word, unit_bytes = kTileColumns * lanes_ * (gemm_.bits == 8 ? 1 : 4);
-    codes_ = r.packed_input(1, DType::kU8, {tiles, units, unit_bytes}, layout(), [&](const Tensor& t) { return pack(t, tiles, units, unit_bytes); });
+    const int64_t units = dot_ ? (gemm_.depth + kDotDepth - 1) / kDotDepth : gemm_.bits == 8 ? vectors : (vectors + in_word - 1) / in_word;
+    const Shape packed{tiles(), units, dot_ ? kDotColumns * gemm_.bits : kTileColumns * lanes_ * (gemm_.bits == 8 ? 1 : 4)};
+    codes_ = r.packed_input(1, DType::kU8, packed, layout(), [&](const Tensor& t) { return dot_ ? pack_dot(t, packed) : pack(t, packed); });
     gemm_.codes = codes_.data<uint8_t>();
   }
 
@@ -568,17 +540,43 @@ class CodedProduct : public Kernel {
   CodedGemm gemm_;
   int64_t rows_ = 0, lanes_ = 1;
   bool copies_ = false;
+  bool dot_ = false;  // by coded_dot.cpp
 
  private:
-  int64_t tiles() const { return (gemm_.columns + kTileColumns - 1) / kTileColumns; }
-  uint64_t layout() const { return 1 | static_cast<uint64_t>(lanes_) << 8; }
+  int64_t tile_columns() const { return dot_ ? kDotColumns : kTileColumns; }
+  int64_t tiles() const { return (gemm_.columns + tile_columns() - 1) / tile_columns(); }
+  int moved_up() const { return gemm_.is_signed ? 1 << (gemm_.bits - 1) : 0; }  // of codes that are bytes from 0 on
+  uint64_t layout() const { return 2 | static_cast<uint64_t>(lanes_) << 8 | static_cast<uint64_t>(dot_) << 16; }
   int64_t block_rows() const { return std::clamp<int64_t>(kRowBytes / (row_step() * 4), 24, 192); }
-  int64_t copied_rows() const { return copies_ ? std::min(rows_, std::max(kWindowBytes / (row_step() * 4), block_rows())) : 0; }
+  int64_t copied_rows() const { return copies_ ? split_rows() : 0; }
+  int64_t split_rows() const { return std::min(rows_, std::max(kWindowBytes / (row_step() * 4), block_rows())); }
+  int64_t split_floats() const { return dot_ ? split_rows() * coded_dot_row_bytes(gemm_) / 4 : 0; }
   int64_t thread_floats() const { return kTileColumns * kPartVectors * lanes_ + std::min(rows_, block_rows()) * kChunkTiles * kTileColumns + 16; }
 
-  Tensor pack(const Tensor& t, int64_t tiles, int64_t units, int64_t unit_bytes) const {
-    Tensor packed(DType::kU8, {tiles, units, unit_bytes});
+  Tensor pack_dot(const Tensor& t, const Shape& shape) const {
+    Tensor packed(DType::kU8, shape);
     std::memset(packed.raw(), 0, packed.bytes());
+    const int64_t depth = gemm_.depth, most = (1 << gemm_.bits) - 1;
+    parallel_for(gemm_.columns, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        const auto* row = t.data<uint8_t>() + n * depth;
+        uint8_t* tile = packed.data<uint8_t>() + n / kDotColumns * shape[1] * shape[2];
+        for (int64_t k = 0; k < depth; ++k) {
+          uint8_t* unit = tile + k / kDotDepth * shape[2];
+          const int64_t half = k % kDotDepth / 4, lane = n % kDotColumns * 4 + k % 4;
+          const int code = (row[k] + moved_up()) & most;
+          if (gemm_.bits == 4) unit[lane] |= static_cast<uint8_t>(code << 4 * half);
+          else unit[half * kDotColumns * 4 + lane] = static_cast<uint8_t>(code);
+        }
+      }
+    });
+    return packed;
+  }
+
+  Tensor pack(const Tensor& t, const Shape& shape) const {
+    Tensor packed(DType::kU8, shape);
+    std::memset(packed.raw(), 0, packed.bytes());
+    const int64_t units = shape[1], unit_bytes = shape[2];
     const int64_t depth = gemm_.depth, in_word = gemm_.bits == 8 ? 1 : 32 / gemm_.bits;
     parallel_for(gemm_.columns, 16, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
@@ -599,19 +597,18 @@ class CodedProduct : public Kernel {
     return packed;
   }
 
-  void multiply(const CodedGemm& g, float* scratch) const {
-    const int64_t tiles = this->tiles(), cost = g.depth * kTileColumns / 16 + 1;
-    auto own = [&] { return scratch + omp_get_thread_num() * thread_floats(); };
+  void multiply(const CodedGemm& g, const void* split, float* scratch) const {
+    const int64_t chunks = (g.columns + kCodedChunkColumns - 1) / kCodedChunkColumns, cost = g.depth * kCodedChunkColumns / 16 + 1;
     const int64_t block = std::min(block_rows(), g.rows), blocks = (g.rows + block - 1) / block;
-    if (blocks == 1) {
-      // Whole vectors of columns for each thread.
-      const int64_t chunks = (tiles + kChunkTiles - 1) / kChunkTiles;
-      return parallel_for(chunks, kParallelGrain / (cost * g.rows * kChunkTiles) + 1, [&](int64_t begin, int64_t end) {
-        HWY_DYNAMIC_DISPATCH(CodedPanels)(g, 0, g.rows, begin * kChunkTiles, std::min(end * kChunkTiles, tiles), own());
-      });
-    }
-    parallel_for(blocks, kParallelGrain / (cost * block * tiles) + 1, [&](int64_t begin, int64_t end) {
-      for (; begin < end; ++begin) HWY_DYNAMIC_DISPATCH(CodedPanels)(g, begin * block, std::min((begin + 1) * block, g.rows), 0, tiles, own());
+    const auto panels = [&](int64_t row0, int64_t row1, int64_t chunk0, int64_t chunk1) {
+      float* own = scratch + omp_get_thread_num() * thread_floats();
+      if (dot_) coded_dot_panels(g, split, row0, row1, chunk0, chunk1, own);
+      else HWY_DYNAMIC_DISPATCH(CodedPanels)(g, row0, row1, chunk0 * kChunkTiles, std::min(chunk1 * kChunkTiles, tiles()), own);
+    };
+    if (blocks == 1)
+      return parallel_for(chunks, kParallelGrain / (cost * g.rows) + 1, [&](int64_t begin, int64_t end) { panels(0, g.rows, begin, end); });
+    parallel_for(blocks, kParallelGrain / (cost * block * chunks) + 1, [&](int64_t begin, int64_t end) {
+      for (; begin < end; ++begin) panels(begin * block, std::min((begin + 1) * block, g.rows), 0, chunks);
     });
   }
 
@@ -621,7 +618,7 @@ class CodedProduct : public Kernel {
 
 class CodedMatMul : public CodedProduct {
  public:
-  explicit CodedMatMul(const KernelRequest& r) : CodedProduct(r) { copies_ = gemm_.depth % lanes_ != 0 || (rows_ > kFewRows && gemm_.depth % kAliasedFloats == 0); }
+  explicit CodedMatMul(const KernelRequest& r) : CodedProduct(r) { copies_ = !dot_ && (gemm_.depth % lanes_ != 0 || (rows_ > kFewRows && gemm_.depth % kAliasedFloats == 0)); }
 
  private:
   void copy(const float* x, int64_t from, int64_t to, float* rows) const override {
