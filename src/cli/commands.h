@@ -29,6 +29,7 @@ void add_optimize(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_techniques(CLI::App& app);
+void add_models(CLI::App& app, int* exit_code);
 void add_reproduce(CLI::App& app, int* exit_code);
 
 // As it was typed, quoted where a shell would need it.

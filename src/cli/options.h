@@ -15,6 +15,19 @@
 
 namespace lathe::cli {
 
+// "1x3x224x224"; throws kUsage with `error` for anything else.
+inline Shape parse_sizes(const std::string& text, const std::string& error) {
+  Shape shape;
+  for (size_t at = 0; at <= text.size();) {
+    size_t end = std::min(text.find('x', at), text.size());
+    std::string number = text.substr(at, end - at);
+    if (number.empty() || number.size() > 12 || number.find_first_not_of("0123456789") != number.npos) fail(ErrorKind::kUsage, "{}", error);
+    shape.push_back(std::stoll(number));
+    at = end + 1;
+  }
+  return shape;
+}
+
 struct ModelOptions {
   std::string model;
   std::vector<std::string> shapes;  // NAME=1x3x224x224
@@ -49,15 +62,7 @@ struct ModelOptions {
     for (const std::string& text : shapes) {
       size_t equals = text.rfind('=');
       if (equals == text.npos) fail(ErrorKind::kUsage, "--shape {}: expected NAME=1x3x224x224", text);
-      Shape shape;
-      for (size_t at = equals + 1; at <= text.size();) {
-        size_t end = std::min(text.find('x', at), text.size());
-        std::string number = text.substr(at, end - at);
-        if (number.empty() || number.size() > 12 || number.find_first_not_of("0123456789") != number.npos)
-          fail(ErrorKind::kUsage, "--shape {}: expected NAME=1x3x224x224", text);
-        shape.push_back(std::stoll(number));
-        at = end + 1;
-      }
+      Shape shape = parse_sizes(text.substr(equals + 1), fmt::format("--shape {}: expected NAME=1x3x224x224", text));
       if (!result.emplace(text.substr(0, equals), shape).second)
         fail(ErrorKind::kUsage, "--shape {}: given twice", text);
     }

@@ -51,6 +51,7 @@ bool fold_shape_query(Graph& g, NodeId id) {
 
 bool is_identity(const Graph& g, const Node& n) {
   const std::string& op = n.op->name;
+  if (op == "DropPath" && n.op->domain == kLatheDomain) return true;
   if (!n.op->domain.empty() || n.inputs.empty() || !n.inputs[0] || n.outputs.empty()) return false;
   if (n.outputs.size() > 1 && n.outputs[1]) return false;
   const Value &x = g[n.inputs[0]], &y = g[n.outputs[0]];

@@ -87,6 +87,10 @@ void declare_elementwise(OpRegistry& r) {
            c.set_output(0, c.dtype(0), c.shape(0));
            c.set_output(1, DType::kBool, c.shape(0));
          }});
+  // Whole samples set to nought at `rate` in training (Huang et al. 2016, Deep Networks with Stochastic Depth), the rest
+  // divided by what is kept; nothing else. `scheduled`: the rate is multiplied by the part of training that is done (Zoph et
+  // al. 2018, ScheduledDropPath).
+  r.add({.name = "DropPath", .domain = std::string(kLatheDomain), .attributes = {{"rate", 0.0f}, {"scheduled", int64_t{0}}}, .infer = infer::same_as_first});
 }
 
 }  // namespace lathe::ops
