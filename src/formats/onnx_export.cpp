@@ -101,9 +101,10 @@ class Exporter {
       const Node& node = graph[id];
       for (ValueId v : node.inputs) constant(v);
       auto* out = proto->add_node();
-      out->set_name(node.name);
+      // A node without a name has its first output's, here and for the importer.
+      if (node.outputs.empty() || !node.outputs[0] || names[node.outputs[0].index] != node.name) out->set_name(node.name);
       out->set_op_type(node.op->name);
-      out->set_domain(node.op->domain);
+      if (!node.op->domain.empty()) out->set_domain(node.op->domain);
       if (!node.op->domain.empty()) domains_.insert(node.op->domain);
       if (node.op->domain == kLatheDomain && node.op->name == "UnpackBits") unpacks_bits_ = true;
       for (ValueId v : node.inputs) out->add_input(v ? names[v.index] : "");

@@ -1,5 +1,7 @@
 #include "quantize/qdq.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -233,7 +235,7 @@ bool store_weights(Graph& graph, const Layer& layer, const QuantizedTensor& weig
   }
   // Groups of a convolution go through its window: as a matrix, in the weights' shape afterwards.
   const std::string name = graph[old].name;
-  std::vector<ValueId> inputs{graph.add_constant(codes, name + "_codes"), graph.add_constant(s, name + "_scale")};
+  std::vector<ValueId> inputs{graph.add_constant(codes, name + "_q"), graph.add_constant(s, name + "_scale")};
   if (!centred) inputs.push_back(graph.add_constant(z, name + "_zero"));
   const ValueId matrix = graph.add("DequantizeLinear", inputs, {{"axis", int64_t{1}}, {"block_size", group}});
   const ValueId result = graph.add("Reshape", {matrix, graph.add_constant(Tensor::of_i64(shape))});
@@ -247,12 +249,19 @@ const Grid* QdqSites::grid_of(const std::map<int32_t, Grid>& grids, ValueId valu
   return found == grids.end() ? nullptr : &found->second;
 }
 
-ValueId add_rounding(Graph& graph, ValueId value, const Grid& grid) {
-  Tensor zero(grid.low < 0 ? DType::kI8 : DType::kU8, {});
-  zero.set_int(0, grid.zero);
+ValueId add_rounding(Graph& graph, ValueId value, const Grid& grid, ZeroPoints* zeros) {
+  ValueId z;
+  const std::pair<bool, int64_t> key{grid.low < 0, grid.zero};
+  if (zeros) z = (*zeros)[key];
+  if (!z) {
+    Tensor zero(grid.low < 0 ? DType::kI8 : DType::kU8, {});
+    zero.set_int(0, grid.zero);
+    z = graph.add_constant(zero, fmt::format("zero_{}{}", key.first ? "i8_" : "", grid.zero));
+  }
+  if (zeros) (*zeros)[key] = z;
   const std::string name = graph[value].name;
-  const ValueId s = graph.add_constant(Tensor::scalar(grid.scale), name + "_scale"), z = graph.add_constant(zero, name + "_zero");
-  return graph.add("DequantizeLinear", {graph.add("QuantizeLinear", {value, s, z}), s, z});
+  const ValueId s = graph.add_constant(Tensor::scalar(grid.scale), name + "_scale");
+  return graph.add("DequantizeLinear", {graph.add("QuantizeLinear", {value, s, z}, {}, name + "_q"), s, z}, {}, name + "_dq");
 }
 
 void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Grid>& grids, const std::vector<Layer>& layers,
@@ -287,16 +296,19 @@ void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Gri
       codes.set_int(r, fits ? static_cast<int64_t>(code) : 0);
     }
     if (!fits) continue;  // the bias stays in float: such a channel has next to no weights
-    const std::string name = graph[n.inputs[2]].name;
-    const ValueId value = graph.add("DequantizeLinear", {graph.add_constant(codes, name + "_codes"), graph.add_constant(scales, name + "_scale")}, {{"axis", int64_t{0}}});
+    const ValueId old = n.inputs[2];
+    const std::string name = graph[old].name;
+    graph[old].name.clear();  // what is decoded takes its name
+    const ValueId value = graph.add("DequantizeLinear", {graph.add_constant(codes, name + "_q"), graph.add_constant(scales, name + "_scale")}, {{"axis", int64_t{0}}}, name);
     graph[layer.node].inputs[2] = value;
   }
+  ZeroPoints zeros;
   for (ValueId v : sites.values) {
     const Grid* grid = sites.grid_of(grids, v);
     if (!grid) continue;
     const std::vector<ValueId> outputs = graph.outputs;
     // All readers but the graph's outputs take what the codes stand for.
-    const ValueId near = add_rounding(graph, v, *grid);
+    const ValueId near = add_rounding(graph, v, *grid, &zeros);
     const NodeId quantizes = graph[graph[graph[near].producer].inputs[0]].producer;
     graph.replace_uses(v, near);
     graph[quantizes].inputs[0] = v;

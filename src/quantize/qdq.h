@@ -31,8 +31,10 @@ QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products);
 // that the codes stand for. Says whether there was a form.
 bool store_weights(Graph& graph, const Layer& layer, const QuantizedTensor& weights);
 
-// What a grid makes of `value`: QuantizeLinear and DequantizeLinear behind it, which nobody reads yet. Returns the last's output.
-ValueId add_rounding(Graph& graph, ValueId value, const Grid& grid);
+// What a grid makes of `value`: QuantizeLinear and DequantizeLinear behind it, which nobody reads yet. Returns the last's output. Zero
+// points that are in `zeros`, if it is given, are used again: by whether codes are signed, and the point.
+using ZeroPoints = std::map<std::pair<bool, int64_t>, ValueId>;
+ValueId add_rounding(Graph& graph, ValueId value, const Grid& grid, ZeroPoints* zeros = nullptr);
 
 struct QdqOptions {
   bool fake_weights = false;  // QuantizeLinear of float weights, as training wants them, instead of codes

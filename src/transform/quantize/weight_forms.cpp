@@ -15,6 +15,7 @@ void take_place(Graph& g, ValueId weight, ValueId made) {
   require(g[made].dtype == g[weight].dtype && g[made].shape == g[weight].shape, "weight '{}' of shape {} cannot be stored as {}{}", g[weight].name,
           to_string(*g[weight].shape), name_of(g[made].dtype), g[made].shape ? to_string(*g[made].shape) : "");
   g[made].name = g[weight].name;
+  g[g[made].producer].name = g[weight].name;
   g[weight].name += "_whole";
   g.replace_uses(weight, made);
 }
@@ -58,8 +59,8 @@ void store_as_groups(Graph& g, ValueId weight, const Tensor& codes, const Tensor
   const Shape shape = weight_shape(g, weight);
   require(codes.shape() == shape, "codes of shape {} for weight '{}' of shape {}", to_string(codes.shape()), g[weight].name, to_string(shape));
   const std::string name = g[weight].name;
-  std::vector<ValueId> inputs{g.add_constant(codes, name + "_codes"), g.add_constant(scales, name + "_scales")};
-  if (zeros) inputs.push_back(g.add_constant(*zeros, name + "_zeros"));
+  std::vector<ValueId> inputs{g.add_constant(codes, name + "_q"), g.add_constant(scales, name + "_scale")};
+  if (zeros) inputs.push_back(g.add_constant(*zeros, name + "_zero"));
   Attributes attributes{{"axis", int64_t{axis}}};
   if (group) attributes["block_size"] = group;
   take_place(g, weight, g.add("DequantizeLinear", std::move(inputs), std::move(attributes)));
