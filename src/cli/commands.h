@@ -29,6 +29,8 @@ void add_optimize(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_techniques(CLI::App& app);
+// `argv` of the whole process, which goes to the program that trains.
+void add_train(CLI::App& app, char** argv);
 void add_models(CLI::App& app, int* exit_code);
 void add_reproduce(CLI::App& app, int* exit_code);
 

@@ -79,6 +79,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_evaluate(app);
   lathe::cli::add_techniques(app);
   lathe::cli::add_models(app, &exit_code);
+  lathe::cli::add_train(app, argv);
   lathe::cli::add_reproduce(app, &exit_code);
   try {
     app.parse(argc, argv);

@@ -1,0 +1,53 @@
+// lathe-train: what of `lathe` needs libtorch. `lathe train` and `lathe finetune` become this program, with the same arguments.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <stop_token>
+
+#include "commands.h"
+#include "core/error.h"
+#include "core/file.h"
+#include "train_options.h"
+
+namespace lathe::cli {
+void train_command(const TrainCommand& c, std::stop_token stop);
+}
+
+namespace {
+
+std::stop_source stop;
+volatile std::sig_atomic_t asked = 0;
+
+// The first time training ends at the next step, with a checkpoint; the second time at once.
+void interrupted(int number) {
+  if (asked++) {
+    lathe::remove_uncommitted_files();
+    std::signal(number, SIG_DFL);
+    ::raise(number);
+    return;
+  }
+  stop.request_stop();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  for (int number : {SIGINT, SIGTERM}) std::signal(number, interrupted);
+  std::signal(SIGXFSZ, SIG_IGN);
+  CLI::App app{"Trains networks; lathe train and lathe finetune."};
+  app.require_subcommand(1);
+  lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, stop.get_token()); });
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  } catch (const lathe::Error& e) {
+    std::fprintf(stderr, "lathe: error: %s\n", e.what());
+    return e.kind() == lathe::ErrorKind::kUsage ? 2 : 1;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "lathe: error: %s\n", e.what());
+    return 1;
+  }
+  return std::fflush(stdout) == 0 ? 0 : 1;
+}

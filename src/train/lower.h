@@ -1,0 +1,56 @@
+// What each operator is in libtorch: one function a name, which takes the node's inputs as torch tensors and gives its outputs,
+// differentiable where the operator is. One file a family, named like the family in graph/ops/.
+//
+// Outputs equal those of the reference kernels (kernels/reference/), gradients those of finite differences: tests/train/.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "graph/graph.h"
+#include "train/torch.h"
+
+namespace lathe {
+
+using Tensors = std::vector<at::Tensor>;
+
+// How one pass through the network is meant.
+struct PassState {
+  bool training = false;     // dropout, drop path
+  bool batch_statistics = false;  // batch norms take the batch's, and move their running ones
+  double progress = 0;       // the part of training that is done, for ScheduledDropPath
+  at::Generator generator;   // of dropout and drop path
+};
+
+struct LowerCall {
+  const Node& node;
+  const Tensors& inputs;  // undefined where omitted
+  const PassState& state;
+
+  bool has(size_t i) const { return i < inputs.size() && inputs[i].defined(); }
+  const at::Tensor& in(size_t i = 0) const { return inputs[i]; }
+  // Elements of a tensor of whole numbers (axes, shapes).
+  std::vector<int64_t> ints(size_t i) const;
+  double number(size_t i) const { return inputs[i].item<double>(); }
+};
+
+using Lowering = Tensors (*)(const LowerCall&);
+
+class LoweringRegistry {
+ public:
+  void add(std::string_view op, Lowering lowering, std::string_view domain = "");
+};
+// nullptr when there is none.
+Lowering find_lowering(const Op& op);
+
+void lower_convolutions(LoweringRegistry&);
+void lower_elementwise(LoweringRegistry&);
+void lower_moves(LoweringRegistry&);
+void lower_norms(LoweringRegistry&);
+
+at::ScalarType to_torch(DType type);   // throws kUnsupported for types that libtorch lacks
+DType from_torch(at::ScalarType type);
+at::Tensor to_torch(const Tensor& tensor);  // a copy
+Tensor from_torch(const at::Tensor& tensor);
+
+}  // namespace lathe

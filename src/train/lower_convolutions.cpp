@@ -1,0 +1,169 @@
+// Convolutions, pooling and products of matrices.
+#include "graph/op.h"
+#include "train/lower.h"
+
+namespace lathe {
+namespace {
+
+std::vector<int64_t> list_or(const Node& n, std::string_view name, size_t axes, int64_t value) {
+  std::vector<int64_t> list = n.get_ints(name);
+  if (list.empty()) list.assign(axes, value);
+  return list;
+}
+
+// Pads of [begin each axis, end each axis] for an input whose spatial sizes are `sizes`; auto_pad is worked out.
+std::vector<int64_t> pads_of(const Node& n, c10::IntArrayRef sizes, const std::vector<int64_t>& kernel, const std::vector<int64_t>& strides, const std::vector<int64_t>& dilations) {
+  const size_t axes = kernel.size();
+  std::vector<int64_t> pads = list_or(n, "pads", 2 * axes, 0);
+  const std::string& automatic = n.get_string("auto_pad");
+  if (automatic != "SAME_UPPER" && automatic != "SAME_LOWER") return pads;
+  for (size_t i = 0; i < axes; ++i) {
+    const int64_t size = sizes[2 + i], reach = (kernel[i] - 1) * dilations[i] + 1, outputs = (size + strides[i] - 1) / strides[i];
+    const int64_t all = std::max<int64_t>((outputs - 1) * strides[i] + reach - size, 0), less = all / 2;
+    pads[i] = automatic == "SAME_UPPER" ? less : all - less;
+    pads[axes + i] = all - pads[i];
+  }
+  return pads;
+}
+
+bool symmetric(const std::vector<int64_t>& pads) {
+  for (size_t i = 0; i < pads.size() / 2; ++i)
+    if (pads[i] != pads[pads.size() / 2 + i]) return false;
+  return true;
+}
+
+// torch counts pads from the last axis on.
+at::Tensor padded(const at::Tensor& x, const std::vector<int64_t>& pads, double value) {
+  std::vector<int64_t> from_last;
+  const size_t axes = pads.size() / 2;
+  for (size_t i = axes; i-- > 0;) {
+    from_last.push_back(pads[i]);
+    from_last.push_back(pads[axes + i]);
+  }
+  return at::constant_pad_nd(x, from_last, value);
+}
+
+Tensors conv(const LowerCall& c) {
+  at::Tensor x = c.in(0);
+  const at::Tensor& w = c.in(1);
+  const size_t axes = static_cast<size_t>(w.dim()) - 2;
+  const std::vector<int64_t> kernel = w.sizes().slice(2).vec(), strides = list_or(c.node, "strides", axes, 1), dilations = list_or(c.node, "dilations", axes, 1);
+  std::vector<int64_t> pads = pads_of(c.node, x.sizes(), kernel, strides, dilations);
+  if (!symmetric(pads)) {
+    x = padded(x, pads, 0);
+    std::fill(pads.begin(), pads.end(), 0);
+  }
+  pads.resize(axes);
+  return {at::convolution(x, w, c.has(2) ? c.in(2) : at::Tensor(), strides, pads, dilations, false, std::vector<int64_t>(axes, 0), c.node.get_int("group"))};
+}
+
+Tensors conv_transpose(const LowerCall& c) {
+  const at::Tensor& w = c.in(1);
+  const size_t axes = static_cast<size_t>(w.dim()) - 2;
+  const std::vector<int64_t> strides = list_or(c.node, "strides", axes, 1), dilations = list_or(c.node, "dilations", axes, 1);
+  std::vector<int64_t> extra = list_or(c.node, "output_padding", axes, 0), pads = list_or(c.node, "pads", 2 * axes, 0);
+  if (!c.node.get_ints("output_shape").empty() || c.node.get_string("auto_pad").starts_with("SAME"))
+    fail(ErrorKind::kUnsupported, "{}: ConvTranspose with output_shape or auto_pad cannot be trained", c.node.name);
+  // All of the output, then the pads are cut off: they may differ at both ends.
+  at::Tensor y = at::convolution(c.in(0), w, c.has(2) ? c.in(2) : at::Tensor(), strides, std::vector<int64_t>(axes, 0), dilations, true, extra, c.node.get_int("group"));
+  for (size_t i = 0; i < axes; ++i) {
+    const auto axis = static_cast<int64_t>(2 + i);
+    y = y.narrow(axis, pads[i], y.size(axis) - pads[i] - pads[axes + i]);
+  }
+  return {y};
+}
+
+struct Window {
+  std::vector<int64_t> kernel, strides, dilations, pads;
+};
+Window window_of(const LowerCall& c) {
+  Window w;
+  w.kernel = c.node.get_ints("kernel_shape");
+  const size_t axes = w.kernel.size();
+  w.strides = list_or(c.node, "strides", axes, 1);
+  w.dilations = list_or(c.node, "dilations", axes, 1);
+  w.pads = pads_of(c.node, c.in(0).sizes(), w.kernel, w.strides, w.dilations);
+  if (c.node.get_int("ceil_mode") != 0) {
+    // What rounding up adds lies behind the last element; a window that begins there is none.
+    for (size_t i = 0; i < axes; ++i) {
+      const int64_t size = c.in(0).size(static_cast<int64_t>(2 + i)), reach = (w.kernel[i] - 1) * w.dilations[i] + 1;
+      int64_t outputs = (size + w.pads[i] + w.pads[axes + i] - reach + w.strides[i] - 1) / w.strides[i] + 1;
+      if ((outputs - 1) * w.strides[i] >= size + w.pads[i]) --outputs;
+      w.pads[axes + i] = std::max((outputs - 1) * w.strides[i] + reach - size - w.pads[i], w.pads[axes + i]);
+    }
+  }
+  return w;
+}
+
+Tensors max_pool(const LowerCall& c) {
+  const Window w = window_of(c);
+  const size_t axes = w.kernel.size();
+  at::Tensor x = c.in(0);
+  std::vector<int64_t> pads(w.pads.begin(), w.pads.begin() + static_cast<std::ptrdiff_t>(axes));
+  bool inside = symmetric(w.pads);
+  for (size_t i = 0; i < axes; ++i) inside = inside && pads[i] <= w.kernel[i] / 2;
+  if (!inside) {
+    x = padded(x, w.pads, -std::numeric_limits<double>::infinity());
+    std::fill(pads.begin(), pads.end(), 0);
+  }
+  if (axes == 1) return {at::max_pool1d(x, w.kernel, w.strides, pads, w.dilations)};
+  if (axes == 2) return {at::max_pool2d(x, w.kernel, w.strides, pads, w.dilations)};
+  return {at::max_pool3d(x, w.kernel, w.strides, pads, w.dilations)};
+}
+
+Tensors average_pool(const LowerCall& c) {
+  const Window w = window_of(c);
+  const size_t axes = w.kernel.size();
+  for (int64_t d : w.dilations)
+    if (d != 1) fail(ErrorKind::kUnsupported, "{}: AveragePool with dilations cannot be trained", c.node.name);
+  const std::vector<int64_t> none(axes, 0);
+  const auto pool = [&](const at::Tensor& x, const std::vector<int64_t>& pads, bool count) {
+    if (axes == 1) return at::avg_pool1d(x, w.kernel, w.strides, pads, false, count);
+    if (axes == 2) return at::avg_pool2d(x, w.kernel, w.strides, pads, false, count);
+    return at::avg_pool3d(x, w.kernel, w.strides, pads, false, count);
+  };
+  const bool count = c.node.get_int("count_include_pad") != 0;
+  std::vector<int64_t> pads(w.pads.begin(), w.pads.begin() + static_cast<std::ptrdiff_t>(axes));
+  bool inside = symmetric(w.pads);
+  for (size_t i = 0; i < axes; ++i) inside = inside && pads[i] <= w.kernel[i] / 2;
+  if (inside) return {pool(c.in(0), pads, count)};
+  const at::Tensor sums = pool(padded(c.in(0), w.pads, 0), none, true);
+  // Means over the elements that count: with pads those that were asked for, without only those of the picture.
+  at::Tensor one = at::ones_like(c.in(0).slice(0, 0, 1).slice(1, 0, 1)).detach();
+  if (count) one = padded(one, list_or(c.node, "pads", 2 * axes, 0), 1);
+  std::vector<int64_t> rest = w.pads;
+  if (count)
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] -= list_or(c.node, "pads", 2 * axes, 0)[i];
+  return {sums / pool(padded(one, rest, 0), none, true)};
+}
+
+std::vector<int64_t> spatial_axes(const at::Tensor& x) {
+  std::vector<int64_t> axes;
+  for (int64_t i = 2; i < x.dim(); ++i) axes.push_back(i);
+  return axes;
+}
+
+Tensors gemm(const LowerCall& c) {
+  const at::Tensor a = c.node.get_int("transA") ? c.in(0).t() : c.in(0), b = c.node.get_int("transB") ? c.in(1).t() : c.in(1);
+  const double alpha = c.node.get_float("alpha"), beta = c.node.get_float("beta");
+  if (c.has(2) && alpha == 1 && beta == 1 && c.in(2).dim() == 1) return {at::addmm(c.in(2), a, b)};
+  at::Tensor y = at::mm(a, b);
+  if (alpha != 1) y = y * alpha;
+  if (c.has(2)) y = y + (beta == 1 ? c.in(2) : c.in(2) * beta);
+  return {y};
+}
+
+}  // namespace
+
+void lower_convolutions(LoweringRegistry& r) {
+  r.add("Conv", conv);
+  r.add("ConvTranspose", conv_transpose);
+  r.add("MaxPool", max_pool);
+  r.add("AveragePool", average_pool);
+  r.add("GlobalAveragePool", +[](const LowerCall& c) { return Tensors{c.in().mean(spatial_axes(c.in()), true)}; });
+  r.add("GlobalMaxPool", +[](const LowerCall& c) { return Tensors{at::amax(c.in(), spatial_axes(c.in()), true)}; });
+  r.add("Gemm", gemm);
+  r.add("MatMul", +[](const LowerCall& c) { return Tensors{at::matmul(c.in(0), c.in(1))}; });
+}
+
+}  // namespace lathe

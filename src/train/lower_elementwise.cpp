@@ -1,0 +1,123 @@
+// Functions of elements, and what training drops.
+#include "graph/op.h"
+#include "train/lower.h"
+
+namespace lathe {
+namespace {
+
+template <auto kFunction>
+void unary(LoweringRegistry& r, std::string_view name) {
+  r.add(name, +[](const LowerCall& c) { return Tensors{kFunction(c.in())}; });
+}
+
+bool is_whole(const at::Tensor& x) { return at::isIntegralType(x.scalar_type(), false); }
+
+Tensors divide(const LowerCall& c) {
+  if (is_whole(c.in(0)) && is_whole(c.in(1))) return {at::div(c.in(0), c.in(1), "trunc")};
+  return {c.in(0) / c.in(1)};
+}
+
+Tensors clip(const LowerCall& c) {
+  c10::optional<at::Tensor> low, high;
+  if (c.has(1)) low = c.in(1);
+  if (c.has(2)) high = c.in(2);
+  if (!low && !high) return {c.in()};
+  // Literals as numbers: the gradient then is that of hardtanh, in one pass.
+  const auto number = [](const c10::optional<at::Tensor>& t) { return t ? c10::optional<at::Scalar>(t->item()) : c10::nullopt; };
+  if ((!low || !low->requires_grad()) && (!high || !high->requires_grad())) return {at::clamp(c.in(), number(low), number(high))};
+  return {at::clamp(c.in(), low, high)};
+}
+
+Tensors cast(const LowerCall& c) {
+  const auto type = static_cast<DType>(c.node.get_int("to"));
+  return {c.in().to(type == DType::kF32 && c.in().scalar_type() == at::kDouble ? at::kDouble : to_torch(type))};
+}
+
+template <auto kBinary>
+at::Tensor folded(const LowerCall& c) {
+  at::Tensor y = c.in(0);
+  for (size_t i = 1; i < c.inputs.size(); ++i) y = kBinary(y, c.in(i));
+  return y;
+}
+
+at::Tensor maximum(const at::Tensor& a, const at::Tensor& b) { return at::maximum(a, b); }
+at::Tensor minimum(const at::Tensor& a, const at::Tensor& b) { return at::minimum(a, b); }
+at::Tensor plus(const at::Tensor& a, const at::Tensor& b) { return a + b; }
+
+Tensors dropout(const LowerCall& c) {
+  const double rate = c.has(1) ? c.number(1) : 0.5;
+  const bool on = c.has(2) && c.in(2).item<bool>();
+  if (!on || !c.state.training || rate == 0) return {c.in(), at::Tensor()};
+  const at::Tensor mask = at::empty_like(c.in()).bernoulli_(1 - rate, c.state.generator).div_(1 - rate);
+  return {c.in() * mask, at::Tensor()};
+}
+
+Tensors drop_path(const LowerCall& c) {
+  double rate = c.node.get_float("rate");
+  if (c.node.get_int("scheduled")) rate *= c.state.progress;
+  if (!c.state.training || rate == 0) return {c.in()};
+  std::vector<int64_t> shape(static_cast<size_t>(c.in().dim()), 1);
+  shape[0] = c.in().size(0);
+  return {c.in() * at::empty(shape, c.in().options()).bernoulli_(1 - rate, c.state.generator).div_(1 - rate)};
+}
+
+}  // namespace
+
+void lower_elementwise(LoweringRegistry& r) {
+  using F = at::Tensor (*)(const at::Tensor&);
+  unary<static_cast<F>(at::relu)>(r, "Relu");
+  unary<static_cast<F>(at::sigmoid)>(r, "Sigmoid");
+  unary<static_cast<F>(at::tanh)>(r, "Tanh");
+  unary<static_cast<F>(at::exp)>(r, "Exp");
+  unary<static_cast<F>(at::log)>(r, "Log");
+  unary<static_cast<F>(at::sqrt)>(r, "Sqrt");
+  unary<static_cast<F>(at::erf)>(r, "Erf");
+  unary<static_cast<F>(at::abs)>(r, "Abs");
+  unary<static_cast<F>(at::neg)>(r, "Neg");
+  unary<static_cast<F>(at::reciprocal)>(r, "Reciprocal");
+  unary<static_cast<F>(at::floor)>(r, "Floor");
+  unary<static_cast<F>(at::ceil)>(r, "Ceil");
+  unary<static_cast<F>(at::round)>(r, "Round");
+  unary<static_cast<F>(at::sin)>(r, "Sin");
+  unary<static_cast<F>(at::cos)>(r, "Cos");
+  unary<static_cast<F>(at::sign)>(r, "Sign");
+  unary<static_cast<F>(at::mish)>(r, "Mish");
+  unary<static_cast<F>(at::logical_not)>(r, "Not");
+  r.add("Identity", +[](const LowerCall& c) { return Tensors{c.in()}; });
+  r.add("Softplus", +[](const LowerCall& c) { return Tensors{at::softplus(c.in())}; });
+  r.add("LeakyRelu", +[](const LowerCall& c) { return Tensors{at::leaky_relu(c.in(), c.node.get_float("alpha"))}; });
+  r.add("Elu", +[](const LowerCall& c) { return Tensors{at::elu(c.in(), c.node.get_float("alpha"))}; });
+  r.add("HardSigmoid", +[](const LowerCall& c) { return Tensors{at::clamp(c.in() * c.node.get_float("alpha") + c.node.get_float("beta"), 0, 1)}; });
+  r.add("HardSwish", +[](const LowerCall& c) { return Tensors{at::hardswish(c.in())}; });
+  r.add("Swish", +[](const LowerCall& c) { return Tensors{c.in() * at::sigmoid(c.in() * c.node.get_float("alpha"))}; });
+  r.add("Gelu", +[](const LowerCall& c) { return Tensors{at::gelu(c.in(), c.node.get_string("approximate"))}; });
+  // Broadcast from the last axis on, as the operator says; torch's prelu wants a slope for each channel.
+  r.add("PRelu", +[](const LowerCall& c) { return Tensors{at::relu(c.in(0)) - c.in(1) * at::relu(-c.in(0))}; });
+
+  r.add("Add", +[](const LowerCall& c) { return Tensors{c.in(0) + c.in(1)}; });
+  r.add("Sub", +[](const LowerCall& c) { return Tensors{c.in(0) - c.in(1)}; });
+  r.add("Mul", +[](const LowerCall& c) { return Tensors{c.in(0) * c.in(1)}; });
+  r.add("Div", divide);
+  r.add("Pow", +[](const LowerCall& c) {
+    // A literal exponent as a number: squares then are products.
+    if (c.in(1).dim() == 0 && !c.in(1).requires_grad()) return Tensors{at::pow(c.in(0), c.in(1).item())};
+    return Tensors{at::pow(c.in(0), c.in(1))};
+  });
+  r.add("Max", +[](const LowerCall& c) { return Tensors{folded<maximum>(c)}; });
+  r.add("Min", +[](const LowerCall& c) { return Tensors{folded<minimum>(c)}; });
+  r.add("Sum", +[](const LowerCall& c) { return Tensors{folded<plus>(c)}; });
+  r.add("Equal", +[](const LowerCall& c) { return Tensors{at::eq(c.in(0), c.in(1))}; });
+  r.add("Greater", +[](const LowerCall& c) { return Tensors{at::gt(c.in(0), c.in(1))}; });
+  r.add("GreaterOrEqual", +[](const LowerCall& c) { return Tensors{at::ge(c.in(0), c.in(1))}; });
+  r.add("Less", +[](const LowerCall& c) { return Tensors{at::lt(c.in(0), c.in(1))}; });
+  r.add("LessOrEqual", +[](const LowerCall& c) { return Tensors{at::le(c.in(0), c.in(1))}; });
+  r.add("And", +[](const LowerCall& c) { return Tensors{at::logical_and(c.in(0), c.in(1))}; });
+  r.add("Or", +[](const LowerCall& c) { return Tensors{at::logical_or(c.in(0), c.in(1))}; });
+  r.add("Where", +[](const LowerCall& c) { return Tensors{at::where(c.in(0), c.in(1), c.in(2))}; });
+  r.add("Clip", clip);
+  r.add("Cast", cast);
+  r.add("Dropout", dropout);
+  r.add("DropPath", drop_path, kLatheDomain);
+}
+
+}  // namespace lathe

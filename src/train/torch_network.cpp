@@ -1,0 +1,183 @@
+#include "train/torch_network.h"
+
+#include <algorithm>
+#include <set>
+
+#include "graph/op.h"
+#include "models/builder.h"
+#include "transform/passes.h"
+
+namespace lathe {
+
+bool matches(std::string_view pattern, std::string_view name) {
+  // The last star takes one character more each time that what follows does not match.
+  size_t p = 0, n = 0, star = pattern.npos, mark = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      mark = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p;
+      ++n;
+    } else if (star != pattern.npos) {
+      p = star + 1;
+      n = ++mark;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : graph_(std::move(graph)), options_(options) {
+  remove_dead(graph_);
+  pairs_ = find_conv_bn(graph_);
+  constants_.resize(graph_.value_count());
+  const Parameters found = parameters_of(graph_);
+  std::set<std::string> used;
+  const auto frozen_by_user = [&](const std::string& name) {
+    bool hit = false;
+    for (const std::string& pattern : options_.freeze)
+      if (matches(pattern, name)) {
+        hit = true;
+        used.insert(pattern);
+      }
+    return hit;
+  };
+  const auto take = [&](ValueId v, bool trained) {
+    at::Tensor t = to_torch(graph_[v].constant).to(options_.type);
+    t.set_requires_grad(trained);
+    constants_[v.index] = t;
+    return Parameter{graph_[v].name, v, t, trained};
+  };
+  for (ValueId v : found.trained) parameters_.push_back(take(v, !frozen_by_user(graph_[v].name)));
+  for (ValueId v : found.frozen) parameters_.push_back(take(v, false));
+  for (ValueId v : found.statistics) statistics_.push_back(take(v, false));
+  for (const std::string& pattern : options_.freeze)
+    if (!used.contains(pattern)) fail(ErrorKind::kUsage, "no parameter is named like {}", pattern);
+  for (size_t i = 0; i < graph_.value_count(); ++i) {
+    const Value& v = graph_[ValueId{static_cast<int32_t>(i)}];
+    if (!v.is_constant() || constants_[i].defined() || v.dtype == DType::kString) continue;
+    constants_[i] = to_torch(v.constant);
+    if (v.dtype == DType::kF32) constants_[i] = constants_[i].to(options_.type);
+  }
+
+  std::vector<int> pair_of(graph_.node_count(), -1);
+  std::vector<bool> in_pair(graph_.node_count(), false);
+  if (options_.conv_bn == ConvBnMode::kTune)
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      pair_of[static_cast<size_t>(pairs_[i].batch_norm.index)] = static_cast<int>(i);
+      in_pair[static_cast<size_t>(pairs_[i].convolution.index)] = true;
+    }
+  for (NodeId id : graph_.order()) {
+    const Node& n = graph_[id];
+    if (in_pair[static_cast<size_t>(id.index)]) continue;
+    Step step{.node = id, .lowering = find_lowering(*n.op), .conv_bn = pair_of[static_cast<size_t>(id.index)], .last = {}};
+    if (!step.lowering) fail(ErrorKind::kUnsupported, "{}: {} cannot be trained", n.name, n.op->name);
+    steps_.push_back(step);
+  }
+  // A value goes after the last step that reads it.
+  std::vector<int64_t> last(graph_.value_count(), -1);
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    const auto reads = [&](NodeId id) {
+      for (ValueId v : graph_[id].inputs)
+        if (v) last[v.index] = static_cast<int64_t>(s);
+    };
+    reads(steps_[s].node);
+    if (steps_[s].conv_bn >= 0) reads(pairs_[static_cast<size_t>(steps_[s].conv_bn)].convolution);
+  }
+  for (ValueId v : graph_.outputs) last[v.index] = -1;
+  for (size_t v = 0; v < last.size(); ++v)
+    if (last[v] >= 0 && !constants_[v].defined()) steps_[static_cast<size_t>(last[v])].last.push_back(static_cast<int32_t>(v));
+}
+
+Tensors TorchNetwork::trained() const {
+  Tensors list;
+  for (const Parameter& p : parameters_)
+    if (p.trained) list.push_back(p.tensor);
+  return list;
+}
+
+namespace {
+
+// Convolution and norm in one, with the statistics as they are: section 3.3 of the paper.
+at::Tensor tuned(const Graph& g, const ConvBn& pair, const std::vector<at::Tensor>& values, Lowering convolution, const PassState& state) {
+  const Node &conv = g[pair.convolution], &norm = g[pair.batch_norm];
+  const auto value = [&](ValueId v) { return v ? values[v.index] : at::Tensor(); };
+  const at::Tensor gamma = value(norm.inputs[1]), beta = value(norm.inputs[2]), mean = value(norm.inputs[3]), variance = value(norm.inputs[4]);
+  const at::Tensor c = gamma * at::rsqrt(variance + static_cast<double>(norm.get_float("epsilon")));
+  const at::Tensor w = value(conv.inputs[1]);
+  const bool has_bias = conv.inputs.size() > 2 && conv.inputs[2];
+  at::Tensor scaled;
+  if (conv.op->name == "ConvTranspose") {
+    // [C_in, C_out / groups, ...]: the output channels of a group's inputs.
+    const int64_t groups = conv.get_int("group");
+    std::vector<int64_t> apart = w.sizes().vec(), shape(apart.size() + 1, 1);
+    apart.insert(apart.begin(), groups);
+    apart[1] /= groups;
+    shape[0] = groups;
+    shape[2] = w.size(1);
+    scaled = (w.reshape(apart) * c.reshape(shape)).reshape(w.sizes());
+  } else if (conv.op->name == "Gemm") {
+    scaled = conv.get_int("transB") ? w * c.unsqueeze(1) : w * c;
+  } else {
+    std::vector<int64_t> shape(static_cast<size_t>(w.dim()), 1);
+    shape[0] = -1;
+    scaled = w * c.reshape(shape);
+  }
+  const at::Tensor bias = has_bias ? value(conv.inputs[2]) : at::Tensor();
+  Tensors inputs{value(conv.inputs[0]), scaled, c * (has_bias ? bias - mean : -mean) + beta};
+  return convolution({conv, inputs, state})[0];
+}
+
+}  // namespace
+
+void TorchNetwork::run_step(const Step& step, std::vector<at::Tensor>& values, const PassState& state) {
+  const Node& n = graph_[step.node];
+  try {
+    Tensors outputs;
+    if (step.conv_bn >= 0) {
+      const ConvBn& pair = pairs_[static_cast<size_t>(step.conv_bn)];
+      outputs = {tuned(graph_, pair, values, find_lowering(*graph_[pair.convolution].op), state)};
+    } else {
+      Tensors inputs;
+      for (ValueId v : n.inputs) inputs.push_back(v ? values[v.index] : at::Tensor());
+      outputs = step.lowering({n, inputs, state});
+    }
+    for (size_t i = 0; i < n.outputs.size(); ++i)
+      if (n.outputs[i] && i < outputs.size()) values[n.outputs[i].index] = outputs[i];
+  } catch (const c10::Error& e) {
+    fail(ErrorKind::kModel, "{}: {}: {}", n.name, n.op->name, e.what_without_backtrace());
+  }
+}
+
+void TorchNetwork::run(size_t begin, size_t end, std::vector<at::Tensor>& values, const PassState& state) {
+  for (size_t s = begin; s < end; ++s) {
+    run_step(steps_[s], values, state);
+    for (int32_t v : steps_[s].last) values[v] = at::Tensor();
+  }
+}
+
+Tensors TorchNetwork::forward(const Tensors& inputs, const PassState& state) {
+  if (inputs.size() != graph_.inputs.size()) fail(ErrorKind::kUsage, "{} inputs for {}", inputs.size(), graph_.inputs.size());
+  std::vector<at::Tensor> values = constants_;
+  for (size_t i = 0; i < inputs.size(); ++i) values[graph_.inputs[i].index] = inputs[i];
+  PassState pass = state;
+  if (options_.conv_bn != ConvBnMode::kTrain) pass.batch_statistics = false;
+  run(0, steps_.size(), values, pass);
+  Tensors outputs;
+  for (ValueId v : graph_.outputs) outputs.push_back(values[v.index]);
+  return outputs;
+}
+
+void TorchNetwork::write_back(Graph& to) const {
+  require(to.value_count() >= graph_.value_count(), "another graph");
+  for (const std::vector<Parameter>* list : {&parameters_, &statistics_})
+    for (const Parameter& p : *list) {
+      require(to[p.value].is_constant() && to[p.value].name == p.name, "{} is another value of the graph", p.name);
+      to[p.value].constant = from_torch(p.tensor.to(at::kFloat));
+    }
+}
+
+}  // namespace lathe

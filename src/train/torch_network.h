@@ -1,0 +1,75 @@
+// A Graph on libtorch: its parameters as tensors with gradients, its nodes run one after the other through their lowerings
+// (train/lower.h). Trained weights go back to the same Graph.
+//
+//   TorchNetwork net(graph, {});
+//   at::Tensor y = net.forward({x}, {.training = true, .batch_statistics = true})[0];
+//   loss(y).backward();                       // gradients stand in net.parameters()
+//   net.write_back(graph);
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+#include "train/conv_bn.h"
+#include "train/lower.h"
+
+namespace lathe {
+
+// A pattern of names: `*` stands for any run of characters, all else for itself.
+bool matches(std::string_view pattern, std::string_view name);
+
+struct TorchNetworkOptions {
+  at::ScalarType type = at::kFloat;
+  std::vector<std::string> freeze = {};  // patterns of names of parameters that are not trained
+  ConvBnMode conv_bn = ConvBnMode::kTrain;
+  bool recompute = false;  // activations between blocks of one scope are made again in the backward pass (Chen et al. 2016)
+};
+
+class TorchNetwork {
+ public:
+  struct Parameter {
+    std::string name;
+    ValueId value;
+    at::Tensor tensor;
+    bool trained = true;
+    // Weights of products alone: vectors (biases, norms, scales) are exempt from weight decay.
+    bool decays() const { return tensor.dim() >= 2; }
+  };
+
+  // Throws kUnsupported naming node and operator where something has no lowering, kUsage when `freeze` matches nothing.
+  explicit TorchNetwork(Graph graph, const TorchNetworkOptions& options = {});
+
+  // In the order of graph().inputs and .outputs.
+  Tensors forward(const Tensors& inputs, const PassState& state);
+
+  std::vector<Parameter>& parameters() { return parameters_; }  // trained and frozen
+  std::vector<Parameter>& statistics() { return statistics_; }  // of batch norms
+  Tensors trained() const;
+  const Graph& graph() const { return graph_; }
+  const TorchNetworkOptions& options() const { return options_; }
+  const std::vector<ConvBn>& conv_bn() const { return pairs_; }
+
+  // Tensors of this network to the constants of `to`, which has the same values (the graph given, or a copy).
+  void write_back(Graph& to) const;
+
+ private:
+  struct Step {
+    NodeId node;
+    Lowering lowering = nullptr;
+    int conv_bn = -1;            // the pair whose batch norm this is, made with its convolution (ConvBnMode::kTune)
+    std::vector<int32_t> last;   // values that nothing reads afterwards
+  };
+  void run(size_t begin, size_t end, std::vector<at::Tensor>& values, const PassState& state);
+  void run_step(const Step& step, std::vector<at::Tensor>& values, const PassState& state);
+
+  Graph graph_;
+  TorchNetworkOptions options_;
+  std::vector<Parameter> parameters_, statistics_;
+  std::vector<at::Tensor> constants_;  // by value
+  std::vector<Step> steps_;
+  std::vector<ConvBn> pairs_;
+};
+
+}  // namespace lathe
