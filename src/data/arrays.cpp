@@ -156,7 +156,7 @@ Tensor as_samples(Tensor x, const std::string& layout, const std::string& name) 
          to_string(x.shape()));
   if (x.dtype() != DType::kU8) x = cast(x, DType::kF32);
   if (x.rank() == 3) return x.reshaped({x.dim(0), 1, x.dim(1), x.dim(2)});
-  auto few = [](int64_t channels) { return channels == 1 || channels == 3 || channels == 4; };
+  auto few = [](int64_t channels) { return channels == 1 || channels == 3; };
   const bool last = layout == "NHWC" || (layout.empty() && few(x.dim(-1)) && !few(x.dim(1)));
   if (!last) return x;
   return x.rank() == 4 ? transpose(x, {0, 3, 1, 2}) : transpose(x, {0, 4, 1, 2, 3});

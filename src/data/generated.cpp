@@ -135,6 +135,7 @@ class MovingShapes : public TrainingSet {
 
 const std::vector<std::string> kShapes = {"circle", "square", "triangle", "star", "cross"};
 
+// All corners within the radius of 1.
 Polygon form_of(int64_t shape) {
   switch (shape) {
     case 0: return regular(48);  // to 0.2 % of the radius
@@ -145,7 +146,10 @@ Polygon form_of(int64_t shape) {
       for (size_t i = 1; i < star.size(); i += 2) star[i] = {0.45 * star[i].x, 0.45 * star[i].y};
       return star;
     }
-    default: return moving_forms()[3];
+    default: {
+      const Polygon& cross = moving_forms()[3];
+      return placed(cross, 0, 0, 1 / std::hypot(cross[0].x, cross[0].y), 0);
+    }
   }
 }
 
@@ -175,7 +179,7 @@ class Shapes : public TrainingSet {
   Sample sample(size_t i) const override {
     constexpr int kTries = 20;
     constexpr float kMostOverlap = 0.2f;
-    constexpr double kLeastContrast = 0.15;
+    constexpr double kLeastContrast = 0.2;
     Random random(o_.seed, part_, i);
     const int64_t size = o_.size, plane = size * size;
     const auto whole = static_cast<double>(size);
@@ -196,12 +200,12 @@ class Shapes : public TrainingSet {
       const auto shape = static_cast<int64_t>(random.below(static_cast<uint64_t>(o_.classes)));
       const double radius = whole * random.uniform(0.08, 0.25), x = random.uniform(radius, whole - radius), y = random.uniform(radius, whole - radius);
       const Polygon polygon = placed(form_of(shape), x, y, radius, random.uniform(0, kTurn));
+      // Told apart, in grey too, from what lies below its middle.
+      Color below{};
+      for (int64_t c = 0; c < o_.channels; ++c) below[static_cast<size_t>(c)] = background(x, y, c);
+      const double grey = o_.channels == 1 ? below[0] : luma(below);
       Color color = any_color(random);
-      // Far enough from what lies below its middle; the first is drawn whatever it takes, so that no picture is empty.
-      double contrast = 0;
-      for (int64_t c = 0; c < o_.channels; ++c) contrast = std::max(contrast, std::fabs(channel(color, c, o_.channels) - background(x, y, c)));
-      if (contrast < 2 * kLeastContrast)
-        for (double& v : color) v = v < 0.5 ? v + 0.5 : v - 0.5;
+      while (std::fabs(luma(color) - grey) < kLeastContrast) color = any_color(random);
       TrueBox box{static_cast<float>(size), static_cast<float>(size), 0, 0, shape};
       for (Point p : polygon) {
         box.x0 = std::min(box.x0, static_cast<float>(p.x));
