@@ -30,8 +30,8 @@ struct CocoFile {
   std::vector<std::string> classes;  // the categories' names, in the order of their numbers
   std::vector<Picture> pictures;     // in the order of their numbers
 };
-// Throws kInput beginning with `name` for what is no such file: wrong types, annotations of pictures or categories that it does
-// not list, boxes without area or with numbers that are not finite.
+// Boxes without area, of which the published files hold some, and those of pictures that are not listed are left out. Throws kInput
+// beginning with `name` for what is no such file: wrong types, categories that are not listed, numbers that are not finite.
 CocoFile parse_coco(std::span<const uint8_t> bytes, const std::string& name);
 CocoFile read_coco(const std::string& path);
 

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "core/file.h"
+#include "formats/deflate.h"
 
 namespace lathe {
 namespace {
@@ -189,8 +190,6 @@ constexpr uint32_t kLocalSignature = 0x04034b50, kCentralSignature = 0x02014b50,
                    kEndSignature = 0x06054b50;
 constexpr size_t kLocalSize = 30, kCentralSize = 46, kEndSize = 22;
 constexpr size_t kMaxMembers = 65535;
-// A deflate stream cannot expand more than 1032:1 (zlib's documentation).
-constexpr uint64_t kMaxExpansion = 1032;
 
 struct Member {
   std::string name;
@@ -233,25 +232,6 @@ std::vector<Member> zip_members(std::span<const uint8_t> zip, const std::string&
   return members;
 }
 
-std::vector<uint8_t> inflate_all(std::span<const uint8_t> packed, size_t size, const std::string& name) {
-  if (size > packed.size() * kMaxExpansion + 64)
-    fail(ErrorKind::kInput, "{}: {} compressed bytes cannot hold the {} bytes claimed", name,
-         packed.size(), size);
-  std::vector<uint8_t> plain(size);
-  z_stream stream{};
-  if (inflateInit2(&stream, -MAX_WBITS) != Z_OK) fail(ErrorKind::kInternal, "zlib does not start");
-  uint8_t spare = 0;  // zlib refuses a null pointer even for no bytes
-  stream.next_in = const_cast<uint8_t*>(packed.empty() ? &spare : packed.data());
-  stream.avail_in = static_cast<uInt>(packed.size());
-  stream.next_out = size ? plain.data() : &spare;
-  stream.avail_out = static_cast<uInt>(size);
-  int result = inflate(&stream, Z_FINISH);
-  bool good = result == Z_STREAM_END && stream.avail_out == 0 && stream.avail_in == 0;
-  inflateEnd(&stream);
-  if (!good) fail(ErrorKind::kInput, "{}: the compressed data is broken or cut short", name);
-  return plain;
-}
-
 std::vector<uint8_t> read_member(std::span<const uint8_t> zip, const Member& m, const std::string& name) {
   if (m.flags & 1) fail(ErrorKind::kUnsupported, "{}: is encrypted", name);
   if (m.size == 0xffffffff || m.packed == 0xffffffff || m.offset == 0xffffffff)
@@ -270,7 +250,7 @@ std::vector<uint8_t> read_member(std::span<const uint8_t> zip, const Member& m, 
       fail(ErrorKind::kInput, "{}: is stored, but its two sizes differ ({} and {})", name, m.packed, m.size);
     plain.assign(packed.begin(), packed.end());
   } else if (m.method == 8) {
-    plain = inflate_all(packed, m.size, name);
+    plain = inflate_raw(packed, m.size, name);
   } else {
     fail(ErrorKind::kUnsupported, "{}: zip method {} is not supported; stored and deflated are", name,
          m.method);
@@ -282,22 +262,6 @@ std::vector<uint8_t> read_member(std::span<const uint8_t> zip, const Member& m, 
 
 void append(std::vector<uint8_t>& bytes, uint64_t value, int width) {
   for (int i = 0; i < width; ++i) bytes.push_back(static_cast<uint8_t>(value >> (8 * i)));
-}
-
-std::vector<uint8_t> deflate_all(const std::vector<uint8_t>& plain) {
-  z_stream stream{};
-  if (deflateInit2(&stream, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -MAX_WBITS, 8, Z_DEFAULT_STRATEGY) != Z_OK)
-    fail(ErrorKind::kInternal, "zlib does not start");
-  std::vector<uint8_t> packed(deflateBound(&stream, plain.size()));
-  stream.next_in = const_cast<uint8_t*>(plain.data());
-  stream.avail_in = static_cast<uInt>(plain.size());
-  stream.next_out = packed.data();
-  stream.avail_out = static_cast<uInt>(packed.size());
-  int result = deflate(&stream, Z_FINISH);
-  packed.resize(stream.total_out);
-  deflateEnd(&stream);
-  require(result == Z_STREAM_END, "deflate did not finish");
-  return packed;
 }
 
 }  // namespace
@@ -393,7 +357,7 @@ void write_npz(const std::string& path, const std::map<std::string, Tensor>& ten
     if (plain.size() >= 0xffffff00)
       fail(ErrorKind::kUnsupported, "{}: array '{}' is larger than 4 GiB; write .npy files", path, key);
     uint64_t crc = crc32_z(0, plain.data(), plain.size());
-    std::vector<uint8_t> packed = compress ? deflate_all(plain) : std::vector<uint8_t>();
+    std::vector<uint8_t> packed = compress ? deflate_raw(plain) : std::vector<uint8_t>();
     const std::vector<uint8_t>& body = compress ? packed : plain;
     std::vector<uint8_t> common;
     append(common, 20, 2);                // version needed

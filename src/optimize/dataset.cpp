@@ -5,16 +5,14 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <cmath>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 
 #include "core/file.h"
-#include "core/json.h"
+#include "formats/label_table.h"
 #include "formats/npy.h"
+#include "formats/picture_folder.h"
 
 namespace lathe {
 namespace {
@@ -23,88 +21,7 @@ namespace fs = std::filesystem;
 
 // Prepared samples that are kept: 500 pictures of 224×224 are 300 MB. What does not fit is prepared again.
 constexpr int64_t kKeptBytes = int64_t{1} << 30;
-constexpr int64_t kMaxLabelFile = 64 << 20;
-constexpr int64_t kMaxCocoFile = int64_t{1} << 30;
 constexpr int64_t kMaxPictureFile = int64_t{1} << 29;
-
-bool is_picture(const fs::path& path) {
-  std::string e = path.extension().string();
-  std::transform(e.begin(), e.end(), e.begin(), [](unsigned char c) { return std::tolower(c); });
-  return e == ".jpg" || e == ".jpeg" || e == ".png" || e == ".webp";
-}
-
-std::vector<fs::path> files_of(const fs::path& folder, bool (*wanted)(const fs::path&)) {
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_regular_file() && wanted(entry.path())) files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
-std::optional<int64_t> whole_number(std::string_view text) {
-  int64_t value = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
-  return value;
-}
-
-std::optional<float> finite_number(std::string_view text) {
-  float value = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
-  return value;
-}
-
-struct Row {
-  std::string file;
-  int64_t label;
-  std::optional<std::array<float, 4>> box;  // x0, y0, x1, y1
-};
-
-std::vector<std::string_view> cells_of(std::string_view row) {
-  std::vector<std::string_view> cells;
-  for (size_t at = 0; at <= row.size();) {
-    size_t end = std::min(row.find('\t', at), row.size());
-    cells.push_back(row.substr(at, end - at));
-    at = end + 1;
-  }
-  return cells;
-}
-
-// FILE<TAB>CLASS[<TAB>…], or with four numbers behind it a box, one a line; a first line whose class is no number is a heading.
-std::vector<Row> read_table(const std::string& path) {
-  std::vector<uint8_t> bytes = read_file(path, kMaxLabelFile);
-  std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  std::vector<Row> rows;
-  for (size_t at = 0, line = 1; at < text.size(); ++line) {
-    size_t end = std::min(text.find('\n', at), text.size());
-    std::string_view row = text.substr(at, end - at);
-    at = end + 1;
-    if (!row.empty() && row.back() == '\r') row.remove_suffix(1);
-    if (row.empty()) continue;
-    std::vector<std::string_view> cells = cells_of(row);
-    std::optional<int64_t> label = cells.size() > 1 ? whole_number(cells[1]) : std::nullopt;
-    if (!label && line == 1) continue;
-    if (!label) fail(ErrorKind::kInput, "{}, line {}: expected FILE<tab>CLASS with a class index, found '{}'", path, line, row.substr(0, 80));
-    Row r{std::string(cells[0]), *label, std::nullopt};
-    if (cells.size() >= 6) {
-      std::array<float, 4> box{};
-      bool numbers = true;
-      for (size_t i = 0; i < 4; ++i) {
-        std::optional<float> x = finite_number(cells[2 + i]);
-        numbers = numbers && x;
-        box[i] = x.value_or(0);
-      }
-      if (numbers && (box[2] <= box[0] || box[3] <= box[1])) fail(ErrorKind::kInput, "{}, line {}: the box has no area", path, line);
-      if (numbers) r.box = box;
-    }
-    if (!rows.empty() && rows[0].box.has_value() != r.box.has_value())
-      fail(ErrorKind::kInput, "{}, line {}: {} box, other lines {}", path, line, r.box ? "a" : "no", r.box ? "none" : "one");
-    rows.push_back(std::move(r));
-  }
-  if (rows.empty()) fail(ErrorKind::kInput, "{} holds no label", path);
-  return rows;
-}
 
 // Rows [row, row + 1) of an array with many samples along its first axis.
 Tensor row_of(const Tensor& t, int64_t row) {
@@ -163,17 +80,8 @@ void Dataset::find_pictures(const std::string& folder, std::string labels) {
   if (!labels.empty() && !fs::exists(labels)) fail(ErrorKind::kInput, "--labels {}: no such file or folder", labels);
   for (const fs::path& p : pictures) items_.push_back({p.string(), p.filename().string()});
   if (pictures.empty()) {
-    std::vector<fs::path> classes;
-    for (const auto& entry : fs::directory_iterator(folder))
-      if (entry.is_directory()) classes.push_back(entry.path());
-    std::sort(classes.begin(), classes.end());
-    for (size_t c = 0; c < classes.size(); ++c) {
-      std::string name = classes[c].filename().string();
-      // Folders named by numbers say their class; others are numbered in the order of their names.
-      int64_t label = whole_number(name).value_or(static_cast<int64_t>(c));
-      for (const fs::path& p : files_of(classes[c], is_picture))
-        items_.push_back({p.string(), name + "/" + p.filename().string(), label});
-    }
+    for (const ClassFolder& c : class_folders(folder))
+      for (const fs::path& p : files_of(c.path, is_picture)) items_.push_back({p.string(), c.name + "/" + p.filename().string(), c.label});
     if (!items_.empty()) truth_ = Truth::kClass;
   }
   pictures_ = !items_.empty();
@@ -189,9 +97,9 @@ void Dataset::find_pictures(const std::string& folder, std::string labels) {
 void Dataset::label_by_table(const std::string& folder, const std::string& table) {
   std::map<std::string, size_t> there;
   for (size_t i = 0; i < items_.size(); ++i) there[items_[i].name] = i;
-  std::vector<Row> rows = read_table(table);
+  std::vector<LabelRow> rows = read_label_table(table);
   std::vector<Item> named;
-  for (const Row& row : rows) {
+  for (const LabelRow& row : rows) {
     auto it = there.find(row.file);
     if (it == there.end()) fail(ErrorKind::kInput, "{} names '{}', which is no picture in {}", table, row.file, folder);
     Item& item = items_[it->second];
@@ -207,33 +115,20 @@ void Dataset::label_by_table(const std::string& folder, const std::string& table
   if (!rows[0].box) items_ = std::move(named);
 }
 
-// The pictures of the folder that the file lists. Classes are its categories in the order of their numbers.
-// Specification: cocodataset.org, "Data format", object detection.
+// The pictures of the folder that the file lists.
 void Dataset::label_by_coco(const std::string& folder, const std::string& file) {
-  nlohmann::json j = parse_json(read_file(file, kMaxCocoFile), file);
-  std::map<int64_t, Item> by_number;
-  std::map<int64_t, int64_t> classes;
-  try {
-    std::map<std::string, size_t> there;
-    for (size_t i = 0; i < items_.size(); ++i) there[items_[i].name] = i;
-    for (const auto& image : j.at("images"))
-      if (auto it = there.find(image.at("file_name").get<std::string>()); it != there.end()) by_number[image.at("id").get<int64_t>()] = items_[it->second];
-    if (by_number.empty()) fail(ErrorKind::kInput, "{} lists no picture that is in {}", file, folder);
-    for (const auto& category : j.at("categories")) classes[category.at("id").get<int64_t>()] = 0;
-    for (int64_t index = 0; auto& [number, place] : classes) place = index++;
-    for (const auto& a : j.at("annotations")) {
-      auto item = by_number.find(a.at("image_id").get<int64_t>());
-      if (item == by_number.end()) continue;
-      auto category = classes.find(a.at("category_id").get<int64_t>());
-      if (category == classes.end()) fail(ErrorKind::kInput, "{}: an annotation has category {}, which is not listed", file, a.at("category_id").dump());
-      auto box = a.at("bbox").get<std::array<float, 4>>();
-      item->second.boxes.push_back({box[0], box[1], box[0] + box[2], box[1] + box[3], category->second, a.value("iscrowd", 0) != 0});
-    }
-  } catch (const nlohmann::json::exception& e) {
-    fail(ErrorKind::kInput, "{}: is no COCO file of boxes: {}", file, e.what());
+  CocoFile coco = read_coco(file);
+  std::map<std::string, size_t> there;
+  for (size_t i = 0; i < items_.size(); ++i) there[items_[i].name] = i;
+  std::vector<Item> listed;
+  for (CocoFile::Picture& picture : coco.pictures) {
+    auto it = there.find(picture.file);
+    if (it == there.end()) continue;
+    listed.push_back(items_[it->second]);
+    listed.back().boxes = std::move(picture.boxes);
   }
-  items_.clear();
-  for (auto& [number, item] : by_number) items_.push_back(std::move(item));
+  if (listed.empty()) fail(ErrorKind::kInput, "{} lists no picture that is in {}", file, folder);
+  items_ = std::move(listed);
   std::sort(items_.begin(), items_.end(), [](const Item& a, const Item& b) { return a.name < b.name; });
   truth_ = Truth::kBoxes;
 }
@@ -254,7 +149,7 @@ void Dataset::label_arrays(const std::string& labels) {
     for (size_t i = 0; i < items_.size(); ++i) items_[i].label = t.get_int(static_cast<int64_t>(i));
   } else {
     std::map<std::string, int64_t> classes;
-    for (const Row& row : read_table(labels)) classes[row.file] = row.label;
+    for (const LabelRow& row : read_label_table(labels)) classes[row.file] = row.label;
     for (Item& item : items_) {
       auto it = classes.find(item.name);
       if (it == classes.end()) fail(ErrorKind::kInput, "{}: names no class for the sample {}", labels, item.name);

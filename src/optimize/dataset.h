@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "formats/annotations.h"
 #include "formats/image.h"
 #include "graph/graph.h"
 #include "tasks/input.h"
@@ -32,12 +33,6 @@ struct DatasetOptions {
 
 // What is known of a sample. Pictures without objects have no box.
 enum class Truth { kNone, kClass, kBoxes, kMap };
-
-struct TrueBox {
-  float x0, y0, x1, y1;  // pixels of the picture
-  int64_t class_index;
-  bool crowd = false;    // of COCO: many objects in one box, which count neither way
-};
 
 class Dataset {
  public:

@@ -55,41 +55,49 @@ Image resize_nearest(const Image& image, int width, int height) {
   return result;
 }
 
-// Rows first, then columns, rounded to 8 bits in between as Pillow does.
-Image resize_rows(const Image& image, int width) {
-  if (width == image.width) return image;
-  Filter filter = triangle_filter(image.width, width);
-  Image result{width, image.height, std::vector<uint8_t>(size_t{3} * width * image.height)};
-  for (int y = 0; y < image.height; ++y) {
-    for (int x = 0; x < width; ++x) {
-      float sum[3] = {};
-      const uint8_t* from = image.pixel(filter.first[x], y);
+// `rows` rows of `width` pixels of kChannels bytes.
+template <int kChannels>
+void resize_rows(const uint8_t* in, int64_t rows, int width, uint8_t* out, const Filter& filter) {
+  const size_t out_width = filter.first.size();
+  for (int64_t y = 0; y < rows; ++y, in += size_t{kChannels} * width) {
+    for (size_t x = 0; x < out_width; ++x, out += kChannels) {
+      float sum[kChannels] = {};
+      const uint8_t* from = in + size_t{kChannels} * filter.first[x];
       for (float weight : filter.weights[x]) {
-        for (int c = 0; c < 3; ++c) sum[c] += weight * from[c];
-        from += 3;
+        for (int c = 0; c < kChannels; ++c) sum[c] += weight * from[c];
+        from += kChannels;
       }
-      for (int c = 0; c < 3; ++c) result.pixel(x, y)[c] = to_pixel(sum[c]);
+      for (int c = 0; c < kChannels; ++c) out[c] = to_pixel(sum[c]);
     }
   }
-  return result;
 }
 
-Image resize_columns(const Image& image, int height) {
-  if (height == image.height) return image;
-  Filter filter = triangle_filter(image.height, height);
-  Image result{image.width, height, std::vector<uint8_t>(size_t{3} * image.width * height)};
-  size_t row = size_t{3} * image.width;
+// Rows of `row` bytes.
+void resize_columns(const uint8_t* in, size_t row, uint8_t* out, const Filter& filter) {
   std::vector<float> sum(row);
-  for (int y = 0; y < height; ++y) {
+  for (size_t y = 0; y < filter.first.size(); ++y, out += row) {
     std::fill(sum.begin(), sum.end(), 0.0f);
-    const uint8_t* from = image.pixel(0, filter.first[y]);
+    const uint8_t* from = in + row * filter.first[y];
     for (float weight : filter.weights[y]) {
       for (size_t i = 0; i < row; ++i) sum[i] += weight * from[i];
       from += row;
     }
-    uint8_t* to = result.pixel(0, y);
-    for (size_t i = 0; i < row; ++i) to[i] = to_pixel(sum[i]);
+    for (size_t i = 0; i < row; ++i) out[i] = to_pixel(sum[i]);
   }
+}
+
+// Rows first, then columns, rounded to 8 bits in between as Pillow does.
+Image resize_width(const Image& image, int width) {
+  if (width == image.width) return image;
+  Image result{width, image.height, std::vector<uint8_t>(size_t{3} * width * image.height)};
+  resize_rows<3>(image.rgb.data(), image.height, image.width, result.rgb.data(), triangle_filter(image.width, width));
+  return result;
+}
+
+Image resize_height(const Image& image, int height) {
+  if (height == image.height) return image;
+  Image result{image.width, height, std::vector<uint8_t>(size_t{3} * image.width * height)};
+  resize_columns(image.rgb.data(), size_t{3} * image.width, result.rgb.data(), triangle_filter(image.height, height));
   return result;
 }
 
@@ -280,8 +288,25 @@ Image resize(const Image& image, int width, int height, Preprocess::Interpolatio
          "at most {} megapixels", image.width, image.height, width, height, kMaxPixels / 1'000'000);
   if (interpolation == Preprocess::Interpolation::kNearest) return resize_nearest(image, width, height);
   if (int64_t{width} * image.height > kMaxPixels)
-    return resize_rows(resize_columns(image, height), width);
-  return resize_columns(resize_rows(image, width), height);
+    return resize_width(resize_height(image, height), width);
+  return resize_height(resize_width(image, width), height);
+}
+
+void resize_planes(const uint8_t* from, int64_t planes, int height, int width, uint8_t* to, int to_height, int to_width) {
+  require(planes >= 0 && std::min({height, width, to_height, to_width}) > 0, "resize_planes: {} x {} to {} x {}", height, width, to_height, to_width);
+  std::vector<uint8_t> between;
+  if (to_width != width) {
+    between.resize(static_cast<size_t>(planes) * height * to_width);
+    resize_rows<1>(from, planes * height, width, between.data(), triangle_filter(width, to_width));
+    from = between.data();
+  }
+  const size_t in_plane = static_cast<size_t>(height) * to_width, out_plane = static_cast<size_t>(to_height) * to_width;
+  if (to_height == height) {
+    std::copy_n(from, static_cast<size_t>(planes) * in_plane, to);
+    return;
+  }
+  const Filter filter = triangle_filter(height, to_height);
+  for (int64_t p = 0; p < planes; ++p) resize_columns(from + p * in_plane, static_cast<size_t>(to_width), to + p * out_plane, filter);
 }
 
 Image center_crop(const Image& image, int width, int height) {

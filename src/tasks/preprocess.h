@@ -52,6 +52,8 @@ struct Preprocess {
 
 Image resize(const Image& image, int width, int height,
              Preprocess::Interpolation interpolation = Preprocess::Interpolation::kBilinear);
+// The same bilinear resize of planes [planes, height, width] to [planes, to_height, to_width], all sizes of at least 1.
+void resize_planes(const uint8_t* from, int64_t planes, int height, int width, uint8_t* to, int to_height, int to_width);
 Image center_crop(const Image& image, int width, int height);
 
 }  // namespace lathe

@@ -5,6 +5,7 @@ Files of the corpus whose names are digests were found by libFuzzer from these s
 """
 
 import base64
+import gzip
 import io
 import json
 import pathlib
@@ -146,6 +147,42 @@ def side_files():
     yield "escapes", b'{"na\\u006de": "\\ud83d\\ude00", "compute": [[], {}, 1e-5, -0, true, null], "memory": 18446744073709551615}'
 
 
+def idx_files():
+    def idx(kind, sizes, data):
+        return struct.pack(">HBB", 0, kind, len(sizes)) + struct.pack(f">{len(sizes)}I", *sizes) + data
+    pictures = idx(8, [2, 3, 4], bytes(range(24)))
+    yield "pictures", pictures
+    yield "pictures.gz", gzip.compress(pictures, mtime=0)
+    yield "doubles", idx(14, [3], struct.pack(">3d", 1, 2, 3))
+    yield "shorts", idx(11, [2, 0], b"")
+    yield "cifar10", b"\x03" + bytes(3072) + b"\x09" + bytes(range(256)) * 12
+    yield "cifar100", b"\x03\x63" + bytes(range(256)) * 12
+
+
+def annotations():
+    box = b"<bndbox><xmin>1</xmin><ymin>2.5</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+    yield "voc.xml", (b"<annotation><filename>a.jpg</filename><size><width>50</width><height>60</height></size><object><name>dog</name>"
+                      b"<difficult>1</difficult>" + box + b"<part><name>head</name>" + box + b"</part></object></annotation>")
+    yield "entity.xml", b'<!DOCTYPE a [<!ENTITY x "y">]><annotation><filename>&x;</filename></annotation>'
+    yield "utf16.xml", '<?xml version="1.0" encoding="UTF-16"?><annotation><filename>\u00fc</filename></annotation>'.encode("utf-16")
+    yield "coco.json", json.dumps({"images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
+                                   "categories": [{"id": 3, "name": "cat"}, {"id": 90}],
+                                   "annotations": [{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3.5, 4]},
+                                                   {"image_id": 2, "category_id": 90, "bbox": [0, 0, 9, 9], "iscrowd": 1}]}).encode()
+
+
+def tensors_by_name():
+    def file(header, data):
+        text = json.dumps(header, separators=(",", ":")).encode()
+        return struct.pack("<Q", len(text)) + text + data
+    yield "weights", file({"__metadata__": {"epoch": "1"}, "a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+                           "b": {"dtype": "BF16", "shape": [3], "data_offsets": [24, 30]}, "c": {"dtype": "BOOL", "shape": [], "data_offsets": [30, 31]}},
+                          bytes(range(24)) + bytes(6) + b"\x01")
+    yield "odd", file({"i": {"dtype": "I64", "shape": [1], "data_offsets": [1, 9]}, "u": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+                       "e": {"dtype": "F8_E4M3", "shape": [0, 7], "data_offsets": [9, 9]}}, bytes(9))
+    yield "empty", file({}, b"")
+
+
 def budgets():
     for n, text in enumerate(("latency<=5ms", "latency < 0.25 s, drop<=1%", "size<=10MB,memory<=64MiB", "agreement>=99.5%, error<1%",
                               "drop <= 0.5 points", "latency<=300\u00b5s,\tsize<1KiB")):
@@ -155,7 +192,8 @@ def budgets():
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent / "corpus"
     for kind, seeds in (("onnx", models()), ("graph", choices()), ("npy", arrays()), ("image", pictures()), ("json", side_files()),
-                        ("budget", budgets())):
+                        ("budget", budgets()), ("idx", idx_files()), ("annotations", annotations()),
+                        ("safetensors", tensors_by_name())):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for name, data in seeds:
             (folder / kind / name).write_bytes(data)

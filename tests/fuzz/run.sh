@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 runs=${1:-2000}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(onnx plan graph packed npy image json budget)
+[ ${#targets[@]} -gt 0 ] || targets=(onnx plan graph packed npy image idx annotations safetensors json budget)
 cmake --preset fuzz > /dev/null
 cmake --build build-fuzz --target "${targets[@]/#/fuzz_}"
 mkdir -p build-fuzz/crashes

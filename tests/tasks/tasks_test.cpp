@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -69,6 +70,19 @@ TEST(PreprocessTest, NormalizesAndOrdersColors) {
   EXPECT_EQ(t.shape(), (Shape{1, 2, 2, 3}));
   EXPECT_EQ(t.get(0), 3);
   EXPECT_EQ(t.get(2), 1);
+}
+
+// Planes are resized as the channels of a picture are.
+TEST(PreprocessTest, ResizeOfPlanesEqualsThatOfPictures) {
+  for (auto [width, height, to_width, to_height] : {std::array{7, 5, 3, 4}, {7, 5, 7, 9}, {7, 5, 20, 5}, {1, 1, 4, 3}, {31, 17, 1, 1}, {6, 6, 6, 6}}) {
+    Image image{width, height, std::vector<uint8_t>(size_t{3} * width * height)};
+    for (size_t i = 0; i < image.rgb.size(); ++i) image.rgb[i] = static_cast<uint8_t>(i * i * 31 + i);
+    std::vector<uint8_t> planes(image.rgb.size()), resized(size_t{3} * to_width * to_height);
+    for (size_t i = 0; i < planes.size(); ++i) planes[i % 3 * width * height + i / 3] = image.rgb[i];
+    resize_planes(planes.data(), 3, height, width, resized.data(), to_height, to_width);
+    Image expected = resize(image, to_width, to_height);
+    for (size_t i = 0; i < resized.size(); ++i) ASSERT_EQ(resized[i % 3 * to_width * to_height + i / 3], expected.rgb[i]) << to_width << " " << i;
+  }
 }
 
 TEST(PreprocessTest, ResizeKeepsMeanAndSizes) {
