@@ -21,7 +21,9 @@ volatile std::sig_atomic_t asked = 0;
 
 // The first time training ends at the next step, with a checkpoint; the second time at once.
 void interrupted(int number) {
-  if (asked++) {
+  const bool again = asked != 0;
+  asked = 1;
+  if (again) {
     lathe::remove_uncommitted_files();
     std::signal(number, SIG_DFL);
     ::raise(number);
