@@ -21,6 +21,8 @@ std::string Builder::named(const std::string& name) const {
   return all + name;
 }
 
+std::string Builder::norm_prefix() const { return taken_.contains(named("weight")) ? "norm." : ""; }
+
 const Shape& Builder::shape(ValueId x) const {
   require(graph_[x].shape.has_value(), "{} has no shape", graph_[x].name);
   return *graph_[x].shape;
@@ -77,6 +79,7 @@ ValueId Builder::parameter(const std::string& name, const Shape& shape, Init ini
     }
     for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = static_cast<float>(next());
   }
+  require(taken_.insert(named(name)).second, "two parameters are named {}", named(name));
   return graph_.add_constant(std::move(t), named(name));
 }
 
@@ -153,22 +156,25 @@ ValueId Builder::linear(ValueId x, int64_t out, bool bias) {
 
 ValueId Builder::batch_norm(ValueId x) {
   const Shape c{channels(x)};
-  return op("BatchNormalization", {x, parameter("weight", c, Init::constant(1)), parameter("bias", c, Init::constant(0)), parameter("mean", c, Init::constant(0)),
-                                   parameter("variance", c, Init::constant(1))}, {{"epsilon", static_cast<float>(batch_norm_epsilon)}});
+  const std::string in = norm_prefix();
+  return op("BatchNormalization", {x, parameter(in + "weight", c, Init::constant(1)), parameter(in + "bias", c, Init::constant(0)), parameter(in + "mean", c, Init::constant(0)),
+                                   parameter(in + "variance", c, Init::constant(1))}, {{"epsilon", static_cast<float>(batch_norm_epsilon)}});
 }
 
 ValueId Builder::group_norm(ValueId x, double epsilon, bool bias, int64_t groups) {
   const Shape c{channels(x)};
   Tensor none(DType::kF32, c);
   std::fill_n(none.data<float>(), none.size(), 0.0f);
-  const ValueId shift = bias ? parameter("bias", c, Init::constant(0)) : frozen("bias", none);
-  return op("GroupNormalization", {x, parameter("weight", c, Init::constant(1)), shift}, {{"num_groups", groups}, {"epsilon", static_cast<float>(epsilon)}});
+  const std::string in = norm_prefix();
+  const ValueId shift = bias ? parameter(in + "bias", c, Init::constant(0)) : frozen(in + "bias", none);
+  return op("GroupNormalization", {x, parameter(in + "weight", c, Init::constant(1)), shift}, {{"num_groups", groups}, {"epsilon", static_cast<float>(epsilon)}});
 }
 
 ValueId Builder::layer_norm(ValueId x, double epsilon, bool bias) {
   const Shape c{shape(x).back()};
-  std::vector<ValueId> inputs{x, parameter("weight", c, Init::constant(1))};
-  if (bias) inputs.push_back(parameter("bias", c, Init::constant(0)));
+  const std::string in = norm_prefix();
+  std::vector<ValueId> inputs{x, parameter(in + "weight", c, Init::constant(1))};
+  if (bias) inputs.push_back(parameter(in + "bias", c, Init::constant(0)));
   return op("LayerNormalization", inputs, {{"axis", int64_t{-1}}, {"epsilon", static_cast<float>(epsilon)}});
 }
 

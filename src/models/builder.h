@@ -18,6 +18,7 @@
 
 #include <functional>
 #include <random>
+#include <set>
 #include <string>
 
 #include "graph/graph.h"
@@ -108,7 +109,7 @@ class Builder {
   ValueId conv(ValueId x, const ConvSpec& spec);               // SCOPE.weight [, SCOPE.bias]
   ValueId depthwise(ValueId x, Sizes kernel, Sizes stride = 1, Sizes pad = kSamePad, bool bias = false, Sizes dilation = 1);
   ValueId linear(ValueId x, int64_t out, bool bias = true);    // over the last axis: [N, C] or [N, T, C]
-  ValueId batch_norm(ValueId x);                               // SCOPE.weight, .bias, .mean, .variance
+  ValueId batch_norm(ValueId x);                               // SCOPE.weight, .bias, .mean, .variance, or SCOPE.norm.weight ... behind a convolution
   // Over all but the batch (one group), with a weight and perhaps a bias for each channel.
   ValueId group_norm(ValueId x, double epsilon, bool bias = true, int64_t groups = 1);
   ValueId layer_norm(ValueId x, double epsilon, bool bias = true);           // over the last axis
@@ -148,10 +149,13 @@ class Builder {
 
  private:
   std::string named(const std::string& name) const;
+  // "" or, where the scope holds a weight already (a convolution's), "norm.": no two parameters have one name.
+  std::string norm_prefix() const;
 
   BuildOptions options_;
   Graph graph_;
   std::vector<std::string> scopes_;
+  std::set<std::string> taken_;
   std::mt19937_64 random_;
 };
 

@@ -45,7 +45,9 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
       }
     return hit;
   };
+  std::set<std::string> names;
   const auto take = [&](ValueId v, bool trained) {
+    check_model(names.insert(graph_[v].name).second, "two parameters are named {}", graph_[v].name);
     at::Tensor t = to_torch(graph_[v].constant).to(options_.type);
     t.set_requires_grad(trained);
     constants_[v.index] = t;

@@ -50,12 +50,23 @@ std::optional<ChannelAffine> from_binary(const Graph& g, const Node& n, ValueId 
   return a;
 }
 
+// Of the weights: the axis of output channels, or −1 for what nothing is folded into.
+int64_t channel_axis(const Graph& g, const Node& n) {
+  if (!n.op->domain.empty()) return -1;
+  if (n.op->name == "Conv") return 0;
+  if (n.op->name == "ConvTranspose") return n.get_int("group") == 1 ? 1 : -1;
+  const bool plain = n.op->name == "Gemm" && n.get_int("transA") == 0 && n.get_float("alpha") == 1 && n.get_float("beta") == 1;
+  if (!plain || !constant_of(g, n, 1)) return -1;
+  const int64_t axis = n.get_int("transB") != 0 ? 0 : 1;
+  if (constant_of(g, n, 2) && g[n.inputs[2]].constant.size() != g[n.inputs[1]].constant.dim(axis)) return -1;
+  return axis;
+}
+
 void apply(Graph& g, NodeId conv, const ChannelAffine& a) {
   // In two steps, since adding constants may move the node.
   Tensor w = g[g[conv].inputs[1]].constant.clone();
-  // Output channels are the first axis of a convolution's weights, and the second of a transposed one's.
-  const bool transposed = g[conv].op->name == "ConvTranspose";
-  int64_t channels = w.shape()[transposed ? 1 : 0], each = transposed ? product(w.shape(), 2, w.shape().size()) : w.size() / std::max<int64_t>(channels, 1);
+  const auto axis = static_cast<size_t>(channel_axis(g, g[conv]));
+  const int64_t channels = w.shape()[axis], each = product(w.shape(), axis + 1, w.shape().size());
   bool has_bias = g[conv].inputs.size() > 2 && g[conv].inputs[2];
   Tensor bias(w.dtype(), {channels});
   for (int64_t i = 0; i < w.size(); ++i) w.set(i, w.get(i) * a.scale[i / each % channels]);
@@ -77,13 +88,12 @@ void fold_batch_norm(Graph& g) {
   std::vector<bool> is_public(g.value_count(), false);
   for (ValueId v : g.outputs) is_public[v.index] = true;
   for (NodeId id : g.order()) {
-    const bool transposed = g[id].op->name == "ConvTranspose";
-    if (g[id].dead || (g[id].op->name != "Conv" && !transposed) || !g[id].op->domain.empty()) continue;
-    if (transposed && g[id].get_int("group") != 1) continue;
+    const int64_t axis = g[id].dead ? -1 : channel_axis(g, g[id]);
+    if (axis < 0) continue;
     bool has_bias = g[id].inputs.size() > 2 && g[id].inputs[2];
     if (!constant_of(g, g[id], 1) || (has_bias && !constant_of(g, g[id], 2))) continue;
     if (!is_float(g[g[id].inputs[1]].dtype)) continue;
-    int64_t channels = g[g[id].inputs[1]].constant.shape()[transposed ? 1 : 0];
+    int64_t channels = g[g[id].inputs[1]].constant.shape()[static_cast<size_t>(axis)];
     for (;;) {
       ValueId y = g[id].outputs[0];
       if (is_public[y.index] || consumers[y.index].size() != 1) break;

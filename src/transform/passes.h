@@ -44,7 +44,7 @@ void remove_dead(Graph& graph);
 void remove_identities(Graph& graph);
 // Nodes that compute the same from the same become one.
 void merge_common(Graph& graph);
-// BatchNormalization, and Mul and Add with per-channel constants, into the weights of the Conv or Gemm before.
+// BatchNormalization, and Mul and Add with per-channel constants, into the weights of the Conv, ConvTranspose or Gemm before.
 void fold_batch_norm(Graph& graph);
 // All of the above until nothing changes.
 void clean_up(Graph& graph, bool keep_quantized = false);

@@ -1,0 +1,240 @@
+// Whole trainings in small: that they learn, stop, go on to the same bits, and refuse what cannot be trained.
+#include "train/trainer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "core/file.h"
+#include "formats/onnx.h"
+#include "formats/safetensors.h"
+#include "graph/op.h"
+#include "models/models.h"
+#include "train/head.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Pictures [1, 8, 8] of noise with a bright quarter, which is the class.
+class Quarters : public TrainingSet {
+ public:
+  Quarters(size_t size, uint64_t seed, size_t classes = 4) : size_(size), seed_(seed) {
+    for (size_t i = 0; i < classes; ++i) classes_.push_back("quarter " + std::to_string(i));
+  }
+  size_t size() const override { return size_; }
+  Sample sample(size_t i) const override {
+    Random random(seed_, i);
+    Sample s{.input = Tensor(DType::kU8, {1, 8, 8}), .label = label(i), .boxes = {}, .mask = {}};
+    for (int64_t y = 0; y < 8; ++y)
+      for (int64_t x = 0; x < 8; ++x) s.input.set_int(y * 8 + x, static_cast<int64_t>(random.below(120)) + (y / 4 * 2 + x / 4 == s.label ? 100 : 0));
+    return s;
+  }
+  int64_t label(size_t i) const override { return static_cast<int64_t>(i * 7 % 4); }
+  std::string name(size_t i) const override { return "quarter " + std::to_string(i); }
+  bool in_memory() const override { return true; }
+
+ private:
+  size_t size_;
+  uint64_t seed_;
+};
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("lathe_train_" + std::to_string(::getpid()) + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  std::string folder(const char* name) const { return (folder_ / name).string(); }
+
+  static Graph network(int64_t classes = 4) {
+    BuildOptions o;
+    o.training = true;
+    o.seed = 3;
+    Builder b("small", o);
+    ValueId x = b.input({1, 8, 8});
+    for (int i = 0; i < 2; ++i) {
+      auto scope = b.scope("conv" + std::to_string(i));
+      x = b.drop_path(b.relu(b.batch_norm(b.conv(x, {.out = 8, .kernel = 3, .stride = 2, .pad = 1}))), i * 0.1);
+    }
+    auto scope = b.scope("head");
+    return b.finish({b.linear(b.dropout(b.flatten(x), 0.1), classes)});
+  }
+  static TrainRequest request(const std::string& folder = "") {
+    TrainRequest r;
+    r.network = network();
+    r.name = "small";
+    r.data = {std::make_shared<Quarters>(320, 1), std::make_shared<Quarters>(64, 2), std::make_shared<Quarters>(100, 3), "quarters"};
+    r.options.schedule.epochs = 3;
+    r.options.schedule.rate = 0.01;
+    r.options.loader.batch = 32;
+    r.options.threads = 1;
+    r.options.ema = 0.9;
+    r.folder = folder;
+    return r;
+  }
+  static std::string error_of(TrainRequest r) {
+    try {
+      train(std::move(r));
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  }
+  fs::path folder_;
+};
+
+TEST_F(TrainerTest, LearnsAndTheEngineSaysTheSame) {
+  int64_t reports = 0;
+  const TrainResult r = train(request(folder("a")), [&](const TrainProgress&) { ++reports; });
+  EXPECT_GT(r.test_accuracy, 0.95);
+  EXPECT_NEAR(r.test_accuracy, r.torch_accuracy, 1e-9);
+  EXPECT_EQ(r.epochs.size(), 3u);
+  EXPECT_GE(reports, 3);
+  EXPECT_LT(r.epochs[2].loss, r.epochs[0].loss);
+  for (NodeId n : r.network.order()) EXPECT_TRUE(r.network[n].op->name != "DropPath" && r.network[n].op->name != "Dropout");
+  for (const char* file : {"checkpoint.safetensors", "log.jsonl", "log.html", "model.onnx", "result.json"}) EXPECT_TRUE(fs::exists(folder("a") + "/" + file)) << file;
+  const std::vector<uint8_t> json = read_file(folder("a") + "/result.json", 1 << 20);
+  EXPECT_NEAR(nlohmann::json::parse(json)["test_accuracy"].get<double>(), r.test_accuracy, 1e-12);
+}
+
+// By single steps, at the end of an epoch, in the middle of what makes a step: always the same bits.
+TEST_F(TrainerTest, GoesOnToTheSameBits) {
+  for (int64_t accumulate : {1, 3}) {
+    TrainRequest whole = request(folder("whole"));
+    whole.options.accumulate = accumulate;
+    whole.options.loader.mixup = 0.2;
+    whole.options.loader.augment = parse_augment("flip,crop=1");
+    const TrainRequest asked = whole;
+    const std::string expected = onnx_bytes(train(std::move(whole)).network);
+    int64_t parts = 0;
+    for (int64_t steps = 1;; steps += 7, ++parts) {
+      TrainRequest r = asked;
+      r.folder = folder("parts");
+      r.options.most_steps = steps;
+      r.options.resume = parts > 0;
+      const TrainResult part = train(std::move(r));
+      if (!part.stopped) {
+        EXPECT_EQ(onnx_bytes(part.network), expected);
+        break;
+      }
+      ASSERT_LT(parts, 20);
+    }
+    EXPECT_GE(parts, 2);
+    fs::remove_all(folder("parts"));
+    fs::remove_all(folder("whole"));
+  }
+}
+
+TEST_F(TrainerTest, ASeedGivesTheSameNetwork) {
+  EXPECT_EQ(onnx_bytes(train(request()).network), onnx_bytes(train(request()).network));
+  TrainRequest other = request();
+  other.options.seed = 2;
+  EXPECT_NE(onnx_bytes(train(std::move(other)).network), onnx_bytes(train(request()).network));
+}
+
+TEST_F(TrainerTest, AnotherTrainingsCheckpointIsRefused) {
+  TrainRequest r = request(folder("a"));
+  r.options.most_steps = 4;
+  train(std::move(r));
+  TrainRequest other = request(folder("a"));
+  other.options.resume = true;
+  other.options.schedule.rate = 0.02;
+  EXPECT_THAT(error_of(std::move(other)), ::testing::AllOf(::testing::HasSubstr("rate 0.01"), ::testing::HasSubstr("0.02")));
+  TrainRequest grown = request(folder("a"));
+  grown.options.resume = true;
+  grown.network = build_model("resnet18", {.classes = 4, .input = {1, 8, 8}, .width = 0.125});
+  EXPECT_THAT(error_of(std::move(grown)), ::testing::HasSubstr("no network/"));
+  write_file(folder("a") + "/checkpoint.safetensors", "nonsense");
+  TrainRequest broken = request(folder("a"));
+  broken.options.resume = true;
+  EXPECT_NE(error_of(std::move(broken)), "");
+}
+
+TEST_F(TrainerTest, DivergenceStopsWithTheReasonAndTheCheckpoint) {
+  TrainRequest r = request(folder("a"));
+  r.options.optimizer.name = "sgd";
+  r.options.schedule = {.name = "constant", .rate = 1e4, .epochs = 5};
+  r.options.checkpoint_seconds = 0;
+  EXPECT_THAT(error_of(std::move(r)), ::testing::HasSubstr("diverges at a rate of 1e+04"));
+  const Safetensors kept = read_safetensors(folder("a") + "/checkpoint.safetensors");
+  for (const auto& [name, t] : kept.tensors)
+    for (int64_t i = 0; i < t.size(); ++i) ASSERT_TRUE(std::isfinite(t.get(i))) << name;
+}
+
+TEST_F(TrainerTest, FrozenParametersStay) {
+  TrainRequest r = request();
+  r.options.freeze = {"conv0.*"};
+  const Graph before = r.network;
+  const Graph after = train(std::move(r)).network;
+  const auto weights = [](const Graph& g, const std::string& name) {
+    for (size_t i = 0; i < g.value_count(); ++i)
+      if (g[ValueId{static_cast<int32_t>(i)}].name == name) return g[ValueId{static_cast<int32_t>(i)}].constant.to_f32();
+    return std::vector<float>();
+  };
+  EXPECT_EQ(weights(before, "conv0.weight"), weights(after, "conv0.weight"));
+  EXPECT_NE(weights(before, "conv1.weight"), weights(after, "conv1.weight"));
+  TrainRequest none = request();
+  none.options.freeze = {"conv9.*"};
+  EXPECT_THAT(error_of(std::move(none)), ::testing::HasSubstr("conv9.*"));
+}
+
+TEST_F(TrainerTest, EveryModeOfConvolutionsWithNormsTrains) {
+  for (ConvBnMode mode : {ConvBnMode::kTrain, ConvBnMode::kEval, ConvBnMode::kTune, ConvBnMode::kDeploy}) {
+    TrainRequest r = request();
+    r.options.conv_bn = mode;
+    EXPECT_GT(train(std::move(r)).test_accuracy, 0.8) << name_of(mode);
+  }
+}
+
+TEST_F(TrainerTest, ATeacherIsLearntToo) {
+  TrainRequest r = request();
+  r.teacher = std::make_shared<Graph>(train(request()).network);
+  r.options.distill = 1;  // its answers alone
+  EXPECT_GT(train(std::move(r)).test_accuracy, 0.9);
+}
+
+TEST_F(TrainerTest, OptionsOfTheLossAndTheSteps) {
+  TrainRequest r = request();
+  r.options.label_smoothing = 0.1;
+  r.options.clip = 1;
+  r.options.loader.cutmix = 1;
+  r.options.optimizer.name = "lamb";
+  EXPECT_GT(train(std::move(r)).test_accuracy, 0.5);
+}
+
+TEST_F(TrainerTest, WhatCannotBeTrainedIsNamed) {
+  TrainRequest classes = request();
+  classes.network = network(3);
+  EXPECT_NE(error_of(std::move(classes)), "");
+  TrainRequest channels = request();
+  channels.network = build_model("resnet18", {.classes = 4, .input = {3, 8, 8}, .width = 0.125});
+  EXPECT_THAT(error_of(std::move(channels)), ::testing::HasSubstr("3 channels, samples have 1"));
+  TrainRequest all = request();
+  all.options.freeze = {"*"};
+  EXPECT_THAT(error_of(std::move(all)), ::testing::HasSubstr("nothing is left to train"));
+  TrainRequest schedule = request();
+  schedule.options.schedule.name = "linear";
+  EXPECT_THAT(error_of(std::move(schedule)), ::testing::HasSubstr("a schedule linear"));
+}
+
+TEST_F(TrainerTest, ANewHeadHasFreshWeightsAndTheRestStays) {
+  Graph g = train(request()).network;
+  const std::string head = replace_head(g, 7, 1);
+  EXPECT_EQ(head, "head.weight");
+  EXPECT_EQ((*g[g.outputs[0]].shape)[1], 7);
+  verify(g);
+  Graph again = g;
+  replace_head(again, 7, 1);
+  EXPECT_EQ(onnx_bytes(g), onnx_bytes(again));
+  Graph none;
+  none.outputs = {none.add("Relu", {none.add_input("x", DType::kF32, Shape{1, 4})})};
+  EXPECT_THROW(replace_head(none, 7, 1), Error);
+}
+
+}  // namespace
+}  // namespace lathe
