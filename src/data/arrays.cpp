@@ -151,7 +151,7 @@ namespace {
 
 // [N, C, H, W], [N, C, T, H, W], u8 or f32.
 Tensor as_samples(Tensor x, const std::string& layout, const std::string& name) {
-  if (x.rank() < 3 || x.rank() > 5 || x.dim(0) == 0)
+  if (x.rank() < 3 || x.rank() > 5 || x.size() == 0)
     fail(ErrorKind::kInput, "{}: has shape {}, expected pictures [N, H, W], [N, C, H, W] or [N, H, W, C], or clips [N, C, T, H, W]", name,
          to_string(x.shape()));
   if (x.dtype() != DType::kU8) x = cast(x, DType::kF32);
