@@ -25,18 +25,12 @@ ValueId separable(Builder& b, const std::string& name, ValueId x, int64_t filter
 }
 
 // 1×1 at the stride on every second pixel, and on every second of the picture shifted by one: half of the filters each, the odd
-// one in the second.
+// one in the second. The norm over both is one for each, whose channels are its own.
 ValueId factorized_reduction(Builder& b, ValueId x, int64_t filters, int64_t stride) {
   if (stride == 1) return conv_norm(b, "path", x, {.out = filters});
-  const auto path = [&](const std::string& name, ValueId v, int64_t out) {
-    auto scope = b.scope(name);
-    return b.conv(v, {.out = out, .stride = stride});
-  };
-  const ValueId first = path("path1", x, filters / 2);
+  const ValueId first = conv_norm(b, "path1", x, {.out = filters / 2, .stride = stride});
   const ValueId shifted = b.op("Pad", {x, b.graph().add_constant(Tensor::of_i64({0, 0, -1, -1, 0, 0, 1, 1}))});
-  const ValueId second = path("path2", shifted, filters - filters / 2);
-  auto scope = b.scope("norm");
-  return b.batch_norm(b.concat({first, second}));
+  return b.concat({first, conv_norm(b, "path2", shifted, {.out = filters - filters / 2, .stride = stride})});
 }
 
 bool same_size(const Builder& b, ValueId x, ValueId y) { return b.shape(x)[2] == b.shape(y)[2] && b.shape(x)[3] == b.shape(y)[3]; }

@@ -1,5 +1,7 @@
 // Networks of video: Hara et al. 2018, Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, Table 1; clips are
 // [N, 3, T, H, W], and the last pool takes what is there of T, H and W.
+#include <limits>
+
 #include "models/models.h"
 
 namespace lathe::family {
@@ -54,7 +56,11 @@ class Residual {
     if (stride == 1 && b_.channels(x) == out) return x;
     auto scope = b_.scope("shortcut");
     if (projected_) return norm("norm", conv("conv", x, {.out = out, .stride = stride}));
-    if (stride != 1) x = b_.average_pool(x, {.kernel = 1, .stride = stride});
+    if (stride != 1) {
+      const auto ints = [&](const Shape& values) { return b_.graph().add_constant(Tensor::of_i64(values)); };
+      constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+      x = b_.op("Slice", {x, ints({0, 0, 0}), ints({kAll, kAll, kAll}), ints({2, 3, 4}), ints({stride, stride, stride})});
+    }
     const int64_t more = out - b_.channels(x);
     if (more < 0) fail(ErrorKind::kUsage, "shortcut A of {} to {} channels", b_.channels(x), out);
     return more == 0 ? x : b_.op("Pad", {x, b_.graph().add_constant(Tensor::of_i64({0, 0, 0, 0, 0, 0, more, 0, 0, 0}))});
