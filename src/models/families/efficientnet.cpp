@@ -2,7 +2,7 @@
 // epsilon and padding of torchvision.
 #include <numeric>
 
-#include "models/models.h"
+#include "models/family_options.h"
 
 namespace lathe::family {
 
@@ -13,10 +13,9 @@ struct Stage {
 };
 
 Graph build(const BuildOptions& o) {
-  const std::string stem = o.more.contains("stem") ? o.more.at("stem") : "published";
-  if (stem != "published" && stem != "small") fail(ErrorKind::kUsage, "efficientnet_b0: stem {}; there are published, small", stem);
+  const bool small = FamilyOptions("efficientnet_b0", o).choice("stem", "published", {"published", "small"}) == "small";
   std::vector<Stage> stages = {{1, 3, 1, 16, 1}, {6, 3, 2, 24, 2}, {6, 5, 2, 40, 2}, {6, 3, 2, 80, 3}, {6, 5, 1, 112, 3}, {6, 5, 2, 192, 4}, {6, 3, 1, 320, 1}};
-  if (stem == "small") stages[1].stride = 1;
+  if (small) stages[1].stride = 1;
   if (o.depths.size() > stages.size() || o.widths.size() > stages.size()) fail(ErrorKind::kUsage, "efficientnet_b0 has {} stages", stages.size());
   for (size_t i = 0; i < o.depths.size(); ++i) stages[i].depth = o.depths[i];
   for (size_t i = 0; i < o.widths.size(); ++i) stages[i].out = o.widths[i];
@@ -31,7 +30,7 @@ Graph build(const BuildOptions& o) {
     auto scope = b.scope(name);
     return b.conv(v, {.out = out, .bias = true});
   };
-  ValueId x = b.silu(layer("stem", b.input(o.input), {.out = width(32), .kernel = 3, .stride = stem == "small" ? 1 : 2, .pad = 1}));
+  ValueId x = b.silu(layer("stem", b.input(o.input), {.out = width(32), .kernel = 3, .stride = small ? 1 : 2, .pad = 1}));
   const int64_t blocks = std::accumulate(stages.begin(), stages.end(), int64_t{0}, [](int64_t sum, const Stage& s) { return sum + s.depth; });
   int64_t made = 0;
   for (size_t stage = 0; stage < stages.size(); ++stage)

@@ -3,7 +3,7 @@
 #include <cctype>
 #include <cmath>
 
-#include "models/models.h"
+#include "models/family_options.h"
 #include "models/ssd.h"
 
 namespace lathe::family {
@@ -182,13 +182,9 @@ Graph ssdlite(Builder& b, const std::vector<ValueId>& stages, const BuildOptions
 }
 
 Graph build(const Network& n, const BuildOptions& o) {
-  const auto option = [&](const char* key, const std::string& first, const std::string& other) {
-    const std::string value = o.more.contains(key) ? o.more.at(key) : first;
-    if (value != first && value != other) fail(ErrorKind::kUsage, "{}: {} {}; there are {}, {}", n.name, key, value, first, other);
-    return value == other;
-  };
-  const bool features = option("head", "ssdlite", "features"), boxes = option("output", "codes", "boxes");
-  if (boxes && (features || o.training)) fail(ErrorKind::kUsage, "{}: output boxes is of the ssdlite head, and not for training", n.name);
+  const FamilyOptions set(n.name, o);
+  const bool features = set.choice("head", "ssdlite", {"ssdlite", "features"}) == "features", boxes = set.choice("output", "codes", {"codes", "boxes"}) == "boxes";
+  if (boxes && (features || o.training)) set.refuse("output", "is of the ssdlite head, and not for training");
   if (std::min(o.input[1], o.input[2]) < 33) fail(ErrorKind::kUsage, "{}: an input of {}; the side is at least 33", n.name, to_string(o.input));
   if (!o.depths.empty() || !o.widths.empty()) fail(ErrorKind::kUsage, "{}: its stages are as they were found; there is width", n.name);
 

@@ -1,16 +1,14 @@
 // MobileNet, three generations. V1: Howard et al. 2017, MobileNets, Table 1. V2: Sandler et al. 2018, MobileNetV2, Table 2. V3: Howard et al.
 // 2019, Searching for MobileNetV3, Tables 1 and 2, as torchvision has it.
-#include "models/models.h"
+#include "models/family_options.h"
 
 namespace lathe::family {
 
 namespace {
 
 bool small_stem(const std::string& name, const BuildOptions& o) {
-  const std::string stem = o.more.contains("stem") ? o.more.at("stem") : "published";
-  if (stem != "published" && stem != "small") fail(ErrorKind::kUsage, "{}: stem {}; there are published, small", name, stem);
   if (!o.depths.empty() || !o.widths.empty()) fail(ErrorKind::kUsage, "{}: its stages are as published; there is width", name);
-  return stem == "small";
+  return FamilyOptions(name, o).choice("stem", "published", {"published", "small"}) == "small";
 }
 
 const char* const kStemOption = "stem: small leaves out the strides of the first convolution and of the first stage that has one, for pictures of 28×28 or 32×32";

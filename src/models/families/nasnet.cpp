@@ -1,10 +1,9 @@
 // NASNet-A: Zoph et al. 2018, Learning Transferable Architectures for Scalable Image Recognition; stacked as
 // tensorflow/models has it (research/slim/nets/nasnet). "N @ P": N cells between reductions, P channels before the head.
 #include <algorithm>
-#include <sstream>
 
 #include "models/cell.h"
-#include "models/models.h"
+#include "models/family_options.h"
 
 namespace lathe::family {
 
@@ -48,15 +47,10 @@ ValueId auxiliary_head(Builder& b, ValueId x, int64_t classes) {
 }
 
 Graph build(const Network& n, const BuildOptions& o) {
-  const auto option = [&](const char* key, const char* published) { return o.more.contains(key) ? o.more.at(key) : std::string(published); };
-  const Cell normal = parse_cell(option("normal", kNormal)), reduction = parse_cell(option("reduction", kReduction));
-  const std::string drop = option("drop_path", "scheduled");
-  if (drop != "scheduled" && drop != "constant" && drop != "none") fail(ErrorKind::kUsage, "{}: drop_path {}; there are scheduled, constant, none", n.name, drop);
-  double keep = n.keep;
-  if (o.more.contains("keep")) {
-    std::istringstream text(o.more.at("keep"));
-    if (!(text >> keep) || !text.eof() || !(keep > 0 && keep <= 1)) fail(ErrorKind::kUsage, "{}: keep {}; expected a probability above 0", n.name, o.more.at("keep"));
-  }
+  const FamilyOptions set(n.name, o);
+  const Cell normal = parse_cell(set.text("normal", kNormal)), reduction = parse_cell(set.text("reduction", kReduction));
+  const std::string drop = set.choice("drop_path", "scheduled", {"scheduled", "constant", "none"});
+  const double keep = set.number("keep", n.keep, 0.001, 1);
   const int64_t cells = one_of(n.name, "depths", o.depths, n.cells), unit = n.imagenet ? 4 : 2;
   const int64_t filters = make_divisible(static_cast<double>(one_of(n.name, "widths", o.widths, n.filters)) * o.width, unit);
   if (cells < 3) fail(ErrorKind::kUsage, "{}: {} cells; three blocks need 3", n.name, cells);
@@ -78,7 +72,7 @@ Graph build(const Network& n, const BuildOptions& o) {
   if (n.imagenet && (o.input[1] < 3 || o.input[2] < 3)) fail(ErrorKind::kUsage, "{}: an input of {}; the side is at least 3", n.name, to_string(o.input));
   {
     auto scope = b.scope("stem");
-    outputs.push_back(b.batch_norm(n.imagenet ? b.conv(x, {.out = 32 * n.stem, .kernel = 3, .stride = 2}) : b.conv(x, {.out = filters * n.stem, .kernel = 3, .pad = kSamePad})));
+    outputs.push_back(b.batch_norm(b.conv(x, n.imagenet ? ConvSpec{.out = 32 * n.stem, .kernel = 3, .stride = 2} : ConvSpec{.out = filters * n.stem, .kernel = 3, .pad = kSamePad})));
   }
   if (n.imagenet)
     for (int64_t part : {4, 2}) cell(reduction, second_last(), filters / part, 2);

@@ -2,7 +2,7 @@
 // [N, 3, T, H, W], and the last pool takes what is there of T, H and W.
 #include <limits>
 
-#include "models/models.h"
+#include "models/family_options.h"
 
 namespace lathe::family {
 
@@ -78,9 +78,7 @@ ValueId stem(Builder& b, ValueId x, int64_t out) {
 }
 
 bool projected_shortcut(const Network& n, const BuildOptions& o) {
-  const std::string kind = o.more.contains("shortcut") ? o.more.at("shortcut") : n.block == Block::kBasic ? "A" : "B";
-  if (kind != "A" && kind != "B") fail(ErrorKind::kUsage, "{}: shortcut {}; there are A, B", n.name, kind);
-  return kind == "B";
+  return FamilyOptions(n.name, o).choice("shortcut", n.block == Block::kBasic ? "A" : "B", {"A", "B"}) == "B";
 }
 
 Graph build(const Network& n, const BuildOptions& o) {
@@ -105,9 +103,13 @@ Graph build_dense(const std::string& name, const std::vector<int64_t>& published
   Builder b(name, o);
   if (!o.widths.empty()) fail(ErrorKind::kUsage, "{}: stages have no widths of their own; there is width", name);
   const int64_t growth = make_divisible(32 * o.width);
+  const auto relu_norm = [&](ValueId x) {
+    auto scope = b.scope("norm");
+    return b.relu(b.batch_norm(x));
+  };
   const auto layer = [&](const std::string& layer_name, ValueId x, const ConvSpec& spec) {
     auto scope = b.scope(layer_name);
-    return b.conv(b.relu(b.batch_norm(x)), spec);
+    return b.conv(relu_norm(x), spec);
   };
   ValueId x = stem(b, b.input(o.input), 2 * growth);
   const std::vector<int64_t>& depths = o.depths.empty() ? published : o.depths;
@@ -122,7 +124,7 @@ Graph build_dense(const std::string& name, const std::vector<int64_t>& published
     }
   }
   auto scope = b.scope("head");
-  return b.finish({b.linear(b.pooled(b.relu(b.batch_norm(x))), o.classes)});
+  return b.finish({b.linear(b.pooled(relu_norm(x)), o.classes)});
 }
 
 }  // namespace

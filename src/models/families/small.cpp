@@ -1,20 +1,19 @@
 // The networks that people learn with. LeNet-5: LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition, section II.B,
 // in today's form: every map of C3 reads all of S2, pooling has no weights, the output is linear. TinyVGG: Wang et al. 2020, CNN
 // Explainer.
-#include "models/models.h"
+#include "models/family_options.h"
 
 namespace lathe::family {
 
 namespace {
 
 Graph build_lenet(const BuildOptions& o) {
-  const std::string activation = o.more.contains("activation") ? o.more.at("activation") : "tanh";
-  if (activation != "tanh" && activation != "relu") fail(ErrorKind::kUsage, "lenet5: activation {}; there are tanh, relu", activation);
+  const bool relu = FamilyOptions("lenet5", o).choice("activation", "tanh", {"tanh", "relu"}) == "relu";
   if (!o.depths.empty() || !o.widths.empty()) fail(ErrorKind::kUsage, "lenet5: its layers are as published; there is width");
   if (std::min(o.input[1], o.input[2]) < 14) fail(ErrorKind::kUsage, "lenet5: an input of {}; the side is at least 14", to_string(o.input));
   Builder b("lenet5", o);
   b.conv_init = b.bias_init = {Init::Kind::kUniformIn};
-  const auto act = [&](ValueId v) { return activation == "relu" ? b.relu(v) : b.op("Tanh", {v}); };
+  const auto act = [&](ValueId v) { return relu ? b.relu(v) : b.op("Tanh", {v}); };
   const auto width = [&](int64_t channels) { return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(channels) * o.width + 0.5)); };
   const auto conv = [&](const std::string& name, ValueId v, int64_t out, Sizes pad) {
     auto scope = b.scope(name);
