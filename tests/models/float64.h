@@ -55,7 +55,7 @@ inline void randomize(Graph& g, uint64_t seed) {
       const std::string& name = g[id].name;
       const bool factor = name.ends_with("weight") || name.ends_with("variance") || name.find("scale") != std::string::npos || name.ends_with("gamma");
       const bool row = t.rank() == 1 || (t.rank() == 3 && t.shape()[1] == 1 && t.shape()[2] == 1);
-      const double fan = static_cast<double>(t.rank() == 4 ? t.size() / t.shape()[0] : t.rank() == 2 ? t.shape()[name.ends_with("fc.weight") ? 1 : 0] : 1);
+      const double fan = static_cast<double>(t.rank() >= 4 ? t.size() / t.shape()[0] : t.rank() == 2 ? t.shape()[name.ends_with("fc.weight") ? 1 : 0] : 1);
       for (int64_t i = 0; i < t.size(); ++i) t.set(i, row ? (factor ? 0.5 + draw.uniform() : draw.uniform() - 0.5) : draw.normal() / std::sqrt(fan));
     }
 }

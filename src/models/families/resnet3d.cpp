@@ -1,5 +1,6 @@
 // Networks of video: Hara et al. 2018, Can Spatiotemporal 3D CNNs Retrace the History of 2D CNNs and ImageNet?, Table 1; clips are
 // [N, 3, T, H, W], and the last pool takes what is there of T, H and W.
+#include <algorithm>
 #include <limits>
 
 #include "models/family_options.h"
@@ -116,7 +117,10 @@ Graph build_dense(const std::string& name, const std::vector<int64_t>& published
   for (size_t stage = 0; stage < depths.size(); ++stage) {
     if (stage > 0) {
       auto scope = b.scope(fmt::format("stages.{}", stage));
-      x = b.average_pool(layer("transition", x, {.out = b.channels(x) / 2}), {});
+      x = layer("transition", x, {.out = b.channels(x) / 2});
+      const auto two = [&](size_t axis) { return std::min<int64_t>(2, b.shape(x)[axis]); };
+      const Sizes window{two(2), two(3), two(4)};
+      x = b.average_pool(x, {.kernel = window, .stride = window});
     }
     for (int64_t i = 0; i < depths[stage]; ++i) {
       auto scope = b.scope(fmt::format("stages.{}.layers.{}", stage, i));
