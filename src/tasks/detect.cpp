@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/box.h"
+
 namespace lathe {
 namespace {
 
@@ -173,12 +175,7 @@ std::vector<Detection> detect(const std::vector<Tensor>& outputs, DetectorForm f
   return collector.finish();
 }
 
-float overlap(const Detection& a, const Detection& b) {
-  float w = std::min(a.x1, b.x1) - std::max(a.x0, b.x0), h = std::min(a.y1, b.y1) - std::max(a.y0, b.y0);
-  if (w <= 0 || h <= 0) return 0;
-  float both = w * h, sum = (a.x1 - a.x0) * (a.y1 - a.y0) + (b.x1 - b.x0) * (b.y1 - b.y0);
-  return both / (sum - both);
-}
+float overlap(const Detection& a, const Detection& b) { return overlap(Box{a.x0, a.y0, a.x1, a.y1}, Box{b.x0, b.y0, b.x1, b.y1}); }
 
 std::vector<Detection> suppress(std::vector<Detection> boxes, float max_overlap, int64_t max_count) {
   std::stable_sort(boxes.begin(), boxes.end(),

@@ -63,7 +63,7 @@ void hoist_reshapes(Graph& graph);
 void fuse(Graph& graph);
 // Convolutions and pooling along one axis become those of pictures of height one, which assign_layout() takes.
 void lift_sequences(Graph& graph);
-// Convolutions and maxima over volumes become those of their pictures.
+// Convolutions and pooling over volumes become those of their pictures, and norms and sums between them with them.
 void lift_volumes(Graph& graph);
 // Images channels-last: 2-D Conv, pooling and what stands between them, with as few transposes as possible.
 void assign_layout(Graph& graph);

@@ -6,11 +6,14 @@
 
 #include <set>
 
+#include "error_of.h"
 #include "formats/onnx.h"
 #include "graph/op.h"
 
 namespace lathe {
 namespace {
+
+using testing::error_of;
 
 TEST(Models, EveryNetworkCountsAsPublished) {
   for (const ModelEntry& m : all_models()) EXPECT_THAT(check_counts(m).wrong, ::testing::IsEmpty()) << m.name;
@@ -71,18 +74,8 @@ TEST(Models, ASeedGivesTheSameFile) {
   EXPECT_EQ(count_model(again).parameters, count_model(build_model("resnet18", {.classes = 10, .input = {3, 32, 32}, .width = 0.125})).parameters);
 }
 
-std::string error_of(std::string_view name, const BuildOptions& options) {
-  try {
-    build_model(name, options);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), ErrorKind::kUsage) << e.what();
-    return e.what();
-  }
-  return "";
-}
-
 TEST(Models, WhatCannotBeBuiltIsNamed) {
-  EXPECT_THAT(error_of("resnet1", {}), ::testing::HasSubstr("no model resnet1; there are resnet18"));
+  EXPECT_THAT(error_of("resnet1", {}), ::testing::AllOf(::testing::HasSubstr("no model resnet1; there are "), ::testing::HasSubstr(" resnet18,")));
   EXPECT_THAT(error_of("resnet18", {.classes = -1}), ::testing::HasSubstr("-1 classes"));
   EXPECT_THAT(error_of("resnet18", {.input = {3, 32}}), ::testing::HasSubstr("[3, 32]"));
   EXPECT_THAT(error_of("resnet18", {.input = {3, 0, 32}}), ::testing::HasSubstr("[3, 0, 32]"));
