@@ -86,6 +86,12 @@ ValueId Builder::parameter(const std::string& name, const Shape& shape, Init ini
 ValueId Builder::frozen(const std::string& name, Tensor values) { return graph_.add_constant(std::move(values), named(name) + ".frozen"); }
 ValueId Builder::literal(double value) { return graph_.add_constant(Tensor::scalar(static_cast<float>(value))); }
 
+ValueId Builder::index(int64_t value) {
+  Tensor t(DType::kI64, {});
+  t.set_int(0, value);
+  return graph_.add_constant(t);
+}
+
 ValueId Builder::op(std::string_view name, std::vector<ValueId> inputs, Attributes attributes) {
   const ValueId y = graph_.add(name, std::move(inputs), std::move(attributes), graph_.fresh_name(named(std::string(name.substr(name.rfind(':') == name.npos ? 0 : name.rfind(':') + 1)))));
   std::string all;
@@ -203,6 +209,23 @@ ValueId Builder::average_pool(ValueId x, const PoolSpec& spec) {
 ValueId Builder::concat(const std::vector<ValueId>& parts, int64_t axis) { return op("Concat", parts, {{"axis", axis}}); }
 ValueId Builder::reshape(ValueId x, const Shape& shape) { return op("Reshape", {x, graph_.add_constant(Tensor::of_i64(shape))}); }
 ValueId Builder::transpose(ValueId x, const std::vector<int64_t>& order) { return op("Transpose", {x}, {{"perm", order}}); }
+
+ValueId Builder::self_attention(ValueId tokens, int64_t heads, bool qkv_bias, bool projection_bias, double rate) {
+  const int64_t count = shape(tokens)[1], width = shape(tokens)[2], size = width / heads;
+  if (heads <= 0 || size * heads != width) fail(ErrorKind::kUsage, "{}: {} heads of {} channels", named("attention"), heads, width);
+  ValueId all;
+  {
+    auto qkv = scope("qkv");
+    all = linear(tokens, 3 * width, qkv_bias);
+  }
+  all = transpose(reshape(all, {0, count, 3, heads, size}), {2, 0, 3, 1, 4});  // [3, N, heads, T, size]
+  const auto part = [&](int64_t i) { return op("Gather", {all, index(i)}, {{"axis", int64_t{0}}}); };
+  const ValueId query = mul(part(0), literal(1 / std::sqrt(static_cast<double>(size)))), key = transpose(part(1), {0, 1, 3, 2}), value = part(2);
+  const ValueId weights = dropout(op("Softmax", {op("MatMul", {query, key})}, {{"axis", int64_t{-1}}}), rate);
+  const ValueId mixed = transpose(op("MatMul", {weights, value}), {0, 2, 1, 3});
+  auto projection = scope("projection");
+  return linear(reshape(mixed, {0, count, width}), width, projection_bias);
+}
 
 ValueId Builder::dropout(ValueId x, double rate) {
   if (!options_.training || rate == 0) return x;

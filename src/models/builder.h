@@ -97,6 +97,7 @@ class Builder {
 
   Graph& graph() { return graph_; }
   bool training() const { return options_.training; }
+  bool draws() const { return options_.draw; }
   const Shape& shape(ValueId x) const;  // the batch is kUnknownDim
   int64_t channels(ValueId x) const { return shape(x)[1]; }
 
@@ -133,6 +134,10 @@ class Builder {
   ValueId reshape(ValueId x, const Shape& shape);  // 0 keeps a size, −1 is what is left
   ValueId transpose(ValueId x, const std::vector<int64_t>& order);
 
+  // Scaled dot-product attention of tokens [N, T, C] with each other, in `heads` of C/heads channels each (Vaswani et al. 2017,
+  // section 3.2): one product SCOPE.qkv to [3, heads, C/heads] channels, and SCOPE.projection. `dropout` of the weights.
+  ValueId self_attention(ValueId tokens, int64_t heads, bool qkv_bias, bool projection_bias, double dropout = 0);
+
   // In training: `x` with elements, or whole samples, set to nought at a rate and the rest divided by what is kept.
   // `scheduled`: the rate is multiplied by the part of training that is done (ScheduledDropPath).
   ValueId dropout(ValueId x, double rate);
@@ -142,6 +147,7 @@ class Builder {
   ValueId parameter(const std::string& name, const Shape& shape, Init init, int64_t fan_in = 1, int64_t fan_out = 1);
   ValueId frozen(const std::string& name, Tensor values);  // SCOPE.NAME.frozen
   ValueId literal(double value);                           // f32 of rank 0
+  ValueId index(int64_t value);                            // i64 of rank 0
   ValueId op(std::string_view name, std::vector<ValueId> inputs, Attributes attributes = {});
 
   double uniform();  // of [0, 1)

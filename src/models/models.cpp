@@ -14,6 +14,7 @@ const std::vector<ModelEntry>& all_models() {
   static const std::vector<ModelEntry> all = [] {
     std::vector<ModelEntry> list;
     for (std::vector<ModelEntry>& family : families()) std::move(family.begin(), family.end(), std::back_inserter(list));
+    std::stable_sort(list.begin(), list.end(), [](const ModelEntry& a, const ModelEntry& b) { return a.family < b.family; });
     return list;
   }();
   return all;
