@@ -6,11 +6,14 @@
 
 #include <set>
 
+#include "error_of.h"
 #include "formats/onnx.h"
 #include "graph/op.h"
 
 namespace lathe {
 namespace {
+
+using testing::error_of;
 
 TEST(Models, EveryNetworkCountsAsPublished) {
   for (const ModelEntry& m : all_models()) EXPECT_THAT(check_counts(m).wrong, ::testing::IsEmpty()) << m.name;
@@ -69,16 +72,6 @@ TEST(Models, ASeedGivesTheSameFile) {
   EXPECT_NE(bytes(1), bytes(2));
   const Graph again = import_onnx_bytes(bytes(1)).graph;
   EXPECT_EQ(count_model(again).parameters, count_model(build_model("resnet18", {.classes = 10, .input = {3, 32, 32}, .width = 0.125})).parameters);
-}
-
-std::string error_of(std::string_view name, const BuildOptions& options) {
-  try {
-    build_model(name, options);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.kind(), ErrorKind::kUsage) << e.what();
-    return e.what();
-  }
-  return "";
 }
 
 TEST(Models, WhatCannotBeBuiltIsNamed) {
