@@ -104,6 +104,12 @@ class LayoutPass {
         a["axis"] = int64_t{3};
         replace(id, "ai.lathe::ChannelShuffle", {last(n.inputs[0])}, a);
       }
+      if (op == "Wave" && std::any_of(n.inputs.begin(), n.inputs.begin() + 3, [&](ValueId v) { return has_twin(v); })) {
+        std::vector<ValueId> inputs = n.inputs;
+        for (size_t i = 0; i < 3; ++i) inputs[i] = last(inputs[i]);
+        replace(id, "ai.lathe::Wave", inputs, {{"axis", int64_t{3}}});
+      }
+      if (op == "StarRelu" && has_twin(n.inputs[0])) replace(id, "ai.lathe::StarRelu", {last(n.inputs[0])}, Attributes(n.attributes));
       return;
     }
     if (!n.op->domain.empty() || n.outputs.empty()) return;
@@ -115,6 +121,7 @@ class LayoutPass {
     if (op == "MaxPool" || op == "AveragePool") return pool(id);
     if (op == "GlobalAveragePool") return replace_reduce(id);
     if (op == "BatchNormalization") return batch_norm(id);
+    if (op == "GroupNormalization" && n.get_int("num_groups") == 1) return sample_norm(id);
     if (op == "Transpose" && n.get_ints("perm") == kToFirst) {  // the model's own step back to channels-first
       twin_[n.outputs[0].index] = n.inputs[0];
       return;
@@ -246,6 +253,14 @@ class LayoutPass {
     ValueId x = last(n.inputs[0]);
     ValueId s = g_.add_constant(scale), b = g_.add_constant(shift);
     replace(id, "ai.lathe::Affine", {x, s, b}, {});
+  }
+
+  // Of one group: over all but the batch, whose order does not matter then.
+  void sample_norm(NodeId id) {
+    const Node& n = g_[id];
+    if (!has_twin(n.inputs[0])) return;
+    const std::vector<ValueId> inputs{last(n.inputs[0]), n.inputs[1], n.inputs[2]};
+    replace(id, "LayerNormalization", inputs, {{"axis", int64_t{1}}, {"epsilon", n.get_float("epsilon")}});
   }
 
   void replace_reduce(NodeId id) {

@@ -51,8 +51,8 @@ void clean_up(Graph& graph, bool keep_quantized = false);
 
 // Operators that are others in disguise become those: Einsum products and moves, DepthToSpace moves.
 void spell_out(Graph& graph);
-// Spellings of one function become one node: Gelu (both forms), Swish, HardSwish, Mish, LayerNormalization,
-// RMSNormalization, scaled dot-product attention, channel shuffle.
+// Spellings of one function become one node: Gelu (both forms), Swish, HardSwish, Mish, StarReLU, LayerNormalization,
+// GroupNormalization, scaled dot-product attention, channel shuffle.
 void recognize(Graph& graph);
 // Attention takes its heads out of the projections and puts them together itself: the moves around it go.
 void place_heads(Graph& graph);

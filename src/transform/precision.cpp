@@ -68,7 +68,7 @@ class HalfPass {
       if (fused && (op == "Conv" || op == "MatMul")) product(id);
       else if (fused && op == "ExpandDepthwise") expansion(id);
       else if (fused && op == "PlanarConv") planes(id);
-      else if ((fused && (op == "Pool" || op == "Affine" || op == "ConvTranspose")) || (standard && (kReductions.contains(op) || op == "Resize"))) half_kernel(id, {0});
+      else if ((fused && (op == "Pool" || op == "Affine" || op == "StarRelu" || op == "ConvTranspose")) || (standard && (kReductions.contains(op) || op == "Resize"))) half_kernel(id, {0});
       else if (op == "Attention") half_kernel(id, {0, 1, 2});
       else if (standard && op == "Pad") half_kernel(id, n.inputs.size() > 2 && n.inputs[2] ? std::vector<size_t>{0, 2} : std::vector<size_t>{0});
       // What follows the last product (boxes, probabilities) keeps its precision: nothing would be won by less.

@@ -156,6 +156,35 @@ bool self_gated(Graph& g, const Matcher& m, NodeId id) {
   return false;
 }
 
+// s·relu(x)² + b, in whole or in its first parts: Relu, its product with itself or its power 2, Mul and Add of one number each.
+bool star_relu(Graph& g, const Matcher& m, NodeId id) {
+  const Node& n = g[id];
+  const std::string& op = n.op->name;
+  if (g[n.outputs[0]].dtype != DType::kF32) return false;
+  if ((op == "Mul" && n.inputs[0] == n.inputs[1]) || (op == "Pow" && m.is_scalar(n.inputs[1], 2))) {
+    const Node* relu = m.made_by(n.inputs[0], "Relu");
+    if (!relu || !m.single_use(n.inputs[0]) || g[n.outputs[0]].shape != g[relu->inputs[0]].shape) return false;
+    const ValueId x = relu->inputs[0];
+    become(g, id, "StarRelu", {x}, {}, kLatheDomain);
+    return true;
+  }
+  if (op != "Mul" && op != "Add") return false;
+  for (int side : {0, 1}) {
+    const ValueId square = n.inputs[side];
+    const auto number = m.scalar(n.inputs[1 - side]);
+    if (!number || !g[square].producer || !m.single_use(square) || !g[square].shape || g[square].shape != g[n.outputs[0]].shape) continue;
+    const Node& star = g[g[square].producer];
+    if (star.dead || star.op->domain != kLatheDomain || star.op->name != "StarRelu") continue;
+    const double scale = star.get_float("scale"), bias = star.get_float("bias");
+    const auto as_float = [](double v) { return static_cast<float>(v); };
+    Attributes a = op == "Mul" ? Attributes{{"scale", as_float(scale * *number)}, {"bias", as_float(bias * *number)}} : Attributes{{"scale", as_float(scale)}, {"bias", as_float(bias + *number)}};
+    const ValueId x = star.inputs[0];
+    become(g, id, "StarRelu", {x}, std::move(a), kLatheDomain);
+    return true;
+  }
+  return false;
+}
+
 // (x − mean(x)) / √(mean((x − mean(x))²) + ε) · scale + bias over the last axis
 bool layer_norm(Graph& g, const Matcher& m, NodeId id) {
   const Node& n = g[id];
@@ -200,6 +229,46 @@ bool layer_norm(Graph& g, const Matcher& m, NodeId id) {
       ValueId s = g.add_constant(g[scale].constant.reshaped({width}));
       ValueId b = g.add_constant(g[bias].constant.reshaped({width}));
       become(g, id, "LayerNormalization", {x, s, b}, {{"axis", int64_t{-1}}, {"epsilon", static_cast<float>(*epsilon)}});
+      return true;
+    }
+  }
+  return false;
+}
+
+// Reshape [N, groups, …] → InstanceNormalization of scale 1 and bias 0 → Reshape [N, C, …] → Mul → Add by channel: how
+// exporters write GroupNormalization where an operator set has none that takes a scale for each channel.
+bool group_norm(Graph& g, const Matcher& m, NodeId id) {
+  const Node& n = g[id];
+  if (n.op->name != "Add") return false;
+  for (int side : {0, 1}) {
+    const Node* mul = m.made_by(n.inputs[1 - side], "Mul");
+    if (!mul || !m.single_use(n.inputs[1 - side])) continue;
+    for (int k : {0, 1}) {
+      const ValueId bias = n.inputs[side], scale = mul->inputs[k];
+      const Node* back = m.made_by(mul->inputs[1 - k], "Reshape");
+      const Node* norm = back ? m.made_by(back->inputs[0], "InstanceNormalization") : nullptr;
+      const Node* split = norm ? m.made_by(norm->inputs[0], "Reshape") : nullptr;
+      if (!split || !g[bias].is_constant() || !g[scale].is_constant()) continue;
+      const ValueId x = split->inputs[0];
+      const auto &shape = g[x].shape, &grouped = g[split->outputs[0]].shape;
+      if (!shape || !grouped || !is_static(*shape) || !is_static(*grouped) || shape->size() < 3 || grouped->size() < 3 || g[n.outputs[0]].shape != shape || g[back->outputs[0]].shape != shape) continue;
+      const int64_t channels = (*shape)[1], groups = (*grouped)[1];
+      if ((*grouped)[0] != (*shape)[0] || channels % groups != 0) continue;
+      auto all = [&](ValueId v, double value) {
+        for (int64_t i = 0; i < groups; ++i)
+          if (g[v].constant.get(i) != value) return false;
+        return true;
+      };
+      if (!g[norm->inputs[1]].is_constant() || !g[norm->inputs[2]].is_constant() || !all(norm->inputs[1], 1) || !all(norm->inputs[2], 0)) continue;
+      const size_t after = shape->size() - 2;  // axes behind the channels
+      auto by_channel = [&](ValueId v) {
+        const Shape& s = *g[v].shape;
+        return s.size() > after && s[s.size() - after - 1] == channels && element_count(s) == channels && s.size() <= shape->size();
+      };
+      if (!by_channel(scale) || !by_channel(bias)) continue;
+      const float epsilon = norm->get_float("epsilon");
+      const ValueId w = g.add_constant(g[scale].constant.reshaped({channels})), b = g.add_constant(g[bias].constant.reshaped({channels}));
+      become(g, id, "GroupNormalization", {x, w, b}, {{"num_groups", groups}, {"epsilon", epsilon}});
       return true;
     }
   }
@@ -275,6 +344,65 @@ bool attention(Graph& g, const Matcher& m, NodeId id) {
   return true;
 }
 
+// f = w·θ + (w·θ)[i] for the strongest channels i; its even and odd channels (Slice) times a complex number for each pair, by
+// Mul, Sub and Add; then Concat and the shuffle that puts the pairs together again (models/families/spartan.cpp).
+bool wave(Graph& g, const Matcher& m, NodeId id) {
+  const Node& n = g[id];
+  if (n.op->name != "Reshape") return false;
+  const Node* t = m.made_by(n.inputs[0], "Transpose");
+  const Node* r = t && t->get_ints("perm") == std::vector<int64_t>{0, 2, 1, 3, 4} ? m.made_by(t->inputs[0], "Reshape") : nullptr;
+  const Node* both = r ? m.made_by(r->inputs[0], "Concat") : nullptr;
+  if (!both || both->inputs.size() != 2 || both->get_int("axis") != 1) return false;
+  const Node *real = m.made_by(both->inputs[0], "Sub"), *imaginary = m.made_by(both->inputs[1], "Add");
+  if (!real || !imaginary) return false;
+  struct Term {
+    ValueId x, factor;
+  };
+  auto term = [&](ValueId v) -> Term {
+    const Node* mul = m.made_by(v, "Mul");
+    if (!mul) return {};
+    const int side = g[mul->inputs[0]].is_constant() ? 0 : 1;
+    return {mul->inputs[1 - side], mul->inputs[side]};
+  };
+  const Term rc = term(real->inputs[0]), id_ = term(real->inputs[1]);
+  Term rd = term(imaginary->inputs[0]), ic = term(imaginary->inputs[1]);
+  if (!rc.x || !id_.x || !rd.x || !ic.x) return false;
+  if (rd.x != rc.x) std::swap(rd, ic);
+  if (rd.x != rc.x || ic.x != id_.x || rc.factor != ic.factor || id_.factor != rd.factor) return false;
+  // The even and the odd channels of one value.
+  auto half = [&](ValueId v, int64_t first) -> ValueId {
+    const Node* s = m.made_by(v, "Slice");
+    if (!s || s->inputs.size() != 5 || m.scalar(s->inputs[1]) != static_cast<double>(first) || m.scalar(s->inputs[3]) != 1.0 || m.scalar(s->inputs[4]) != 2.0) return {};
+    const auto end = m.scalar(s->inputs[2]);
+    const auto &x = g[s->inputs[0]].shape, &y = g[v].shape;
+    return end && x && y && is_static(*x) && is_static(*y) && x->size() == 4 && (*y)[1] * 2 == (*x)[1] ? s->inputs[0] : ValueId{};
+  };
+  const ValueId f = half(rc.x, 0);
+  if (!f || half(id_.x, 1) != f || g[n.outputs[0]].shape != g[f].shape) return false;
+  const int64_t pairs = (*g[f].shape)[1] / 2;
+  const Shape &grouped = *g[r->outputs[0]].shape, &whole = *g[f].shape;
+  if (grouped != Shape{whole[0], 2, pairs, whole[2], whole[3]}) return false;
+  for (ValueId v : {rc.factor, id_.factor})
+    if (!g[v].is_constant() || g[v].dtype != DType::kF32 || *g[v].shape != Shape{pairs, 1, 1}) return false;
+  const Node* sum = m.made_by(f, "Add");
+  if (!sum) return false;
+  for (int side : {0, 1}) {
+    const Node* gather = m.made_by(sum->inputs[side], "GatherElements");
+    const Node* product = m.made_by(sum->inputs[1 - side], "Mul");
+    if (!gather || !product || gather->inputs[0] != sum->inputs[1 - side] || gather->get_int("axis") != 1) continue;
+    // Indices of ArgMax among fewer channels than there are: never negative, never too large.
+    const Node* strongest = m.made_by(gather->inputs[1], "ArgMax");
+    if (!strongest || strongest->get_int("axis") != 1 || strongest->get_int("keepdims") != 1) continue;
+    const auto &from = g[strongest->inputs[0]].shape, &a = g[product->inputs[0]].shape, &b = g[product->inputs[1]].shape;
+    if (!from || !is_static(*from) || from->size() != 4 || (*from)[1] > 2 * pairs || a != b || *a != whole || g[f].dtype != DType::kF32) continue;
+    const ValueId amplitude = product->inputs[0], phase = product->inputs[1], index = gather->inputs[1];
+    const ValueId c = g.add_constant(g[rc.factor].constant.reshaped({pairs})), d = g.add_constant(g[id_.factor].constant.reshaped({pairs}));
+    become(g, id, "Wave", {amplitude, phase, index, c, d}, {{"axis", int64_t{1}}}, kLatheDomain);
+    return true;
+  }
+  return false;
+}
+
 // Reshape [N, g, C/g, H, W] → Transpose (0, 2, 1, 3, 4) → Reshape [N, C, H, W]
 bool channel_shuffle(Graph& g, const Matcher& m, NodeId id) {
   const Node& n = g[id];
@@ -318,7 +446,7 @@ void recognize(Graph& g) {
   Matcher m(g);
   for (NodeId id : g.order()) {
     if (g[id].dead || !g[id].op->domain.empty()) continue;
-    for (auto rule : {gelu_erf, gelu_tanh, self_gated, layer_norm, attention, channel_shuffle, channel_parity})
+    for (auto rule : {gelu_erf, gelu_tanh, self_gated, star_relu, layer_norm, group_norm, attention, wave, channel_shuffle, channel_parity})
       if (rule(g, m, id)) break;
   }
   remove_dead(g);

@@ -68,6 +68,21 @@ TEST_P(EveryKernel, ConvolvesInGroups) {
         }
 }
 
+// Two and four channels a group, whose last vector is whole or cut, with every epilogue.
+TEST_P(EveryKernel, ConvolvesInSmallGroups) {
+  const Window windows[] = {{3, 1, 1}, {1}, {3, 2, 1}, {5, 1, 2}, {3, 1, 2, 2}, {7, 3, 0}, {2, 1, 1}};
+  int turn = 0;
+  for (Window v : windows)
+    for (int64_t each : {2, 4})
+      for (int64_t groups : {2, 3, 4, 7, 8, 16, 19}) {
+        v.groups = groups;
+        omp_set_num_threads(1 + turn % 3);
+        Case c = conv(random, DType::kF32, 1 + turn % 2, 7 + turn % 5, 7 + turn % 13, each * groups, each * groups, v, kActivations[turn % 13], turn % 3, false, false);
+        check(c, tolerance(DType::kF32));
+        ++turn;
+      }
+}
+
 TEST_P(EveryKernel, ConvolvesPlanes) {
   const Window windows[] = {{3, 2, 1}, {3, 1, 1}, {7, 2, 3}, {4, 4}, {2, 1, 0}, {5, 3, 2}, {1, 1}};
   int turn = 0;

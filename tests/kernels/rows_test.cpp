@@ -30,7 +30,8 @@ TEST_P(RowKernel, Unary) {
   const Op ops[] = {{"Relu", {}}, {"LeakyRelu", {{"alpha", 0.2f}}}, {"Elu", {{"alpha", 1.5f}}}, {"HardSigmoid", {{"alpha", 0.3f}, {"beta", 0.4f}}}, {"Sigmoid", {}},
                     {"Tanh", {}}, {"Gelu", {}}, {"Gelu", {{"approximate", std::string("tanh")}}}, {"Swish", {{"alpha", 1.3f}}}, {"Mish", {}}, {"HardSwish", {}},
                     {"Abs", {}}, {"Neg", {}}, {"Sqrt", {}}, {"Reciprocal", {}}, {"Exp", {}}, {"Floor", {}}, {"Ceil", {}}, {"Round", {}}, {"Erf", {}},
-                    {"Log", {}}, {"Sin", {}}, {"Cos", {}}, {"Sign", {}}, {"Softplus", {}}, {"Softsign", {}}};
+                    {"Log", {}}, {"Sin", {}}, {"Cos", {}}, {"Sign", {}}, {"Softplus", {}}, {"Softsign", {}},
+                    {"ai.lathe::StarRelu", {{"scale", 0.9f}, {"bias", -0.4f}}}, {"ai.lathe::StarRelu", {{"scale", -1.5f}}}};
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16})
     for (const Op& op : ops)
@@ -188,6 +189,24 @@ TEST_P(RowKernel, Softmax) {
       }
 }
 
+TEST_P(RowKernel, Waves) {
+  int turn = 0;
+  for (int64_t channels : {2, 6, 16, 32, 34, 130})
+    for (const Shape& pixels : {Shape{1, 1}, Shape{2, 35}}) {
+      omp_set_num_threads(1 + turn++ % 3);
+      Shape shape = pixels, one = pixels;
+      shape.push_back(channels);
+      one.push_back(1);
+      Tensor strongest(DType::kI64, one);
+      for (int64_t i = 0; i < strongest.size(); ++i) strongest.set_int(i, (i * 5 + turn) % channels);
+      Tensor amplitude = random_tensor(DType::kF32, shape, random);
+      if (turn % 3 == 0) amplitude.set(amplitude.size() - 1, NAN);
+      std::vector<Tensor> inputs{amplitude, random_tensor(DType::kF32, shape, random), strongest, random_tensor(DType::kF32, {channels / 2}, random), random_tensor(DType::kF32, {channels / 2}, random)};
+      Case c = make_case("ai.lathe::Wave", inputs, {false, false, false, true, true}, {{"axis", int64_t{2}}}, fmt::format("waves of {} channels", channels));
+      check(c, 2e-6, 1);
+    }
+}
+
 TEST_P(RowKernel, RowNorms) {
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16})
@@ -206,6 +225,22 @@ TEST_P(RowKernel, RowNorms) {
                              fmt::format("{} {} of {}, kind {}", name_of(type), op, width, kind));
           check(c, type == DType::kBF16 ? 1.0 / 128 : kind == 1 ? 2e-4 : 1e-5, 1);
         }
+}
+
+// Of whole samples, channels-last: scale and bias repeat. Parts have 4096 elements; samples of some, of one, and of a cut one.
+TEST_P(RowKernel, SampleNorms) {
+  int turn = 0;
+  for (DType type : {DType::kF32, DType::kBF16})
+    for (const Shape& shape : {Shape{1, 1, 1, 5}, Shape{3, 4, 5, 7}, Shape{2, 16, 16, 16}, Shape{2, 30, 23, 24}, Shape{1, 41, 33}})
+      for (int kind = 0; kind < 4; ++kind) {
+        omp_set_num_threads(1 + turn++ % 3);
+        Tensor x = random_tensor(type, shape, random, kind == 1 ? 100 : -1, kind == 1 ? 104 : 1);
+        if (kind == 2) x.set(x.size() / 2, NAN);
+        std::vector<Tensor> inputs{x, random_tensor(DType::kF32, {shape.back()}, random)};
+        if (kind != 3) inputs.push_back(random_tensor(DType::kF32, {shape.back()}, random));
+        Case c = make_case("LayerNormalization", inputs, {false, true, true}, {{"axis", int64_t{1}}, {"epsilon", 1e-3f}}, fmt::format("{} norm of samples {}, kind {}", name_of(type), to_string(shape), kind));
+        check(c, type == DType::kBF16 ? 1.0 / 128 : kind == 1 ? 2e-4 : 1e-5, 1);
+      }
 }
 
 TEST_P(RowKernel, GroupNorms) {

@@ -87,6 +87,8 @@ void declare_elementwise(OpRegistry& r) {
            c.set_output(0, c.dtype(0), c.shape(0));
            c.set_output(1, DType::kBool, c.shape(0));
          }});
+  // scale·max(x, 0)² + bias (StarReLU: Yu et al. 2024, MetaFormer Baselines for Vision, section 2.2).
+  r.add({.name = "StarRelu", .domain = std::string(kLatheDomain), .attributes = {{"scale", 1.0f}, {"bias", 0.0f}}, .infer = infer::same_as_first});
   // Whole samples set to nought at `rate` in training (Huang et al. 2016, Deep Networks with Stochastic Depth), the rest
   // divided by what is kept; nothing else. `scheduled`: the rate is multiplied by the part of training that is done (Zoph et
   // al. 2018, ScheduledDropPath).

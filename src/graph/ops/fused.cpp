@@ -136,6 +136,20 @@ void infer_shuffle(InferContext& c) {
   c.set_output(0, c.dtype(0), y);
 }
 
+void infer_wave(InferContext& c) {
+  if (c.shape(0)) {
+    const Shape& x = *c.shape(0);
+    const int64_t axis = normalize_axis(c.node().get_int("axis"), static_cast<int64_t>(x.size())), channels = x[axis];
+    check_model(channels < 0 || channels % 2 == 0, "{} channels are no pairs", channels);
+    check_model(!c.shape(1) || *c.shape(1) == x, "phases {} of amplitudes {}", c.shape(1) ? to_string(*c.shape(1)) : "", to_string(x));
+    Shape one = x;
+    one[axis] = 1;
+    check_model(!c.shape(2) || *c.shape(2) == one, "strongest channels {}, expected {}", c.shape(2) ? to_string(*c.shape(2)) : "", to_string(one));
+    for (size_t i : {3, 4}) check_model(!c.shape(i) || channels < 0 || *c.shape(i) == Shape{channels / 2}, "{} numbers for {} channels", c.shape(i) ? to_string(*c.shape(i)) : "", channels);
+  }
+  infer::same_as_first(c);
+}
+
 // Files may hold any numbers: what a view reaches is checked without a product that overflows.
 void check_view(const char* what, const HeadView& view, const Shape& sizes, const std::optional<Shape>& shape) {
   int64_t last = view.offset;
@@ -233,6 +247,9 @@ void declare_fused(OpRegistry& r) {
                         {"is_causal", int64_t{0}}, {"left_window_size", int64_t{-1}}, {"right_window_size", int64_t{-1}},
                         {"scale", 0.0f}, {"softcap", 0.0f}},
          .infer = infer_fused_attention, .macs = fused_attention_macs});
+  // A, P [..., K, ...], I [..., 1, ...] (i64), c, d [K/2] → [..., K, ...]: f = A·P + (A·P)[I] along `axis`, whose channels 2k
+  // and 2k + 1 are the real and the imaginary part of a number, times c[k] + i·d[k] (SpaRTAN, Pay et al. 2025).
+  r.add({.name = "Wave", .domain = "ai.lathe", .minimum_inputs = 5, .maximum_inputs = 5, .attributes = {{"axis", int64_t{1}}}, .infer = infer_wave});
   // Channels c = g·k + i of `axis` move to i·group + g (ShuffleNet, Zhang et al. 2018, section 3.1). One input, or one
   // for each group, all of one shape.
   r.add({.name = "ChannelShuffle", .domain = "ai.lathe", .minimum_inputs = 1, .maximum_inputs = 64, .attributes = {{"axis", int64_t{1}}, {"group", int64_t{1}, true}},

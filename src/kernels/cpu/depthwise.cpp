@@ -12,6 +12,7 @@
 
 #include "core/parallel.h"
 #include "kernels/cpu/depthwise.h"
+#include "kernels/cpu/grouped_conv.h"
 #include "kernels/cpu/lanes-inl.h"
 
 #ifndef LATHE_DEPTHWISE_ROWS
@@ -420,6 +421,7 @@ void register_depthwise(KernelRegistry& r) {
           return typed && !q.has_input(4) && q.input(1).is_constant() && w[1] == 1 && q.node.get_int("group") == w[0] &&
                  q.in_shape()[3] == w[0] && (!q.has_input(2) || (q.input(2).is_constant() && q.input(2).dtype == DType::kF32));
         }, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv>(q); }});
+  register_grouped_conv(r);
 }
 
 }  // namespace lathe

@@ -12,6 +12,7 @@
 #include "core/parallel.h"
 #include "kernels/cpu/broadcast.h"
 #include "kernels/cpu/lanes-inl.h"
+#include "kernels/cpu/wave.h"
 #include "kernels/kernel.h"
 
 #ifndef LATHE_ELEMENTWISE_SHARED
@@ -54,6 +55,17 @@ void ActivateSpan(const void* x, void* y, int64_t count, bool half, ActivationSp
       const D d0;
       const V alpha = hn::Set(d0, spec.alpha), beta = hn::Set(d0, spec.beta);
       ForEach<T>(x, y, count, [&](D d, V v) { return Activate<kKind>(d, v, alpha, beta); });
+    });
+  });
+}
+
+void StarReluSpan(const void* x, void* y, int64_t count, bool half, float scale, float bias) {
+  WithElements(half, [&]<class T>() {
+    const D d0;
+    const V a = hn::Set(d0, scale), b = hn::Set(d0, bias);
+    ForEach<T>(x, y, count, [&](D d, V v) {
+      const V r = Activate<ActivationKind::kRelu>(d, v, a, b);
+      return hn::MulAdd(hn::Mul(r, r), a, b);
     });
   });
 }
@@ -204,6 +216,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lathe {
 HWY_EXPORT(ActivateSpan);
+HWY_EXPORT(StarReluSpan);
 HWY_EXPORT(UnarySpan);
 HWY_EXPORT(Binary);
 
@@ -229,6 +242,18 @@ class ActivationKernel : public Kernel {
 
  private:
   ActivationSpec spec_;
+};
+
+class StarReluKernel : public Kernel {
+ public:
+  explicit StarReluKernel(const KernelRequest& r) : scale_(r.node.get_float("scale")), bias_(r.node.get_float("bias")) {}
+  void run(const Tensor* const* in, Tensor* const* out, void*) override {
+    over_elements(in, out, [&](const void* x, void* y, int64_t count, bool half) { HWY_DYNAMIC_DISPATCH(StarReluSpan)(x, y, count, half, scale_, bias_); });
+  }
+  int in_place_input() const override { return 0; }
+
+ private:
+  float scale_, bias_;
 };
 
 class UnaryKernel : public Kernel {
@@ -309,6 +334,7 @@ KernelEntry binary_entry() {
 }  // namespace
 
 void register_elementwise(KernelRegistry& r) {
+  register_wave(r);
   using A = ActivationKind;
   r.add("Relu", "", activation_entry<A::kRelu>());
   r.add("LeakyRelu", "", activation_entry<A::kLeakyRelu, true>());
@@ -323,6 +349,7 @@ void register_elementwise(KernelRegistry& r) {
           bool tanh = q.node.get_string("approximate") == "tanh";
           return std::make_unique<ActivationKernel>(ActivationSpec{tanh ? A::kGeluTanh : A::kGelu, 0, 0});
         }});
+  r.add("StarRelu", "ai.lathe", {"star.relu", one_type, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<StarReluKernel>(q); }});
   r.add("Clip", "", {"activation", one_type, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<ClipKernel>(q); }});
   r.add("Abs", "", unary_entry<UnaryKind::kAbs>());
   r.add("Neg", "", unary_entry<UnaryKind::kNeg>());

@@ -1,5 +1,5 @@
 // Softmax, layer and RMS normalization over the last axes, instance and group normalization, affine rows. f32, or bf16
-// with sums and variances in f32.
+// with sums and variances in f32; those of a whole sample are put together in f64.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/normalize.cpp"
 #include <hwy/foreach_target.h>
@@ -22,6 +22,10 @@ struct NormArgs {
   int64_t width;
   float epsilon;
   bool centred;  // the mean is taken off: layer normalization, else RMS
+};
+// Of a part of a sample: the mean, and the sum of squares about it.
+struct PartMoment {
+  double mean, squares;
 };
 }  // namespace lathe
 #endif
@@ -73,26 +77,41 @@ void SoftmaxRows(const void* x, void* y, int64_t rows, int64_t n, bool half) {
   });
 }
 
-// Mean and mean square about it (or about zero), in two passes: no cancellation.
 template <class T>
-HWY_INLINE std::pair<V, V> Moments(const T* x, int64_t n, const NormArgs& a) {
+HWY_INLINE float MeanOf(const T* x, int64_t n) {
   const D d;
-  const float count = static_cast<float>(n);
-  V mean = hn::Zero(d);
-  if (a.centred) {
-    V sums[2] = {hn::Zero(d), hn::Zero(d)};
-    const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-    OverRow(x, n, [&]<bool kWhole>(V v, hn::Mask<D>, int64_t i) { V& sum = sums[i / lanes & 1]; sum = hn::Add(sum, v); });
-    mean = hn::Set(d, hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[0], sums[1]))) / count);
-  }
+  V sums[2] = {hn::Zero(d), hn::Zero(d)};
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  OverRow(x, n, [&]<bool kWhole>(V v, hn::Mask<D>, int64_t i) { V& sum = sums[i / lanes & 1]; sum = hn::Add(sum, v); });
+  return hn::GetLane(hn::SumOfLanes(d, hn::Add(sums[0], sums[1]))) / static_cast<float>(n);
+}
+// The sum of squares about `mean`.
+template <class T>
+HWY_INLINE float SquaresAbout(V mean, const T* x, int64_t n) {
+  const D d;
   V squares = hn::Zero(d);
   OverRow(x, n, [&]<bool kWhole>(V v, hn::Mask<D> m, int64_t) {
     V c = hn::Sub(v, mean);
     if constexpr (!kWhole) c = hn::IfThenElseZero(m, c);
     squares = hn::MulAdd(c, c, squares);
   });
-  const float variance = hn::GetLane(hn::SumOfLanes(d, squares)) / count;
+  return hn::GetLane(hn::SumOfLanes(d, squares));
+}
+
+// Mean, and one over the root of the mean square about it (or about zero), in two passes: no cancellation.
+template <class T>
+HWY_INLINE std::pair<V, V> Moments(const T* x, int64_t n, const NormArgs& a) {
+  const D d;
+  const V mean = a.centred ? hn::Set(d, MeanOf(x, n)) : hn::Zero(d);
+  const float variance = SquaresAbout(mean, x, n) / static_cast<float>(n);
   return {mean, hn::Set(d, 1.0f / std::sqrt(variance + a.epsilon))};
+}
+void PartMoments(const void* x, int64_t n, bool half, PartMoment* part) {
+  const D d;
+  WithElements(half, [&]<class T>() {
+    const float mean = MeanOf(static_cast<const T*>(x), n);
+    *part = {mean, SquaresAbout(hn::Set(d, mean), static_cast<const T*>(x), n)};
+  });
 }
 
 template <class T>
@@ -159,6 +178,7 @@ namespace lathe {
 HWY_EXPORT(SoftmaxRows);
 HWY_EXPORT(NormRows);
 HWY_EXPORT(NormGroup);
+HWY_EXPORT(PartMoments);
 HWY_EXPORT(AffineRows);
 
 namespace {
@@ -200,6 +220,55 @@ class RowNorm : public Kernel {
  private:
   NormArgs args_;
   Tensor scale_;  // widened
+  bool biased_;
+};
+
+// LayerNormalization of whole samples [N, …, C] whose scale and bias repeat every C elements: what GroupNormalization of one
+// group is channels-last (transform/layout.cpp). Each part of a sample, small enough to stay in a first-level cache, is read
+// twice for its mean and squares; parts are put together in their order, whatever thread made them (Chan et al. 1979).
+class SampleNorm : public Kernel {
+ public:
+  explicit SampleNorm(const KernelRequest& r) : epsilon_(r.node.get_float("epsilon")), biased_(r.has_input(2)) {
+    channels_ = r.in_shape().back();
+    sample_ = product(r.in_shape(), normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(r.in_shape().size())), r.in_shape().size());
+    parts_ = (sample_ + kPart - 1) / kPart;
+  }
+  void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
+    const bool half = in[0]->dtype() == DType::kBF16;
+    const int64_t bytes = element_bytes(*in[0]), samples = in[0]->size() / sample_, pixels = sample_ / channels_;
+    const float *weight = in[1]->data<float>(), *bias = biased_ ? in[2]->data<float>() : nullptr;
+    auto* parts = static_cast<PartMoment*>(scratch);
+    float *scale = reinterpret_cast<float*>(parts + parts_), *shift = scale + channels_;
+    for (int64_t s = 0; s < samples; ++s) {
+      const char* x = in[0]->data<char>() + s * sample_ * bytes;
+      char* y = out[0]->data<char>() + s * sample_ * bytes;
+      parallel_for(parts_, kParallelGrain / (2 * kPart) + 1, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; ++p) HWY_DYNAMIC_DISPATCH(PartMoments)(x + p * kPart * bytes, std::min(kPart, sample_ - p * kPart), half, parts + p);
+      });
+      double mean = 0, squares = 0, count = 0;
+      for (int64_t p = 0; p < parts_; ++p) {
+        const auto n = static_cast<double>(std::min(kPart, sample_ - p * kPart)), apart = parts[p].mean - mean;
+        squares += parts[p].squares + apart * apart * count * n / (count + n);
+        mean += apart * n / (count + n);
+        count += n;
+      }
+      const double factor = 1 / std::sqrt(squares / count + static_cast<double>(epsilon_));
+      for (int64_t c = 0; c < channels_; ++c) {
+        scale[c] = static_cast<float>(weight[c] * factor);
+        shift[c] = static_cast<float>((bias ? bias[c] : 0) - mean * (weight[c] * factor));
+      }
+      parallel_for(pixels, kParallelGrain / (channels_ + 1) + 1, [&](int64_t begin, int64_t end) {
+        HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * channels_ * bytes, scale, shift, y + begin * channels_ * bytes, end - begin, channels_, half, {});
+      });
+    }
+  }
+  size_t scratch_bytes() const override { return static_cast<size_t>(parts_) * sizeof(PartMoment) + static_cast<size_t>(channels_) * 2 * sizeof(float); }
+  int in_place_input() const override { return 0; }
+
+ private:
+  static constexpr int64_t kPart = 4096;  // elements: 16 KiB of f32, half of a first-level cache
+  float epsilon_;
+  int64_t channels_ = 1, sample_ = 1, parts_ = 1;
   bool biased_;
 };
 
@@ -275,6 +344,15 @@ bool row_norm_supported(const KernelRequest& r) {
   return r.in_shape(1) == row && (!r.has_input(2) || r.in_shape(2) == row);
 }
 
+bool sample_norm_supported(const KernelRequest& r) {
+  const Shape& x = r.in_shape();
+  if (!one_type(r) || !all_f32(r, {1, 2}) || x.size() < 3 || element_count(x) == 0) return false;
+  for (size_t i = 1; i < r.node.outputs.size(); ++i)
+    if (r.node.outputs[i]) return false;
+  const Shape row{x.back()};
+  return normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(x.size())) + 1 < static_cast<int64_t>(x.size()) && r.in_shape(1) == row && (!r.has_input(2) || r.in_shape(2) == row);
+}
+
 bool group_norm_supported(const KernelRequest& r) { return one_type(r) && all_f32(r, {1, 2}) && r.in_shape().size() >= 2; }
 
 template <class Made>
@@ -288,6 +366,7 @@ void register_normalize(KernelRegistry& r) {
   r.add("Softmax", "", {"softmax", softmax_supported, [](const KernelRequest&) -> std::unique_ptr<Kernel> { return std::make_unique<Softmax>(); }});
   r.add("Affine", "ai.lathe", {"affine", [](const KernelRequest& q) { return one_type(q) && all_f32(q, {1, 2}); }, make<Affine>});
   for (const char* op : {"LayerNormalization", "RMSNormalization"}) r.add(op, "", {"row.norm", row_norm_supported, make<RowNorm>});
+  r.add("LayerNormalization", "", {"sample.norm", sample_norm_supported, make<SampleNorm>});
   for (const char* op : {"InstanceNormalization", "GroupNormalization"}) r.add(op, "", {"group.norm", group_norm_supported, make<GroupNorm>});
 }
 

@@ -113,6 +113,15 @@ void pool(Context& c) {
   c.set_output(0, c.input(0).dtype() == y.dtype() ? y : cast(y, c.input(0).dtype()));
 }
 
+void star_relu(Context& c) {
+  const double scale = c.node().get_float("scale"), bias = c.node().get_float("bias");
+  Tensor& y = c.output();
+  for (int64_t i = 0; i < y.size(); ++i) {
+    const double x = c.input().get(i), r = x < 0 ? 0 : x;  // a NaN stays one
+    y.set(i, scale * r * r + bias);
+  }
+}
+
 void affine(Context& c) {
   Tensor y = evaluate("Add", {evaluate("Mul", {widened(c.input(0)), c.input(1)}), c.input(2)});
   y = activate(c.node(), std::move(y));
@@ -167,6 +176,25 @@ void channel_shuffle(Context& c) {
   c.set_output(0, transpose(x.reshaped(split), swapped).reshaped(x.shape()));
 }
 
+void wave(Context& c) {
+  const Tensor &a = c.input(0), &p = c.input(1), &strongest = c.input(2);
+  const int64_t axis = normalize_axis(c.node().get_int("axis"), a.rank()), channels = a.shape()[axis];
+  const int64_t outer = product(a.shape(), 0, axis), inner = product(a.shape(), axis + 1, a.shape().size());
+  Tensor& y = c.output();
+  for (int64_t o = 0; o < outer; ++o)
+    for (int64_t i = 0; i < inner; ++i) {
+      const auto at = [&](int64_t k) { return (o * channels + k) * inner + i; };
+      const auto f = [&](int64_t k) { return a.get(at(k)) * p.get(at(k)); };
+      const int64_t most = strongest.get_int(o * inner + i);
+      if (most < 0 || most >= channels) fail(ErrorKind::kInput, "channel {} of {}", most, channels);
+      for (int64_t k = 0; k < channels / 2; ++k) {
+        const double real = f(2 * k) + f(most), imaginary = f(2 * k + 1) + f(most), re = c.input(3).get(k), im = c.input(4).get(k);
+        y.set(at(2 * k), real * re - imaginary * im);
+        y.set(at(2 * k + 1), real * im + imaginary * re);
+      }
+    }
+}
+
 }  // namespace
 
 void register_fused(Registry& r) {
@@ -177,8 +205,10 @@ void register_fused(Registry& r) {
   r.add("MatMul", matmul, "ai.lathe");
   r.add("Pool", pool, "ai.lathe");
   r.add("Affine", affine, "ai.lathe");
+  r.add("StarRelu", star_relu, "ai.lathe");
   r.add("Attention", attention, "ai.lathe");
   r.add("ChannelShuffle", channel_shuffle, "ai.lathe");
+  r.add("Wave", wave, "ai.lathe");
 }
 
 }  // namespace lathe::reference
