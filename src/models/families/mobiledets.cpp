@@ -235,7 +235,7 @@ std::vector<ModelEntry> mobiledets() {
                  .input = {3, 320, 320}, .classes = 90, .counts = n.counts, .published_parameters = n.parameters, .published_macs = n.macs, .published_accuracy = n.accuracy,
                  .parameters_note = "published with the means and variances of batch norms",
                  .options = {"head: ssdlite (91 slots for 90 classes, the first is background) or features (the maps C1 to C5)",
-                             "output: codes (of boxes, and logits, as training needs them) or boxes (with scores, as lathe detect reads them)"},
+                             "output: codes (of boxes, and logits, as training needs them) or boxes (with scores, as lathe run reads them)"},
                  .variants = {{"width 0.5", {.width = 0.5}, halves.at(n.name)}, {"the backbone", {.more = {{"head", "features"}}}, backbones.at(n.name)}}};
     if (n.squeeze) m.macs_note = "published with the products and sums of squeeze and excitation's scaling and pooling";
     if (n.squeeze) m.variants.push_back({"width 0.25, 96², 3 classes", {.classes = 3, .input = {3, 96, 96}, .width = 0.25}, {232'576, 0, 4'548'672}});
