@@ -1,6 +1,8 @@
 // lathe-train: what of `lathe` needs libtorch. `lathe train` and `lathe finetune` become this program, with the same arguments.
+#include <malloc.h>
 #include <unistd.h>
 
+#include <climits>
 #include <csignal>
 #include <cstdio>
 #include <stop_token>
@@ -35,6 +37,12 @@ void interrupted(int number) {
 }  // namespace
 
 int main(int argc, char** argv) {
+#ifdef M_MMAP_THRESHOLD
+  // Activations come and go in each step: pages that the heap gives back must be cleared when they come again, which took a
+  // quarter of the time of mobilenet_v2.
+  ::mallopt(M_MMAP_MAX, 0);
+  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
+#endif
   for (int number : {SIGINT, SIGTERM}) std::signal(number, interrupted);
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"Trains networks; lathe train and lathe finetune."};

@@ -1,5 +1,6 @@
 // Convolutions, pooling and products of matrices.
 #include "graph/op.h"
+#include "train/depthwise.h"
 #include "train/lower.h"
 
 namespace lathe {
@@ -43,12 +44,62 @@ at::Tensor padded(const at::Tensor& x, const std::vector<int64_t>& pads, double 
   return at::constant_pad_nd(x, from_last, value);
 }
 
+// A depthwise convolution whose gradients are made by kernels of our own (train/depthwise.h).
+class Depthwise : public torch::autograd::Function<Depthwise> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& given, const at::Tensor& weight, std::vector<int64_t> window) {
+    const at::Tensor x = given.contiguous(at::MemoryFormat::ChannelsLast);
+    std::vector<int64_t> strides(window.begin(), window.begin() + 2), pads(window.begin() + 2, window.begin() + 6), dilations(window.begin() + 6, window.end());
+    const bool even = symmetric(pads);
+    const at::Tensor around = even ? x : padded(x, pads, 0);
+    if (even) pads.resize(2);
+    else pads = {0, 0};
+    const at::Tensor y = at::convolution(around, weight, at::Tensor(), strides, pads, dilations, false, {0, 0}, x.size(1));
+    context->save_for_backward({x, weight});
+    context->saved_data["window"] = window;
+    return y;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1], g = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
+    const DepthwiseShape s = shape_of(x, weight, context->saved_data["window"].toIntVector());
+    at::Tensor dx, dw;
+    if (context->needs_input_grad(0)) {
+      dx = at::empty_like(x);
+      depthwise_input_gradient(s, g.data_ptr<float>(), by_taps(weight).data_ptr<float>(), dx.data_ptr<float>());
+    }
+    if (context->needs_input_grad(1)) {
+      at::Tensor taps = at::empty({s.kernel_h * s.kernel_w, s.channels}, x.options());
+      depthwise_weight_gradient(s, x.data_ptr<float>(), g.data_ptr<float>(), taps.data_ptr<float>());
+      dw = taps.t().reshape(weight.sizes());
+    }
+    return {dx, dw, at::Tensor()};
+  }
+
+ private:
+  static at::Tensor by_taps(const at::Tensor& w) { return w.reshape({w.size(0), -1}).t().contiguous(); }
+  // `window`: strides, pads as in ONNX, dilations.
+  static DepthwiseShape shape_of(const at::Tensor& x, const at::Tensor& w, const std::vector<int64_t>& window) {
+    DepthwiseShape s{x.size(0), x.size(2), x.size(3), x.size(1), 0, 0, w.size(2), w.size(3), window[0], window[1], window[2], window[3], window[6], window[7]};
+    s.out_height = (s.height + window[2] + window[4] - (s.kernel_h - 1) * s.dilation_h - 1) / s.stride_h + 1;
+    s.out_width = (s.width + window[3] + window[5] - (s.kernel_w - 1) * s.dilation_w - 1) / s.stride_w + 1;
+    return s;
+  }
+};
+
 Tensors conv(const LowerCall& c) {
   at::Tensor x = c.in(0);
   const at::Tensor& w = c.in(1);
   const size_t axes = static_cast<size_t>(w.dim()) - 2;
   const std::vector<int64_t> kernel = w.sizes().slice(2).vec(), strides = list_or(c.node, "strides", axes, 1), dilations = list_or(c.node, "dilations", axes, 1);
   std::vector<int64_t> pads = pads_of(c.node, x.sizes(), kernel, strides, dilations);
+  if (axes == 2 && w.size(1) == 1 && w.size(0) == x.size(1) && c.node.get_int("group") == x.size(1) && x.size(1) % 8 == 0 && x.scalar_type() == at::kFloat && w.scalar_type() == at::kFloat) {
+    std::vector<int64_t> window = strides;
+    window.insert(window.end(), pads.begin(), pads.end());
+    window.insert(window.end(), dilations.begin(), dilations.end());
+    const at::Tensor y = Depthwise::apply(x, w, window);
+    return {c.has(2) ? y + c.in(2).reshape({1, -1, 1, 1}) : y};
+  }
   if (!symmetric(pads)) {
     x = padded(x, pads, 0);
     std::fill(pads.begin(), pads.end(), 0);

@@ -22,8 +22,9 @@ Tensors clip(const LowerCall& c) {
   if (c.has(1)) low = c.in(1);
   if (c.has(2)) high = c.in(2);
   if (!low && !high) return {c.in()};
-  // Literals as numbers: the gradient then is that of hardtanh, in one pass.
+  // Literals as numbers: hardtanh's gradient is one pass where clamp's is four.
   const auto number = [](const c10::optional<at::Tensor>& t) { return t ? c10::optional<at::Scalar>(t->item()) : c10::nullopt; };
+  if (low && high && !low->requires_grad() && !high->requires_grad() && at::isFloatingType(c.in().scalar_type())) return {at::hardtanh(c.in(), low->item(), high->item())};
   if ((!low || !low->requires_grad()) && (!high || !high->requires_grad())) return {at::clamp(c.in(), number(low), number(high))};
   return {at::clamp(c.in(), low, high)};
 }
@@ -90,7 +91,12 @@ void lower_elementwise(LoweringRegistry& r) {
   r.add("HardSigmoid", +[](const LowerCall& c) { return Tensors{at::clamp(c.in() * c.node.get_float("alpha") + c.node.get_float("beta"), 0, 1)}; });
   r.add("HardSwish", +[](const LowerCall& c) { return Tensors{at::hardswish(c.in())}; });
   r.add("Swish", +[](const LowerCall& c) { return Tensors{c.in() * at::sigmoid(c.in() * c.node.get_float("alpha"))}; });
-  r.add("Gelu", +[](const LowerCall& c) { return Tensors{at::gelu(c.in(), c.node.get_string("approximate"))}; });
+  r.add("Gelu", +[](const LowerCall& c) {
+    // As it lies in memory: libtorch would bring pictures with channels last to another order and back.
+    if (c.in().dim() == 4 && c.in().is_contiguous(at::MemoryFormat::ChannelsLast) && !c.in().is_contiguous())
+      return Tensors{at::gelu(c.in().permute({0, 2, 3, 1}), c.node.get_string("approximate")).permute({0, 3, 1, 2})};
+    return Tensors{at::gelu(c.in(), c.node.get_string("approximate"))};
+  });
   // Broadcast from the last axis on, as the operator says; torch's prelu wants a slope for each channel.
   r.add("PRelu", +[](const LowerCall& c) { return Tensors{at::relu(c.in(0)) - c.in(1) * at::relu(-c.in(0))}; });
 

@@ -164,7 +164,11 @@ void TorchNetwork::run(size_t begin, size_t end, std::vector<at::Tensor>& values
 Tensors TorchNetwork::forward(const Tensors& inputs, const PassState& state) {
   if (inputs.size() != graph_.inputs.size()) fail(ErrorKind::kUsage, "{} inputs for {}", inputs.size(), graph_.inputs.size());
   std::vector<at::Tensor> values = constants_;
-  for (size_t i = 0; i < inputs.size(); ++i) values[graph_.inputs[i].index] = inputs[i];
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    // Pictures with channels last: libtorch's norms and pooling are up to 16 times as fast on them.
+    const bool picture = inputs[i].dim() == 4, clip = inputs[i].dim() == 5;
+    values[graph_.inputs[i].index] = picture ? inputs[i].contiguous(at::MemoryFormat::ChannelsLast) : clip ? inputs[i].contiguous(at::MemoryFormat::ChannelsLast3d) : inputs[i];
+  }
   PassState pass = state;
   if (options_.conv_bn != ConvBnMode::kTrain) pass.batch_statistics = false;
   run(0, steps_.size(), values, pass);

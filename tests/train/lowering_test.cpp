@@ -1,6 +1,8 @@
 // Every lowered operator against its reference kernel, and its gradients against finite differences in double precision.
 #include <gtest/gtest.h>
 
+#include <omp.h>
+
 #include <cmath>
 #include <random>
 
@@ -147,6 +149,36 @@ TEST_F(Lowering, Convolutions) {
       check({"ConvTranspose", {numbers(x), numbers(t), numbers({3 * groups})}, {{"kernel_shape", kernel}, {"strides", strides}, {"dilations", dilations}, {"group", int64_t{groups}},
              {"pads", uneven ? Ints(2 * axes, 0) : pads}}, 2});
     }
+}
+
+// In f32 their gradients come from kernels of our own: against libtorch's.
+TEST_F(Lowering, DepthwiseGradients) {
+  for (int threads : {1, 3})
+    for (int64_t channels : {8, 24, 40, 72, 136})
+      for (auto [kernel, stride, dilation] : {std::tuple{Ints{3, 3}, 1, 1}, {Ints{3, 3}, 2, 1}, {Ints{5, 2}, 1, 2}, {Ints{7, 7}, 2, 1}, {Ints{1, 3}, 3, 1}})
+        for (const Ints& pads : {Ints{1, 1, 1, 1}, Ints{0, 2, 1, 0}, Ints{3, 3, 3, 3}}) {
+          omp_set_num_threads(threads);
+          Graph g;
+          const ValueId x = g.add_input("x", DType::kF32, Shape{3, channels, 9, 11});
+          const ValueId w = g.add_constant(numbers({channels, 1, kernel[0], kernel[1]}), "w"), b = g.add_constant(numbers({channels}), "b");
+          g.outputs = {g.add("Conv", {x, w, b}, {{"kernel_shape", kernel}, {"strides", Ints(2, stride)}, {"dilations", Ints(2, dilation)}, {"pads", pads}, {"group", channels}})};
+          TorchNetwork ours(g), exact(g, {.type = at::kDouble});
+          Tensors gradients[2];
+          at::manual_seed(1);
+          const at::Tensor input = at::randn({3, channels, 9, 11}), r = at::randn(*g[g.outputs[0]].shape);
+          for (TorchNetwork* net : {&ours, &exact}) {
+            const at::ScalarType type = net->options().type;
+            at::Tensor leaf = input.detach().to(type, false, true).set_requires_grad(true);
+            (net->forward({leaf}, {})[0] * r.to(type)).sum().backward();
+            Tensors& list = gradients[net == &exact];
+            list.push_back(leaf.grad());
+            for (const at::Tensor& p : net->trained()) list.push_back(p.grad());
+          }
+          for (size_t i = 0; i < gradients[0].size(); ++i)
+            EXPECT_LE((gradients[0][i] - gradients[1][i]).abs().max().item<double>(), 2e-5 * std::max(1.0, gradients[1][i].abs().max().item<double>()))
+                << channels << " channels, kernel " << kernel[0] << "x" << kernel[1] << ", stride " << stride << ", pads " << to_string(pads) << ", tensor " << i;
+        }
+  omp_set_num_threads(1);
 }
 
 TEST_F(Lowering, Pooling) {
