@@ -109,7 +109,7 @@ void write_safetensors(const std::string& path, const Safetensors& contents) {
   if (!contents.metadata.empty()) header[kMetadata] = contents.metadata;
   uint64_t at = 0;
   for (const auto& [name, tensor] : order) {
-    auto type = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& t) { return t.type == tensor->dtype(); });
+    auto type = std::find_if(kTypes.begin(), kTypes.end(), [wanted = tensor->dtype()](const TypeName& t) { return t.type == wanted; });
     if (type == kTypes.end() || name == kMetadata)
       fail(ErrorKind::kUnsupported, "{}: a tensor '{}' of type {} cannot be written as safetensors", path, name, name_of(tensor->dtype()));
     require(tensor->has_elements(), "{}: tensor '{}' has no elements to write", path, name);
