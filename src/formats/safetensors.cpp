@@ -52,7 +52,7 @@ Entry read_entry(const std::string& key, const nlohmann::json& value, const std:
 
 }  // namespace
 
-Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string& name, std::shared_ptr<const void> owner) {
+Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string& name, const std::shared_ptr<const void>& owner) {
   uint64_t length = 0;
   if (bytes.size() < sizeof length) fail(ErrorKind::kInput, "{}: is not a safetensors file: {} bytes are too few", name, bytes.size());
   std::memcpy(&length, bytes.data(), sizeof length);
