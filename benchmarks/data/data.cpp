@@ -1,7 +1,9 @@
 // How many samples a second the loader gives: bench_data DATA [--augment …] [--threads 1 2] [--size 0] [--seconds 1] [--rounds 5]. Prints the
-// best round of each number of threads, taken in turns: the first epoch, which decodes, and later ones, from what was kept.
+// best round of each number of threads, taken in turns: the first epoch, which decodes, and later ones, from what was kept; beside it
+// samples for each second of processor time, which other programs on the machine do not change much.
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <ctime>
 
 #include "data/loader.h"
 
@@ -11,8 +13,18 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point begin) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); }
 
+double processor_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+// Samples a second, the best seen.
+struct Rate {
+  double wall = 0, processor = 0;
+};
 struct Rates {
-  double first = 0, later = 0;  // samples a second, the best seen
+  Rate first, later;
 };
 
 void measure(const std::shared_ptr<const TrainingSet>& set, const LoaderOptions& options, double seconds, Rates& best) {
@@ -21,6 +33,7 @@ void measure(const std::shared_ptr<const TrainingSet>& set, const LoaderOptions&
     const int64_t epoch = later ? 1 : 0;
     // Kept samples are whole only after an epoch; one that takes longer than a round is measured in part, and not later.
     const auto begin = std::chrono::steady_clock::now();
+    const double before = processor_seconds();
     size_t samples = 0;
     int64_t batches = 0;
     while (batches < loader.batches() && (!later || seconds_since(begin) < seconds)) {
@@ -29,8 +42,9 @@ void measure(const std::shared_ptr<const TrainingSet>& set, const LoaderOptions&
       samples += b.samples.size();
       ++batches;
     }
-    double& rate = later ? best.later : best.first;
-    rate = std::max(rate, static_cast<double>(samples) / seconds_since(begin));
+    Rate& rate = later ? best.later : best.first;
+    rate.wall = std::max(rate.wall, static_cast<double>(samples) / seconds_since(begin));
+    rate.processor = std::max(rate.processor, static_cast<double>(samples) / (processor_seconds() - before));
   }
 }
 
@@ -65,7 +79,8 @@ int main(int argc, char** argv) {
         measure(parts.train, options, seconds, rates[i]);
       }
     for (size_t i = 0; i < threads.size(); ++i)
-      fmt::print("{} threads: {:.0f} samples/s in the first epoch, {:.0f} later\n", threads[i], rates[i].first, rates[i].later);
+      for (const auto& [rate, what] : {std::pair(rates[i].first, "first epoch"), std::pair(rates[i].later, "later epochs")})
+        fmt::print("{} threads, {}: {:.0f} samples/s, {:.0f} a processor second\n", threads[i], what, rate.wall, rate.processor);
   } catch (const Error& e) {
     fmt::print(stderr, "bench_data: {}\n", e.what());
     return 1;

@@ -77,8 +77,8 @@ void adjust_sharpness(Tensor& picture, double factor) {
       for (int64_t x = 1; x + 1 < width; ++x) {
         const uint8_t* m = in + y * width + x;
         const int sum = m[-width - 1] + m[-width] + m[-width + 1] + m[-1] + 5 * m[0] + m[1] + m[width - 1] + m[width] + m[width + 1];
-        const float smooth = static_cast<float>((sum + 6) / 13);
-        out[y * width + x] = to_pixel(smooth + f * (m[0] - smooth));
+        const int smooth = (sum + 6) / 13;
+        out[y * width + x] = to_pixel(static_cast<float>(smooth) + f * static_cast<float>(m[0] - smooth));
       }
     }
   }

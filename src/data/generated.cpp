@@ -192,8 +192,9 @@ class Shapes : public TrainingSet {
       return channel(from, c, o_.channels) * (1 - t) + channel(to, c, o_.channels) * t;
     };
     for (int64_t c = 0; c < o_.channels; ++c)
-      for (int64_t p = 0; p < plane; ++p)
-        picture[static_cast<size_t>(c * plane + p)] = background(static_cast<double>(p % size) + 0.5, static_cast<double>(p / size) + 0.5, c);
+      for (int64_t y = 0; y < size; ++y)
+        for (int64_t x = 0; x < size; ++x)
+          picture[static_cast<size_t>(c * plane + y * size + x)] = background(static_cast<double>(x) + 0.5, static_cast<double>(y) + 0.5, c);
     Sample s;
     const auto wanted = 1 + random.below(static_cast<uint64_t>(o_.objects));
     for (int attempt = 0; attempt < kTries && s.boxes.size() < wanted; ++attempt) {

@@ -1,6 +1,7 @@
 #include "data/loader.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <cstring>
@@ -18,19 +19,30 @@ constexpr int64_t kMaxThreads = 256;
 
 using Order = std::shared_ptr<const std::vector<size_t>>;
 
+// What becomes of each value of a u8 pixel, by channel; one table where all channels are alike.
+using Tables = std::vector<std::array<float, 256>>;
+
+float of_channel(const std::vector<float>& values, size_t c) { return values.size() == 1 ? values[0] : values[c]; }
+
+Tables tables_of(const LoaderOptions& o) {
+  Tables tables(std::max(o.mean.size(), o.std.size()));
+  for (size_t c = 0; c < tables.size(); ++c)
+    for (size_t v = 0; v < 256; ++v) tables[c][v] = (static_cast<float>(v) * o.scale - of_channel(o.mean, c)) / of_channel(o.std, c);
+  return tables;
+}
+
 // u8 [C, …] or f32 → f32 at `to`: (value · scale − mean) / std by channel.
-void normalize(const Tensor& in, const LoaderOptions& o, float* to) {
-  const int64_t channels = in.dim(0), plane = in.size() / std::max<int64_t>(channels, 1);
-  for (int64_t c = 0; c < channels; ++c, to += plane) {
-    auto of = [&](const std::vector<float>& v) { return v.size() == 1 ? v[0] : v[static_cast<size_t>(c)]; };
-    const float mean = of(o.mean), std = of(o.std);
+void normalize(const Tensor& in, const LoaderOptions& o, const Tables& tables, float* to) {
+  const auto channels = static_cast<size_t>(in.dim(0));
+  const int64_t plane = in.size() / std::max<int64_t>(in.dim(0), 1);
+  for (size_t c = 0; c < channels; ++c, to += plane) {
     if (in.dtype() == DType::kU8) {
-      float table[256];
-      for (int v = 0; v < 256; ++v) table[v] = (static_cast<float>(v) * o.scale - mean) / std;
-      const uint8_t* from = in.data<uint8_t>() + c * plane;
+      const std::array<float, 256>& table = tables[tables.size() == 1 ? 0 : c];
+      const uint8_t* from = in.data<uint8_t>() + static_cast<int64_t>(c) * plane;
       for (int64_t i = 0; i < plane; ++i) to[i] = table[from[i]];
     } else {
-      const float* from = in.data<float>() + c * plane;
+      const float mean = of_channel(o.mean, c), std = of_channel(o.std, c);
+      const float* from = in.data<float>() + static_cast<int64_t>(c) * plane;
       for (int64_t i = 0; i < plane; ++i) to[i] = (from[i] - mean) / std;
     }
   }
@@ -41,6 +53,7 @@ void normalize(const Tensor& in, const LoaderOptions& o, float* to) {
 struct Loader::State {
   std::shared_ptr<const TrainingSet> set;
   LoaderOptions options;
+  Tables tables;
   int64_t batches = 0;
 
   std::mutex mutex;
@@ -134,7 +147,7 @@ struct Loader::State {
       if (s.input.shape() != one)
         fail(ErrorKind::kInput, "{} has shape {}, {} before it {}: say the size that samples are brought to", set->name(i), to_string(s.input.shape()),
              set->name(b.samples[0]), to_string(one));
-      normalize(s.input, options, b.inputs.data<float>() + static_cast<int64_t>(k) * s.input.size());
+      normalize(s.input, options, tables, b.inputs.data<float>() + static_cast<int64_t>(k) * s.input.size());
       if (truth == TrainingTruth::kClass) {
         if (s.label < 0 || s.label >= static_cast<int64_t>(set->classes().size()))
           fail(ErrorKind::kInput, "{} has class {}, the set {} classes", set->name(i), s.label, set->classes().size());
@@ -185,12 +198,14 @@ Loader::Loader(std::shared_ptr<const TrainingSet> set, const LoaderOptions& opti
   refuse(options.epochs < 0, "epochs must not be negative");
   refuse(options.mean.empty() || options.std.empty(), "mean and std are one number or one for each channel");
   refuse(std::find(options.std.begin(), options.std.end(), 0.0f) != options.std.end(), "std must not be 0");
+  refuse(options.mean.size() != 1 && options.std.size() != 1 && options.mean.size() != options.std.size(), "mean and std are for different numbers of channels");
   refuse(!(options.mixup >= 0 && options.cutmix >= 0), "mixup and cutmix take an α of 0 or more");
   if (!set || set->size() == 0) fail(ErrorKind::kInput, "loader: the part of the data is empty");
   refuse((options.mixup > 0 || options.cutmix > 0) && set->truth() != TrainingTruth::kClass, "mixup and cutmix are for samples with classes");
   State& s = *state_;
   s.set = std::move(set);
   s.options = options;
+  s.tables = tables_of(options);
   const auto size = static_cast<int64_t>(s.set->size());
   s.batches = std::max<int64_t>(options.drop_last ? size / options.batch : (size + options.batch - 1) / options.batch, 1);
   if (!s.set->in_memory()) s.kept.resize(s.set->size());

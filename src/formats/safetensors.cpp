@@ -52,7 +52,7 @@ Entry read_entry(const std::string& key, const nlohmann::json& value, const std:
 
 }  // namespace
 
-Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string& name, std::shared_ptr<const void> owner) {
+Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string& name, const std::shared_ptr<const void>& owner) {
   uint64_t length = 0;
   if (bytes.size() < sizeof length) fail(ErrorKind::kInput, "{}: is not a safetensors file: {} bytes are too few", name, bytes.size());
   std::memcpy(&length, bytes.data(), sizeof length);
@@ -109,7 +109,7 @@ void write_safetensors(const std::string& path, const Safetensors& contents) {
   if (!contents.metadata.empty()) header[kMetadata] = contents.metadata;
   uint64_t at = 0;
   for (const auto& [name, tensor] : order) {
-    auto type = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& t) { return t.type == tensor->dtype(); });
+    auto type = std::find_if(kTypes.begin(), kTypes.end(), [wanted = tensor->dtype()](const TypeName& t) { return t.type == wanted; });
     if (type == kTypes.end() || name == kMetadata)
       fail(ErrorKind::kUnsupported, "{}: a tensor '{}' of type {} cannot be written as safetensors", path, name, name_of(tensor->dtype()));
     require(tensor->has_elements(), "{}: tensor '{}' has no elements to write", path, name);

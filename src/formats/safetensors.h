@@ -19,7 +19,7 @@ struct Safetensors {
 
 // The tensors borrow `bytes`, which `owner` keeps alive: read them, do not write. Throws kInput when broken, kUnsupported for types
 // that lathe does not hold (dense 4- and 6-bit ones).
-Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string& name, std::shared_ptr<const void> owner = nullptr);
+Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string& name, const std::shared_ptr<const void>& owner = nullptr);
 // The file is mapped.
 Safetensors read_safetensors(const std::string& path);
 // A whole file or none (core/file.h). The same contents make the same bytes. Throws kUnsupported for types narrower than 8 bits and

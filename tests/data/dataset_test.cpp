@@ -1,5 +1,7 @@
 #include "data/dataset.h"
 
+#include <zlib.h>
+
 #include <map>
 #include <set>
 
@@ -240,6 +242,45 @@ TEST_F(TrainingSetTest, TablesOfClassesAndBoxesAndMaps) {
   std::filesystem::create_directories(path("t/labels"));
   EXPECT_THAT(fault_of(path("t"), ErrorKind::kUsage), HasSubstr("classes=N"));
   EXPECT_THAT(fault_of(path("t") + ",classes=2"), HasSubstr("no map of classes for"));
+}
+
+// An 8-bit grey PNG whose pixels are classes.
+std::string label_png(uint32_t width, uint32_t height, const std::string& labels) {
+  auto big = [](uint32_t v) { return std::string{static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)}; };
+  auto chunk = [&](const std::string& body) {
+    return big(static_cast<uint32_t>(body.size() - 4)) + body + big(static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef*>(body.data()), body.size())));
+  };
+  std::string rows;
+  for (uint32_t y = 0; y < height; ++y) rows += '\0' + labels.substr(y * width, width);
+  std::string packed(compressBound(rows.size()), '\0');
+  uLongf size = packed.size();
+  EXPECT_EQ(compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(rows.data()), rows.size()), Z_OK);
+  packed.resize(size);
+  return "\x89PNG\r\n\x1a\n" + chunk("IHDR" + big(width) + big(height) + std::string("\x08\0\0\0\0", 5)) + chunk("IDAT" + packed) + chunk("IEND");
+}
+
+TEST_F(TrainingSetTest, MapsOfClasses) {
+  picture("m/a.png", 1, 3, 2);
+  write("m/labels/a.png", label_png(3, 2, std::string("\0\1\2\2\1\377", 6)));
+  DataParts d = open_dataset(path("m") + ",classes=3,validation=0,test=0");
+  EXPECT_EQ(d.train->truth(), TrainingTruth::kMask);
+  Sample s = d.train->sample(0);
+  EXPECT_EQ(s.input.shape(), (Shape{3, 2, 3}));
+  EXPECT_THAT(s.mask.to_i64(), ElementsAre(0, 1, 2, 2, 1, 255));
+  write("m/labels/a.png", label_png(2, 2, std::string(4, '\0')));
+  try {
+    d.train->sample(0);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("2 x 2 pixels, its picture 3 x 2"));
+  }
+  picture("voc/JPEGImages/x.jpg", 1, 3, 2);
+  write("voc/Annotations/x.xml", "<annotation/>");
+  write("voc/SegmentationClass/x.png", label_png(3, 2, std::string(6, '\5')));
+  DataParts voc = open_dataset(path("voc") + ",task=masks,validation=0,test=0");
+  EXPECT_EQ(voc.train->classes().size(), 21u);
+  EXPECT_EQ(voc.train->sample(0).mask.get_int(5), 5);
+  EXPECT_THAT(fault_of(path("voc")), HasSubstr("name no object"));
 }
 
 constexpr const char* kCoco = R"({"images": [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "2.png"}],

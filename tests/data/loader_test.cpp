@@ -122,7 +122,9 @@ TEST(Loader, NormalizesByChannel) {
   Batch b = Loader(set, o).next();
   for (int64_t i = 0; i < 6; ++i) EXPECT_NEAR(b.inputs.get(i), (0.2 * static_cast<double>(i) - o.mean[static_cast<size_t>(i / 2)]) / o.std[static_cast<size_t>(i / 2)], 1e-6);
   o.mean = {0, 0};
-  EXPECT_THROW(Loader(set, o).next(), Error);
+  EXPECT_THROW(Loader(set, o), Error);
+  o.std = {1};
+  EXPECT_THROW(Loader(set, o).next(), Error);  // three channels
   // The video protocol: a mean in units of pixels, no deviation.
   o.mean = {100};
   o.std = {1};

@@ -27,7 +27,11 @@ std::string file_of(const std::string& header, const std::string& data) {
   return bytes + header + data;
 }
 
-Safetensors parse(const std::string& bytes) { return parse_safetensors({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "test.safetensors"); }
+// The tensors keep their bytes.
+Safetensors parse(const std::string& bytes) {
+  auto kept = std::make_shared<const std::string>(bytes);
+  return parse_safetensors({reinterpret_cast<const uint8_t*>(kept->data()), kept->size()}, "test.safetensors", kept);
+}
 
 std::string fault_of(const std::string& bytes, ErrorKind kind = ErrorKind::kInput) {
   try {
