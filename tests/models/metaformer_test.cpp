@@ -221,6 +221,9 @@ TEST(MetaFormer, WeightsStartAsThePapersSay) {
   EXPECT_FALSE(c.has("stages.1.blocks.0.res_scale1"));
   EXPECT_EQ(c.get("stages.2.blocks.0.res_scale1", 0), 1);
   EXPECT_EQ(c.get("stages.0.blocks.0.mlp.act.scale", 0), 1);
+  const Graph hybrid = build_model("poolformer_s12", {.depths = {1, 1, 1, 1}, .more = {{"mixers", "PPPA"}}});
+  EXPECT_EQ(deviation(Weights(hybrid)["stages.3.blocks.0.mixer.projection.bias"]), 0);
+  EXPECT_EQ(deviation(Weights(hybrid)["positions"]), 0);
   const Tensor& matrix = r["stages.3.blocks.0.mixer.matrix.frozen"];
   for (int64_t row = 0; row < 49; ++row) {
     double sum = 0;
