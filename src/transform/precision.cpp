@@ -10,6 +10,7 @@
 // - The first convolution of a network that goes on with a depthwise one, that one, and the product behind it, which
 //   writes bf16: few channels, whose errors all that follows sees. Where that product has few inputs too and a depthwise
 //   convolution behind it, so has the next (MobileNet V1 at a quarter of its width: half the error for a tenth of the time).
+// - Convolutions in groups of two or four channels, which have a kernel in f32 alone.
 //
 // Weights are rounded so that their errors cancel (transform/round_weights.h).
 #include <algorithm>
@@ -43,6 +44,13 @@ constexpr int64_t kPictureChannels = 4;
 bool is_depthwise(const Graph& g, const Node& n) {
   return n.op->domain == kLatheDomain && n.op->name == "Conv" && n.get_int("group") > 1 && (*g[n.inputs[1]].shape)[1] == 1 &&
          n.get_int("group") == (*g[n.inputs[1]].shape)[0] && !(n.inputs.size() > 4 && n.inputs[4]);
+}
+
+// Two or four channels a group: the kernel for these is one of f32 (kernels/cpu/grouped_conv.cpp).
+bool in_small_groups(const Graph& g, const Node& n) {
+  if (n.op->name != "Conv" || n.get_int("group") == 1) return false;
+  const Shape& w = *g[n.inputs[1]].shape;
+  return (w[1] == 2 || w[1] == 4) && w[0] == w[1] * n.get_int("group");
 }
 
 class HalfPass {
@@ -146,6 +154,7 @@ class HalfPass {
     const Node& n = g_[id];
     const ValueId read = n.inputs[0], result = n.outputs[0];
     if (g_[read].dtype != DType::kF32) return;
+    if (in_small_groups(g_, n)) return;
     const bool depthwise = is_depthwise(g_, n), made_wide = !made_in_half(read), last = !before_product_[result.index];
     // A depthwise convolution keeps its weights and follows what stands around it.
     if (!depthwise && !marked(n.inputs[1])) return;

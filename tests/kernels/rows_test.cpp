@@ -231,7 +231,7 @@ TEST_P(RowKernel, RowNorms) {
 TEST_P(RowKernel, SampleNorms) {
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16})
-    for (const Shape& shape : {Shape{1, 1, 1, 5}, Shape{3, 4, 5, 7}, Shape{2, 16, 16, 16}, Shape{2, 30, 23, 24}, Shape{1, 41, 33}})
+    for (const Shape& shape : {Shape{1, 1, 1, 5}, Shape{3, 4, 5, 7}, Shape{2, 16, 16, 16}, Shape{2, 30, 23, 24}, Shape{1, 41, 33}, Shape{9, 40, 41, 8}})
       for (int kind = 0; kind < 4; ++kind) {
         omp_set_num_threads(1 + turn++ % 3);
         Tensor x = random_tensor(type, shape, random, kind == 1 ? 100 : -1, kind == 1 ? 104 : 1);

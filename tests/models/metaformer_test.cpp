@@ -138,6 +138,7 @@ TEST(MetaFormer, EqualsFloat64OnOddSizes) {
 // Norms and residuals as the engine runs them, with every mixer, on one of the small forms.
 TEST(MetaFormer, TheEngineGivesTheSame) {
   const auto run = [](const std::string& model, BuildOptions o) {
+    int transposes = 0;
     o.classes = 10;
     o.depths = {1, 1, 2, 1};
     o.widths = {16, 32, 64, 128};
@@ -148,15 +149,16 @@ TEST(MetaFormer, TheEngineGivesTheSame) {
     for (int64_t batch : {1, 3}) {
       Graph sized = g;
       specialize(sized, {{"input", {batch, o.input[0], o.input[1], o.input[2]}}});
-      compare(sized, fmt::format("{} {} of {}", model, batch, to_string(o.input)));
+      transposes = compare(sized, fmt::format("{} {} of {}", model, batch, to_string(o.input)));
     }
+    return transposes;
   };
-  run("poolformer_s12", {});
+  EXPECT_EQ(run("poolformer_s12", {}), 0);
   run("poolformer_s12", {.input = {1, 57, 31}});
   run("poolformer_s12", {.more = {{"mixers", "PDFA"}}});
   run("poolformer_s12", {.more = {{"norm", "batch"}}});
   run("poolformer_s12", {.more = {{"features", "1"}}});
-  for (const char* model : {"identityformer_s12", "randformer_s12", "poolformerv2_s12", "convformer_s18", "caformer_s18"}) run(model, {});
+  for (const char* model : {"identityformer_s12", "randformer_s12", "poolformerv2_s12", "convformer_s18", "caformer_s18"}) EXPECT_EQ(run(model, {}), 0) << model;  // transposes
   run("caformer_s18", {.input = {3, 29, 35}});
 }
 
@@ -219,6 +221,9 @@ TEST(MetaFormer, WeightsStartAsThePapersSay) {
   EXPECT_FALSE(c.has("stages.1.blocks.0.res_scale1"));
   EXPECT_EQ(c.get("stages.2.blocks.0.res_scale1", 0), 1);
   EXPECT_EQ(c.get("stages.0.blocks.0.mlp.act.scale", 0), 1);
+  const Graph hybrid = build_model("poolformer_s12", {.depths = {1, 1, 1, 1}, .more = {{"mixers", "PPPA"}}});
+  EXPECT_EQ(deviation(Weights(hybrid)["stages.3.blocks.0.mixer.projection.bias"]), 0);
+  EXPECT_EQ(deviation(Weights(hybrid)["positions"]), 0);
   const Tensor& matrix = r["stages.3.blocks.0.mixer.matrix.frozen"];
   for (int64_t row = 0; row < 49; ++row) {
     double sum = 0;

@@ -234,38 +234,45 @@ class SampleNorm : public Kernel {
     parts_ = (sample_ + kPart - 1) / kPart;
   }
   void run(const Tensor* const* in, Tensor* const* out, void* scratch) override {
-    const bool half = in[0]->dtype() == DType::kBF16;
-    const int64_t bytes = element_bytes(*in[0]), samples = in[0]->size() / sample_, pixels = sample_ / channels_;
-    const float *weight = in[1]->data<float>(), *bias = biased_ ? in[2]->data<float>() : nullptr;
-    auto* parts = static_cast<PartMoment*>(scratch);
-    float *scale = reinterpret_cast<float*>(parts + parts_), *shift = scale + channels_;
-    for (int64_t s = 0; s < samples; ++s) {
-      const char* x = in[0]->data<char>() + s * sample_ * bytes;
-      char* y = out[0]->data<char>() + s * sample_ * bytes;
-      parallel_for(parts_, kParallelGrain / (2 * kPart) + 1, [&](int64_t begin, int64_t end) {
-        for (int64_t p = begin; p < end; ++p) HWY_DYNAMIC_DISPATCH(PartMoments)(x + p * kPart * bytes, std::min(kPart, sample_ - p * kPart), half, parts + p);
-      });
-      double mean = 0, squares = 0, count = 0;
-      for (int64_t p = 0; p < parts_; ++p) {
-        const auto n = static_cast<double>(std::min(kPart, sample_ - p * kPart)), apart = parts[p].mean - mean;
-        squares += parts[p].squares + apart * apart * count * n / (count + n);
-        mean += apart * n / (count + n);
-        count += n;
-      }
-      const double factor = 1 / std::sqrt(squares / count + static_cast<double>(epsilon_));
-      for (int64_t c = 0; c < channels_; ++c) {
-        scale[c] = static_cast<float>(weight[c] * factor);
-        shift[c] = static_cast<float>((bias ? bias[c] : 0) - mean * (weight[c] * factor));
-      }
-      parallel_for(pixels, kParallelGrain / (channels_ + 1) + 1, [&](int64_t begin, int64_t end) {
-        HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * channels_ * bytes, scale, shift, y + begin * channels_ * bytes, end - begin, channels_, half, {});
-      });
-    }
+    const int64_t bytes = sample_ * element_bytes(*in[0]), samples = in[0]->size() / sample_;
+    // Many samples are shared among the threads as wholes, few part by part.
+    const int64_t grain = samples < 2 * omp_get_max_threads() ? samples : kParallelGrain / (4 * sample_) + 1;
+    parallel_for(samples, grain, [&](int64_t begin, int64_t end) {
+      char* own = static_cast<char*>(scratch) + static_cast<size_t>(omp_get_thread_num()) * thread_scratch();
+      for (int64_t s = begin; s < end; ++s) normalize(in, in[0]->data<char>() + s * bytes, out[0]->data<char>() + s * bytes, own);
+    });
   }
-  size_t scratch_bytes() const override { return static_cast<size_t>(parts_) * sizeof(PartMoment) + static_cast<size_t>(channels_) * 2 * sizeof(float); }
+  size_t scratch_bytes() const override { return thread_scratch() * static_cast<size_t>(omp_get_max_threads()); }
   int in_place_input() const override { return 0; }
 
  private:
+  void normalize(const Tensor* const* in, const char* x, char* y, char* scratch) const {
+    const bool half = in[0]->dtype() == DType::kBF16;
+    const int64_t bytes = element_bytes(*in[0]), pixels = sample_ / channels_;
+    auto* parts = reinterpret_cast<PartMoment*>(scratch);
+    float *scale = reinterpret_cast<float*>(parts + parts_), *shift = scale + channels_;
+    parallel_for(parts_, kParallelGrain / (2 * kPart) + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) HWY_DYNAMIC_DISPATCH(PartMoments)(x + p * kPart * bytes, std::min(kPart, sample_ - p * kPart), half, parts + p);
+    });
+    double mean = 0, squares = 0, count = 0;
+    for (int64_t p = 0; p < parts_; ++p) {
+      const auto n = static_cast<double>(std::min(kPart, sample_ - p * kPart)), apart = parts[p].mean - mean;
+      squares += parts[p].squares + apart * apart * count * n / (count + n);
+      mean += apart * n / (count + n);
+      count += n;
+    }
+    const double factor = 1 / std::sqrt(squares / count + static_cast<double>(epsilon_));
+    const float *weight = in[1]->data<float>(), *bias = biased_ ? in[2]->data<float>() : nullptr;
+    for (int64_t c = 0; c < channels_; ++c) {
+      scale[c] = static_cast<float>(weight[c] * factor);
+      shift[c] = static_cast<float>((bias ? bias[c] : 0) - mean * (weight[c] * factor));
+    }
+    parallel_for(pixels, kParallelGrain / (channels_ + 1) + 1, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * channels_ * bytes, scale, shift, y + begin * channels_ * bytes, end - begin, channels_, half, {});
+    });
+  }
+  size_t thread_scratch() const { return static_cast<size_t>(parts_) * sizeof(PartMoment) + static_cast<size_t>(channels_) * 2 * sizeof(float); }
+
   static constexpr int64_t kPart = 4096;  // elements: 16 KiB of f32, half of a first-level cache
   float epsilon_;
   int64_t channels_ = 1, sample_ = 1, parts_ = 1;

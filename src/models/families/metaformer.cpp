@@ -157,7 +157,13 @@ class MetaFormer {
         }
         return pointwise("pointwise2", x, width, false);
       }
-      case 'A': return as_tokens(x, [&](ValueId t) { return b_.self_attention(t, width / kHeadSize, false, !n_.baseline); });
+      case 'A': {
+        const Init shift = b_.bias_init;
+        b_.bias_init = Init::constant(0);
+        x = as_tokens(x, [&](ValueId t) { return b_.self_attention(t, width / kHeadSize, false, !n_.baseline); });
+        b_.bias_init = shift;
+        return x;
+      }
       case 'R': return as_tokens(x, [&](ValueId t) { return b_.op("MatMul", {b_.frozen("matrix", random_rows(b_.shape(t)[1])), t}); });
       case 'F': {
         const Shape s = b_.shape(x);
