@@ -1,5 +1,5 @@
-// How many samples a second the loader gives: bench_data DATA [--augment …] [--threads 1 2] [--size 0] [--seconds 1] [--rounds 5]. Prints the
-// best round of each number of threads, taken in turns: the first epoch, which decodes, and later ones, from what was kept; beside it
+// How many samples a second the loader gives: bench_data DATA [--augment …] [--threads 1 2] [--size 0] [--seconds 1] [--rounds 5]. Prints
+// the best round of each number of threads, taken in turns: the first epoch, which decodes, and later ones, from what was kept; beside it
 // samples for each second of processor time, which other programs on the machine do not change much.
 #include <CLI/CLI.hpp>
 #include <chrono>
@@ -11,7 +11,9 @@ using namespace lathe;
 
 namespace {
 
-double seconds_since(std::chrono::steady_clock::time_point begin) { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); }
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
 
 double processor_seconds() {
   timespec t;

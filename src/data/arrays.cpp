@@ -83,12 +83,14 @@ IdxPart idx_part(const std::string& folder, const std::string& part) {
   if (x.dtype() != DType::kU8 || x.rank() != 3 || x.size() == 0)
     fail(ErrorKind::kInput, "{}: holds {} {}, expected u8 pictures [N, H, W]", pictures, name_of(x.dtype()), to_string(x.shape()));
   if (y.dtype() != DType::kU8 || y.rank() != 1 || y.dim(0) != x.dim(0))
-    fail(ErrorKind::kInput, "{}: holds {} {}, expected a u8 label for each of {} pictures", labels, name_of(y.dtype()), to_string(y.shape()), x.dim(0));
+    fail(ErrorKind::kInput, "{}: holds {} {}, expected a u8 label for each of {} pictures", labels, name_of(y.dtype()),
+         to_string(y.shape()), x.dim(0));
   return {x.reshaped({x.dim(0), 1, x.dim(1), x.dim(2)}), y.to_i64(), pictures};
 }
 
 // Xiao, Rasul, Vollgraf 2017, table 2.
-const std::vector<std::string> kFashion = {"T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"};
+const std::vector<std::string> kFashion = {"T-shirt/top", "trouser", "pullover", "dress", "coat",
+                                           "sandal",      "shirt",   "sneaker",  "bag",   "ankle boot"};
 const std::vector<std::string> kCifar10 = {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"};
 
 }  // namespace
@@ -192,7 +194,8 @@ FoundParts open_npz(const std::string& path, DataSpec& spec) {
   for (const auto* labels : {&validation_y, &test_y})
     for (int64_t label : *labels)
       if (label >= static_cast<int64_t>(classes.size()))
-        fail(ErrorKind::kInput, "{}: has the label {} outside of the training part, whose labels end at {}", path, label, classes.size() - 1);
+        fail(ErrorKind::kInput, "{}: has the label {} outside of the training part, whose labels end at {}", path, label,
+             classes.size() - 1);
   Shape shape(x.shape().begin() + 1, x.shape().end());
   FoundParts found;
   found.what = fmt::format("arrays {} {}", name_of(x.dtype()), to_string(shape));

@@ -54,8 +54,8 @@ Tensor crop(const Tensor& in, const Rectangle& r) {
 Tensor resize_picture(const Tensor& in, int64_t height, int64_t width) {
   if (height_of(in) == height && width_of(in) == width) return in;
   Tensor out(in.dtype(), with_sides(in, height, width));
-  resize_planes(in.data<uint8_t>(), in.size() / (height_of(in) * width_of(in)), static_cast<int>(height_of(in)), static_cast<int>(width_of(in)),
-                out.data<uint8_t>(), static_cast<int>(height), static_cast<int>(width));
+  resize_planes(in.data<uint8_t>(), in.size() / (height_of(in) * width_of(in)), static_cast<int>(height_of(in)),
+                static_cast<int>(width_of(in)), out.data<uint8_t>(), static_cast<int>(height), static_cast<int>(width));
   return out;
 }
 
@@ -65,7 +65,8 @@ Tensor resize_mask(const Tensor& in, int64_t height, int64_t width) {
   Tensor out(in.dtype(), {height, width});
   for (int64_t y = 0; y < height; ++y)
     for (int64_t x = 0; x < width; ++x)
-      out.data<uint8_t>()[y * width + x] = in.data<uint8_t>()[(2 * y + 1) * in.dim(0) / (2 * height) * in.dim(1) + (2 * x + 1) * in.dim(1) / (2 * width)];
+      out.data<uint8_t>()[y * width + x] =
+          in.data<uint8_t>()[(2 * y + 1) * in.dim(0) / (2 * height) * in.dim(1) + (2 * x + 1) * in.dim(1) / (2 * width)];
   return out;
 }
 
@@ -73,13 +74,14 @@ double area(const TrueBox& b) { return std::max(0.0, double{b.x1} - b.x0) * std:
 
 // Part of the box that lies in the rectangle.
 double visible(const TrueBox& b, const Rectangle& r) {
-  const auto x0 = static_cast<float>(r.x), y0 = static_cast<float>(r.y), x1 = static_cast<float>(r.x + r.width), y1 = static_cast<float>(r.y + r.height);
+  const auto x0 = static_cast<float>(r.x), y0 = static_cast<float>(r.y), x1 = static_cast<float>(r.x + r.width),
+             y1 = static_cast<float>(r.y + r.height);
   const double whole = area(b);
   return whole > 0 ? area({std::max(b.x0, x0), std::max(b.y0, y0), std::min(b.x1, x1), std::min(b.y1, y1), 0}) / whole : 0;
 }
 
-// The rectangle, which may reach beyond the picture, becomes the sample at the given size. Boxes of which `least` or less is visible go, the
-// rest is cut off at the edges.
+// The rectangle, which may reach beyond the picture, becomes the sample at the given size. Boxes of which `least` or less is visible go,
+// the rest is cut off at the edges.
 void take(Sample& s, const Rectangle& r, int64_t height, int64_t width, double least) {
   const int64_t old_height = height_of(s.input), old_width = width_of(s.input);
   const bool whole = r.x == 0 && r.y == 0 && r.width == old_width && r.height == old_height;
@@ -106,7 +108,9 @@ void fit(Sample& s, const AugmentOptions& o, int64_t height, int64_t width) {
     case Fit::kPad: return take(s, {-((width - w) / 2), -((height - h) / 2), width, height}, height, width, kLeastVisible);
     case Fit::kCrop: {
       // The largest rectangle of the wanted proportions in the middle, times the ratio; resized once.
-      const double scale = std::min(static_cast<double>(w) / static_cast<double>(width), static_cast<double>(h) / static_cast<double>(height)) * o.crop_ratio;
+      const double scale =
+          std::min(static_cast<double>(w) / static_cast<double>(width), static_cast<double>(h) / static_cast<double>(height)) *
+          o.crop_ratio;
       const int64_t cw = std::clamp<int64_t>(std::llround(scale * static_cast<double>(width)), 1, w);
       const int64_t ch = std::clamp<int64_t>(std::llround(scale * static_cast<double>(height)), 1, h);
       return take(s, {(w - cw) / 2, (h - ch) / 2, cw, ch}, height, width, kLeastVisible);
@@ -122,12 +126,14 @@ void random_resized_crop(Sample& s, const AugmentOptions& o, int64_t height, int
     const double aspect = std::exp(random.uniform(-std::log(o.max_aspect), std::log(o.max_aspect)));
     const int64_t cw = std::llround(std::sqrt(pixels * aspect)), ch = std::llround(std::sqrt(pixels / aspect));
     if (cw < 1 || ch < 1 || cw > w || ch > h) continue;
-    const auto x = static_cast<int64_t>(random.below(static_cast<uint64_t>(w - cw + 1))), y = static_cast<int64_t>(random.below(static_cast<uint64_t>(h - ch + 1)));
+    const auto x = static_cast<int64_t>(random.below(static_cast<uint64_t>(w - cw + 1))),
+               y = static_cast<int64_t>(random.below(static_cast<uint64_t>(h - ch + 1)));
     return take(s, {x, y, cw, ch}, height, width, kLeastVisible);
   }
   // Proportions beyond the range: the middle with the nearest that is in it.
   const double aspect = std::clamp(static_cast<double>(w) / static_cast<double>(h), 1 / o.max_aspect, o.max_aspect);
-  const int64_t cw = std::clamp<int64_t>(std::llround(static_cast<double>(h) * aspect), 1, w), ch = std::clamp<int64_t>(std::llround(static_cast<double>(w) / aspect), 1, h);
+  const int64_t cw = std::clamp<int64_t>(std::llround(static_cast<double>(h) * aspect), 1, w),
+                ch = std::clamp<int64_t>(std::llround(static_cast<double>(w) / aspect), 1, h);
   take(s, {(w - cw) / 2, (h - ch) / 2, cw, ch}, height, width, kLeastVisible);
 }
 
@@ -156,11 +162,14 @@ void ssd_crop(Sample& s, int64_t height, int64_t width, Random& random) {
     if (fewest > most) continue;
     const double tall = random.uniform(fewest, most);
     const int64_t ch = std::clamp<int64_t>(std::llround(tall), 1, h), cw = std::clamp<int64_t>(std::llround(tall * aspect), 1, w);
-    const Rectangle r{static_cast<int64_t>(random.below(static_cast<uint64_t>(w - cw + 1))), static_cast<int64_t>(random.below(static_cast<uint64_t>(h - ch + 1))), cw, ch};
+    const Rectangle r{static_cast<int64_t>(random.below(static_cast<uint64_t>(w - cw + 1))),
+                      static_cast<int64_t>(random.below(static_cast<uint64_t>(h - ch + 1))), cw, ch};
     // A crop counts when it covers that much of one box; then all boxes with less go. A rounding is allowed for on the whole box.
     constexpr double kRounding = 1e-6;
     const double enough = least - kRounding;
-    if (!s.boxes.empty() && std::none_of(s.boxes.begin(), s.boxes.end(), [&](const TrueBox& b) { return visible(b, r) >= enough && visible(b, r) > 0; })) continue;
+    if (!s.boxes.empty() &&
+        std::none_of(s.boxes.begin(), s.boxes.end(), [&](const TrueBox& b) { return visible(b, r) >= enough && visible(b, r) > 0; }))
+      continue;
     return take(s, r, height, width, std::max(enough, 0.0));
   }
   take(s, {0, 0, w, h}, height, width, 0);
@@ -185,7 +194,8 @@ void flip(Sample& s) {
 
 void jitter(Tensor& picture, const AugmentOptions& o, Random& random) {
   auto factor = [&](double range) { return random.uniform(std::max(0.0, 1 - range), 1 + range); };
-  const double brightness = factor(o.brightness), contrast = factor(o.contrast), saturation = factor(o.saturation), hue = random.uniform(-o.hue, o.hue);
+  const double brightness = factor(o.brightness), contrast = factor(o.contrast), saturation = factor(o.saturation),
+               hue = random.uniform(-o.hue, o.hue);
   for (size_t k : random.permutation(4)) {
     if (k == 0 && o.brightness > 0) adjust_brightness(picture, brightness);
     if (k == 1 && o.contrast > 0) adjust_contrast(picture, contrast);
@@ -200,10 +210,12 @@ void erase(Tensor& picture, Random& random) {
   constexpr double kMinArea = 0.02, kMaxArea = 1.0 / 3, kMinAspect = 0.3;
   const int64_t h = height_of(picture), w = width_of(picture), planes = picture.size() / std::max<int64_t>(h * w, 1);
   for (int i = 0; i < kTries; ++i) {
-    const double pixels = static_cast<double>(h * w) * random.uniform(kMinArea, kMaxArea), aspect = std::exp(random.uniform(std::log(kMinAspect), -std::log(kMinAspect)));
+    const double pixels = static_cast<double>(h * w) * random.uniform(kMinArea, kMaxArea),
+                 aspect = std::exp(random.uniform(std::log(kMinAspect), -std::log(kMinAspect)));
     const int64_t eh = std::llround(std::sqrt(pixels * aspect)), ew = std::llround(std::sqrt(pixels / aspect));
     if (eh < 1 || ew < 1 || eh >= h || ew >= w) continue;
-    const auto y0 = static_cast<int64_t>(random.below(static_cast<uint64_t>(h - eh + 1))), x0 = static_cast<int64_t>(random.below(static_cast<uint64_t>(w - ew + 1)));
+    const auto y0 = static_cast<int64_t>(random.below(static_cast<uint64_t>(h - eh + 1))),
+               x0 = static_cast<int64_t>(random.below(static_cast<uint64_t>(w - ew + 1)));
     for (int64_t p = 0; p < planes; ++p)
       for (int64_t y = y0; y < y0 + eh; ++y)
         for (int64_t x = x0; x < x0 + ew; ++x) picture.data<uint8_t>()[(p * h + y) * w + x] = static_cast<uint8_t>(random.bits() >> 56);
@@ -211,7 +223,9 @@ void erase(Tensor& picture, Random& random) {
   }
 }
 
-bool changes_colors(const AugmentOptions& o) { return o.operations > 0 || o.brightness > 0 || o.contrast > 0 || o.saturation > 0 || o.hue > 0 || o.erase > 0; }
+bool changes_colors(const AugmentOptions& o) {
+  return o.operations > 0 || o.brightness > 0 || o.contrast > 0 || o.saturation > 0 || o.hue > 0 || o.erase > 0;
+}
 
 }  // namespace
 
@@ -235,7 +249,8 @@ void augment(Sample& s, const AugmentOptions& o, Random& random) {
   if (o.flip > 0 && random.chance(o.flip)) flip(s);
   if (!changes_colors(o)) return;
   s.input = s.input.clone();
-  for (int i = 0; i < o.operations; ++i) rand_augment_operation(s.input, static_cast<int>(random.below(kRandAugmentOperations)), o.magnitude, random);
+  for (int i = 0; i < o.operations; ++i)
+    rand_augment_operation(s.input, static_cast<int>(random.below(kRandAugmentOperations)), o.magnitude, random);
   if (o.brightness > 0 || o.contrast > 0 || o.saturation > 0 || o.hue > 0) jitter(s.input, o, random);
   if (o.erase > 0 && random.chance(o.erase)) erase(s.input, random);
 }
@@ -249,16 +264,20 @@ void check_augment(const AugmentOptions& o, const Sample& s, TrainingTruth truth
   refuse(o.height > 16384 || o.width > 16384 || o.pad_crop > 16384, "sizes are at most 16384");
   refuse(!probability(o.flip) || !probability(o.erase), "probabilities are from 0 to 1");
   refuse(!(o.crop_ratio > 0 && o.crop_ratio <= 1), "crop_ratio must be above 0 and at most 1");
-  refuse(!(o.min_area > 0 && o.min_area <= o.max_area && o.max_area <= 1) || !(o.max_aspect >= 1), "the area of a random crop is within 0 … 1");
-  refuse(!(o.brightness >= 0 && o.contrast >= 0 && o.saturation >= 0 && o.hue >= 0 && o.hue <= 0.5), "jitter takes factors of 0 and more, hue 0 to 0.5");
+  refuse(!(o.min_area > 0 && o.min_area <= o.max_area && o.max_area <= 1) || !(o.max_aspect >= 1),
+         "the area of a random crop is within 0 … 1");
+  refuse(!(o.brightness >= 0 && o.contrast >= 0 && o.saturation >= 0 && o.hue >= 0 && o.hue <= 0.5),
+         "jitter takes factors of 0 and more, hue 0 to 0.5");
   refuse(!(o.magnitude >= 0 && o.magnitude <= kMaxMagnitude), "RandAugment's magnitude is 0 to 30");
   refuse(int{o.ssd_crop} + int{o.resized_crop} + int{o.clip_crop} > 1, "ssd-crop, resized-crop and clip-crop exclude one another");
   refuse(o.frames > 0 && s.input.rank() != 4, "frames= is for clips");
-  const bool resizes = o.fit != Fit::kPad && ((o.height > 0 && height_of(s.input) != o.height) || (o.width > 0 && width_of(s.input) != o.width));
+  const bool resizes =
+      o.fit != Fit::kPad && ((o.height > 0 && height_of(s.input) != o.height) || (o.width > 0 && width_of(s.input) != o.width));
   refuse(s.input.dtype() != DType::kU8 && resizes, "f32 samples are not resized; pad or cut them (Fit::kPad), or give pictures as u8");
   if (!o.random) return;
   refuse(o.ssd_crop && truth != TrainingTruth::kBoxes, "ssd-crop is for samples with boxes");
-  refuse(o.operations > 0 && truth != TrainingTruth::kClass, "RandAugment moves pixels and no boxes or masks with them: use it on classes only");
+  refuse(o.operations > 0 && truth != TrainingTruth::kClass,
+         "RandAugment moves pixels and no boxes or masks with them: use it on classes only");
   refuse(s.input.dtype() != DType::kU8 && (changes_colors(o) || o.ssd_crop || o.resized_crop || o.clip_crop),
          "f32 samples are only flipped, padded and cropped; give pictures as u8");
 }
@@ -279,12 +298,14 @@ AugmentOptions parse_augment(const std::string& text) {
       const std::string word = part.substr(v + 1, next == std::string::npos ? next : next - v - 1);
       double value = NAN;
       auto [stop, error] = std::from_chars(word.data(), word.data() + word.size(), value);
-      if (error != std::errc() || stop != word.data() + word.size() || !std::isfinite(value)) fail(ErrorKind::kUsage, "augmentation: '{}' holds no number '{}'", part, word);
+      if (error != std::errc() || stop != word.data() + word.size() || !std::isfinite(value))
+        fail(ErrorKind::kUsage, "augmentation: '{}' holds no number '{}'", part, word);
       values.push_back(value);
       v = next;
     }
     auto expect = [&](size_t least, size_t most) {
-      if (values.size() < least || values.size() > most) fail(ErrorKind::kUsage, "augmentation: '{}' takes {} to {} numbers", name, least, most);
+      if (values.size() < least || values.size() > most)
+        fail(ErrorKind::kUsage, "augmentation: '{}' takes {} to {} numbers", name, least, most);
     };
     auto value = [&](size_t i, double usual) { return i < values.size() ? values[i] : usual; };
     auto count = [&](size_t i, double usual) {
@@ -322,7 +343,9 @@ AugmentOptions parse_augment(const std::string& text) {
       expect(1, 1);
       o.erase = value(0, 0);
     } else {
-      fail(ErrorKind::kUsage, "augmentation: '{}' is not known; there are flip, crop, resized-crop, clip-crop, ssd-crop, jitter, randaugment, erase, none", name);
+      fail(ErrorKind::kUsage,
+           "augmentation: '{}' is not known; there are flip, crop, resized-crop, clip-crop, ssd-crop, jitter, randaugment, erase, none",
+           name);
     }
   }
   return o;
@@ -336,7 +359,8 @@ std::vector<int64_t> clip_windows(int64_t clip_frames, int64_t frames) {
 }
 
 Tensor clip_window(const Tensor& clip, int64_t start, int64_t frames) {
-  require(clip.rank() == 4 && clip.size() > 0 && start >= 0 && frames > 0, "a window of {} frames from {} of a clip {}", frames, start, to_string(clip.shape()));
+  require(clip.rank() == 4 && clip.size() > 0 && start >= 0 && frames > 0, "a window of {} frames from {} of a clip {}", frames, start,
+          to_string(clip.shape()));
   Shape shape = clip.shape();
   const int64_t channels = shape[0], there = shape[1];
   const size_t frame = static_cast<size_t>(shape[2] * shape[3]) * size_of(clip.dtype());
@@ -344,8 +368,8 @@ Tensor clip_window(const Tensor& clip, int64_t start, int64_t frames) {
   Tensor out(clip.dtype(), shape);
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t t = 0; t < frames; ++t)
-      std::memcpy(out.data<uint8_t>() + static_cast<size_t>(c * frames + t) * frame, clip.data<uint8_t>() + static_cast<size_t>(c * there + (start + t) % there) * frame,
-                  frame);
+      std::memcpy(out.data<uint8_t>() + static_cast<size_t>(c * frames + t) * frame,
+                  clip.data<uint8_t>() + static_cast<size_t>(c * there + (start + t) % there) * frame, frame);
   return out;
 }
 
@@ -356,7 +380,8 @@ struct BatchShape {
 };
 
 BatchShape check_batch(const Tensor& inputs, const Tensor& labels) {
-  require(inputs.dtype() == DType::kF32 && labels.dtype() == DType::kF32 && inputs.rank() >= 3 && labels.rank() == 2 && inputs.dim(0) == labels.dim(0),
+  require(inputs.dtype() == DType::kF32 && labels.dtype() == DType::kF32 && inputs.rank() >= 3 && labels.rank() == 2 &&
+              inputs.dim(0) == labels.dim(0),
           "mixing of inputs {} and labels {}", to_string(inputs.shape()), to_string(labels.shape()));
   const int64_t n = inputs.dim(0);
   return {n, n > 0 ? inputs.size() / n : 0, labels.dim(1)};
@@ -388,14 +413,16 @@ void cutmix(Tensor& inputs, Tensor& soft_labels, float lambda, Random& random) {
   const double side = std::sqrt(1.0 - lambda);
   const int64_t rh = std::llround(side * static_cast<double>(height)), rw = std::llround(side * static_cast<double>(width));
   // The centre is anywhere, so that what sticks out is cut off.
-  const auto cy = static_cast<int64_t>(random.below(static_cast<uint64_t>(height))), cx = static_cast<int64_t>(random.below(static_cast<uint64_t>(width)));
+  const auto cy = static_cast<int64_t>(random.below(static_cast<uint64_t>(height))),
+             cx = static_cast<int64_t>(random.below(static_cast<uint64_t>(width)));
   const int64_t y0 = std::clamp<int64_t>(cy - rh / 2, 0, height), y1 = std::clamp<int64_t>(cy - rh / 2 + rh, 0, height);
   const int64_t x0 = std::clamp<int64_t>(cx - rw / 2, 0, width), x1 = std::clamp<int64_t>(cx - rw / 2 + rw, 0, width);
   const int64_t planes = n.elements / std::max<int64_t>(height * width, 1);
   for (int64_t i = 0; i < n.samples / 2; ++i) {
     float *a = inputs.data<float>() + i * n.elements, *b = inputs.data<float>() + (n.samples - 1 - i) * n.elements;
     for (int64_t p = 0; p < planes; ++p)
-      for (int64_t y = y0; y < y1; ++y) std::swap_ranges(a + (p * height + y) * width + x0, a + (p * height + y) * width + x1, b + (p * height + y) * width + x0);
+      for (int64_t y = y0; y < y1; ++y)
+        std::swap_ranges(a + (p * height + y) * width + x0, a + (p * height + y) * width + x1, b + (p * height + y) * width + x0);
   }
   const float kept = 1 - static_cast<float>((y1 - y0) * (x1 - x0)) / static_cast<float>(height * width);
   blend_pairs(soft_labels, n.samples, n.classes, kept);

@@ -92,8 +92,8 @@ size_t count_of(double asked, size_t size) {
 }
 
 // Takes a part of `from` away into `part`.
-void split_off(std::shared_ptr<const TrainingSet>& from, std::shared_ptr<const TrainingSet>& part, double asked, uint64_t seed, Stream stream,
-               const std::string& text) {
+void split_off(std::shared_ptr<const TrainingSet>& from, std::shared_ptr<const TrainingSet>& part, double asked, uint64_t seed,
+               Stream stream, const std::string& text) {
   size_t count = count_of(asked, from->size());
   if (count >= from->size() && count > 0)
     fail(ErrorKind::kInput, "{}: {} samples cannot give {} for {} and keep one to train on", text, from->size(), count,
@@ -117,13 +117,14 @@ std::string find_data(const std::string& name) {
     for (const std::string& place : places)
       if (fs::path found = fs::path(place) / name; fs::exists(found)) return found.string();
   std::string hint = name == "fashion-mnist" ? " (Debian's package dataset-fashion-mnist brings it)" : "";
-  fail(ErrorKind::kInput, "data {}: no such file or folder, here{} or in /usr/share/datasets{}", name, places.size() > 1 ? ", in $LATHE_DATA" : "", hint);
+  fail(ErrorKind::kInput, "data {}: no such file or folder, here{} or in /usr/share/datasets{}", name,
+       places.size() > 1 ? ", in $LATHE_DATA" : "", hint);
 }
 
 void check_agreement(const TrainingSet& train, const TrainingSet& other, const char* part, const std::string& text) {
   if (other.size() > 0 && other.classes() != train.classes())
-    fail(ErrorKind::kInput, "{}: the {} part has {} classes, the training part {}, or they have other names", text, part, other.classes().size(),
-         train.classes().size());
+    fail(ErrorKind::kInput, "{}: the {} part has {} classes, the training part {}, or they have other names", text, part,
+         other.classes().size(), train.classes().size());
 }
 
 FoundParts find_parts(const std::string& path, DataSpec& spec) {
@@ -149,7 +150,8 @@ DataSpec::DataSpec(const std::string& text) : text_(text) {
     end = text.find(',', begin);
     std::string part = text.substr(begin, end == std::string::npos ? end : end - begin);
     size_t equals = part.find('=');
-    if (equals == std::string::npos || equals == 0) fail(ErrorKind::kUsage, "data {}: expected key=value behind the comma, found '{}'", text, part);
+    if (equals == std::string::npos || equals == 0)
+      fail(ErrorKind::kUsage, "data {}: expected key=value behind the comma, found '{}'", text, part);
     if (!given_.emplace(part.substr(0, equals), part.substr(equals + 1)).second)
       fail(ErrorKind::kUsage, "data {}: '{}' is given twice", text, part.substr(0, equals));
   }
@@ -194,7 +196,8 @@ DataParts open_dataset(const std::string& text) {
   const auto seed = static_cast<uint64_t>(spec.integer("seed", 1, 0, int64_t{1} << 52));
   constexpr double kMost = 1e9;
   const double validation = spec.number("validation", -1, 0, kMost), test = spec.number("test", -1, 0, kMost);
-  const int64_t most = spec.integer("limit", 0, 1, int64_t{1} << 40), most_others = spec.integer("limit-evaluation", 0, 1, int64_t{1} << 40);
+  const int64_t most = spec.integer("limit", 0, 1, int64_t{1} << 40),
+                most_others = spec.integer("limit-evaluation", 0, 1, int64_t{1} << 40);
   FoundParts found = find_parts(path, spec);
   spec.finish();
   require(found.train != nullptr, "{}: opened as nothing", text);
@@ -220,8 +223,8 @@ DataParts open_dataset(const std::string& text) {
   limit(found.validation, most_others, seed);
   limit(found.test, most_others, seed);
   return {found.train, found.validation, found.test,
-          fmt::format("{}, {}{} train / {} validation / {} test, {} classes", found.what, split, found.train->size(), found.validation->size(),
-                      found.test->size(), found.train->classes().size())};
+          fmt::format("{}, {}{} train / {} validation / {} test, {} classes", found.what, split, found.train->size(),
+                      found.validation->size(), found.test->size(), found.train->classes().size())};
 }
 
 std::shared_ptr<const TrainingSet> subset(std::shared_ptr<const TrainingSet> set, std::vector<size_t> indices) {
@@ -230,8 +233,8 @@ std::shared_ptr<const TrainingSet> subset(std::shared_ptr<const TrainingSet> set
 
 void check_class_count(const TrainingSet& set, int64_t outputs) {
   if (static_cast<int64_t>(set.classes().size()) != outputs)
-    fail(ErrorKind::kInput, "the network tells {} classes apart, the data has {}: build it with --classes {}, or give it a new head", outputs,
-         set.classes().size(), set.classes().size());
+    fail(ErrorKind::kInput, "the network tells {} classes apart, the data has {}: build it with --classes {}, or give it a new head",
+         outputs, set.classes().size(), set.classes().size());
 }
 
 ChannelStatistics channel_statistics(const TrainingSet& set, size_t limit) {
@@ -245,7 +248,8 @@ ChannelStatistics channel_statistics(const TrainingSet& set, size_t limit) {
     const auto channels = static_cast<size_t>(t.dim(0));
     const int64_t plane = t.size() / std::max<int64_t>(t.dim(0), 1);
     if (k == 0) sum.assign(channels, 0), squares.assign(channels, 0);
-    if (channels != sum.size()) fail(ErrorKind::kInput, "{}: has {} channels, samples before it {}", set.name(k * set.size() / count), channels, sum.size());
+    if (channels != sum.size())
+      fail(ErrorKind::kInput, "{}: has {} channels, samples before it {}", set.name(k * set.size() / count), channels, sum.size());
     for (size_t c = 0; c < channels; ++c) {
       double s = 0, q = 0;
       auto add = [&](auto* values, double scale) {

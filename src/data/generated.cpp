@@ -97,14 +97,27 @@ uint8_t pixel(double value) { return static_cast<uint8_t>(std::clamp(std::lround
 
 // None looks the same before and after the largest turn of one frame, 20 degrees.
 const std::vector<Polygon>& moving_forms() {
-  static const std::vector<Polygon> forms = {
-      regular(3), regular(4), {{-1, -0.35}, {1, -0.35}, {1, 0.35}, {-1, 0.35}},
-      {{-0.3, -1}, {0.3, -1}, {0.3, -0.3}, {1, -0.3}, {1, 0.3}, {0.3, 0.3}, {0.3, 1}, {-0.3, 1}, {-0.3, 0.3}, {-1, 0.3}, {-1, -0.3}, {-0.3, -0.3}},
-      {{-0.7, -0.9}, {-0.1, -0.9}, {-0.1, 0.3}, {0.7, 0.3}, {0.7, 0.9}, {-0.7, 0.9}}};
+  static const std::vector<Polygon> forms = {regular(3),
+                                             regular(4),
+                                             {{-1, -0.35}, {1, -0.35}, {1, 0.35}, {-1, 0.35}},
+                                             {{-0.3, -1},
+                                              {0.3, -1},
+                                              {0.3, -0.3},
+                                              {1, -0.3},
+                                              {1, 0.3},
+                                              {0.3, 0.3},
+                                              {0.3, 1},
+                                              {-0.3, 1},
+                                              {-0.3, 0.3},
+                                              {-1, 0.3},
+                                              {-1, -0.3},
+                                              {-0.3, -0.3}},
+                                             {{-0.7, -0.9}, {-0.1, -0.9}, {-0.1, 0.3}, {0.7, 0.3}, {0.7, 0.9}, {-0.7, 0.9}}};
   return forms;
 }
 
-const std::vector<std::string> kMotions = {"right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right", "clockwise", "counter-clockwise"};
+const std::vector<std::string> kMotions = {"right",   "down-right", "down",     "down-left", "left",
+                                           "up-left", "up",         "up-right", "clockwise", "counter-clockwise"};
 constexpr int64_t kDirections = 8;
 
 class MovingShapes : public TrainingSet {
@@ -194,12 +207,14 @@ class Shapes : public TrainingSet {
     for (int64_t c = 0; c < o_.channels; ++c)
       for (int64_t y = 0; y < size; ++y)
         for (int64_t x = 0; x < size; ++x)
-          picture[static_cast<size_t>(c * plane + y * size + x)] = background(static_cast<double>(x) + 0.5, static_cast<double>(y) + 0.5, c);
+          picture[static_cast<size_t>(c * plane + y * size + x)] =
+              background(static_cast<double>(x) + 0.5, static_cast<double>(y) + 0.5, c);
     Sample s;
     const auto wanted = 1 + random.below(static_cast<uint64_t>(o_.objects));
     for (int attempt = 0; attempt < kTries && s.boxes.size() < wanted; ++attempt) {
       const auto shape = static_cast<int64_t>(random.below(static_cast<uint64_t>(o_.classes)));
-      const double radius = whole * random.uniform(0.08, 0.25), x = random.uniform(radius, whole - radius), y = random.uniform(radius, whole - radius);
+      const double radius = whole * random.uniform(0.08, 0.25), x = random.uniform(radius, whole - radius),
+                   y = random.uniform(radius, whole - radius);
       const Polygon polygon = placed(form_of(shape), x, y, radius, random.uniform(0, kTurn));
       // Told apart, in grey too, from what lies below its middle.
       Color below{};
@@ -226,7 +241,8 @@ class Shapes : public TrainingSet {
     }
     s.input = Tensor(DType::kU8, {o_.channels, size, size});
     Noise noise(random);
-    for (int64_t p = 0; p < o_.channels * plane; ++p) s.input.data<uint8_t>()[p] = pixel(picture[static_cast<size_t>(p)] + o_.noise * noise());
+    for (int64_t p = 0; p < o_.channels * plane; ++p)
+      s.input.data<uint8_t>()[p] = pixel(picture[static_cast<size_t>(p)] + o_.noise * noise());
     return s;
   }
 
@@ -275,7 +291,8 @@ Tensor draw_moving_shape(int64_t class_index, uint64_t seed, int64_t channels, i
   for (int64_t t = 0; t < frames; ++t) {
     std::fill(cover.begin(), cover.end(), 0.0f);
     const auto time = static_cast<double>(t);
-    cover_polygon(placed(form, std::fmod(x + dx * time, whole), std::fmod(y + dy * time, whole), radius, angle + spin * time), size, true, cover);
+    cover_polygon(placed(form, std::fmod(x + dx * time, whole), std::fmod(y + dy * time, whole), radius, angle + spin * time), size, true,
+                  cover);
     Noise noise(random);
     for (int64_t c = 0; c < channels; ++c) {
       const double low = channel(back, c, channels), high = channel(front, c, channels);
@@ -296,11 +313,16 @@ DataParts open_generated(DataSpec& spec) {
     MovingShapes::Options o{seed, channels, spec.integer("frames", 16, 1, 4096), spec.integer("size", 32, 8, 512), noise};
     Counts n = counts_of(spec, 2000);
     spec.finish();
-    return parts_of<MovingShapes>(o, n, fmt::format("generated clips {} of moving shapes, seed {}", to_string({channels, o.frames, o.size, o.size}), seed));
+    return parts_of<MovingShapes>(
+        o, n, fmt::format("generated clips {} of moving shapes, seed {}", to_string({channels, o.frames, o.size, o.size}), seed));
   }
   if (spec.path() == "generated:shapes") {
-    Shapes::Options o{seed, channels, spec.integer("size", 96, 16, 2048), spec.integer("classes", 3, 1, static_cast<int64_t>(kShapes.size())),
-                      spec.integer("objects", 4, 1, 16), noise};
+    Shapes::Options o{seed,
+                      channels,
+                      spec.integer("size", 96, 16, 2048),
+                      spec.integer("classes", 3, 1, static_cast<int64_t>(kShapes.size())),
+                      spec.integer("objects", 4, 1, 16),
+                      noise};
     Counts n = counts_of(spec, 5000);
     spec.finish();
     return parts_of<Shapes>(o, n, fmt::format("generated pictures {} of shapes, seed {}", to_string({channels, o.size, o.size}), seed));

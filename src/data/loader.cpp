@@ -123,7 +123,8 @@ struct Loader::State {
     Batch b;
     b.epoch = number / batches;
     b.index = number % batches;
-    const auto first = static_cast<size_t>(b.index * options.batch), count = std::min(set->size() - first, static_cast<size_t>(options.batch));
+    const auto first = static_cast<size_t>(b.index * options.batch),
+               count = std::min(set->size() - first, static_cast<size_t>(options.batch));
     Order order = options.shuffle ? order_of(b.epoch) : nullptr;
     const auto n = static_cast<int64_t>(count);
     const TrainingTruth truth = set->truth();
@@ -145,8 +146,8 @@ struct Loader::State {
         b.inputs = Tensor(DType::kF32, all);
       }
       if (s.input.shape() != one)
-        fail(ErrorKind::kInput, "{} has shape {}, {} before it {}: say the size that samples are brought to", set->name(i), to_string(s.input.shape()),
-             set->name(b.samples[0]), to_string(one));
+        fail(ErrorKind::kInput, "{} has shape {}, {} before it {}: say the size that samples are brought to", set->name(i),
+             to_string(s.input.shape()), set->name(b.samples[0]), to_string(one));
       normalize(s.input, options, tables, b.inputs.data<float>() + static_cast<int64_t>(k) * s.input.size());
       if (truth == TrainingTruth::kClass) {
         if (s.label < 0 || s.label >= static_cast<int64_t>(set->classes().size()))
@@ -198,10 +199,12 @@ Loader::Loader(std::shared_ptr<const TrainingSet> set, const LoaderOptions& opti
   refuse(options.epochs < 0, "epochs must not be negative");
   refuse(options.mean.empty() || options.std.empty(), "mean and std are one number or one for each channel");
   refuse(std::find(options.std.begin(), options.std.end(), 0.0f) != options.std.end(), "std must not be 0");
-  refuse(options.mean.size() != 1 && options.std.size() != 1 && options.mean.size() != options.std.size(), "mean and std are for different numbers of channels");
+  refuse(options.mean.size() != 1 && options.std.size() != 1 && options.mean.size() != options.std.size(),
+         "mean and std are for different numbers of channels");
   refuse(!(options.mixup >= 0 && options.cutmix >= 0), "mixup and cutmix take an α of 0 or more");
   if (!set || set->size() == 0) fail(ErrorKind::kInput, "loader: the part of the data is empty");
-  refuse((options.mixup > 0 || options.cutmix > 0) && set->truth() != TrainingTruth::kClass, "mixup and cutmix are for samples with classes");
+  refuse((options.mixup > 0 || options.cutmix > 0) && set->truth() != TrainingTruth::kClass,
+         "mixup and cutmix are for samples with classes");
   State& s = *state_;
   s.set = std::move(set);
   s.options = options;
@@ -251,7 +254,8 @@ Batch Loader::next() {
 
 void Loader::seek(int64_t epoch, int64_t batch) {
   State& s = *state_;
-  if (epoch < 0 || batch < 0 || batch >= s.batches) fail(ErrorKind::kUsage, "loader: there is no batch {} of epoch {}; an epoch has {}", batch, epoch, s.batches);
+  if (epoch < 0 || batch < 0 || batch >= s.batches)
+    fail(ErrorKind::kUsage, "loader: there is no batch {} of epoch {}; an epoch has {}", batch, epoch, s.batches);
   {
     std::lock_guard lock(s.mutex);
     const int64_t number = epoch * s.batches + batch;

@@ -27,7 +27,8 @@ uint8_t grey_of(const uint8_t* rgb) { return static_cast<uint8_t>((19595 * rgb[0
 
 class PictureSet : public TrainingSet {
  public:
-  PictureSet(std::vector<Item> items, std::vector<std::string> classes, TrainingTruth truth, bool grey) : items_(std::move(items)), grey_(grey) {
+  PictureSet(std::vector<Item> items, std::vector<std::string> classes, TrainingTruth truth, bool grey)
+      : items_(std::move(items)), grey_(grey) {
     classes_ = std::move(classes);
     truth_ = truth;
   }
@@ -141,15 +142,17 @@ FoundParts open_pictures(const std::string& folder, DataSpec& spec) {
     Labelled l = read_class_folders(folder);
     if (l.items.empty())
       fail(ErrorKind::kInput,
-           "data {}: found no data: neither pictures in one subfolder a class, nor train/ with such, nor IDX, CIFAR, COCO or VOC files", folder);
+           "data {}: found no data: neither pictures in one subfolder a class, nor train/ with such, nor IDX, CIFAR, COCO or VOC files",
+           folder);
     found.train = picture_set(std::move(l.items), std::move(l.classes), TrainingTruth::kClass, grey);
     found.what = "pictures in one folder a class";
     return found;
   }
   const fs::path table = fs::path(folder) / "labels.tsv", maps = fs::path(folder) / "labels";
   if (!fs::exists(table) && !fs::is_directory(maps))
-    fail(ErrorKind::kInput, "data {}: {} pictures without labels: expected one subfolder a class, labels.tsv, labels.json (COCO) or labels/ with maps",
-         folder, pictures.size());
+    fail(ErrorKind::kInput,
+         "data {}: {} pictures without labels: expected one subfolder a class, labels.tsv, labels.json (COCO) or labels/ with maps", folder,
+         pictures.size());
   const int64_t named = spec.integer("classes", 0, 1, 1'000'000);
   if (fs::exists(table)) {
     std::map<std::string, Item> by_name;
@@ -227,13 +230,16 @@ FoundParts open_coco(const std::string& path, DataSpec& spec) {
   auto part = [&](const std::string& name) -> std::shared_ptr<const TrainingSet> {
     std::vector<fs::path> files;
     for (const auto& entry : fs::directory_iterator(annotations))
-      if (std::string file = entry.path().filename().string(); file.starts_with("instances_" + name) && file.ends_with(".json")) files.push_back(entry.path());
+      if (std::string file = entry.path().filename().string(); file.starts_with("instances_" + name) && file.ends_with(".json"))
+        files.push_back(entry.path());
     if (files.size() > 1)
-      fail(ErrorKind::kInput, "{}: holds {} files instances_{}….json; give the path of one of them, and images=FOLDER", annotations.string(), files.size(), name);
+      fail(ErrorKind::kInput, "{}: holds {} files instances_{}….json; give the path of one of them, and images=FOLDER",
+           annotations.string(), files.size(), name);
     if (files.empty()) return nullptr;
     const std::string stem = files[0].stem().string().substr(std::string("instances_").size());
     const std::string pictures = folder_in(path, {stem.c_str(), ("images/" + stem).c_str()});
-    if (pictures.empty()) fail(ErrorKind::kInput, "{}: its pictures are in none of {}/{} and {}/images/{}", files[0].string(), path, stem, path, stem);
+    if (pictures.empty())
+      fail(ErrorKind::kInput, "{}: its pictures are in none of {}/{} and {}/images/{}", files[0].string(), path, stem, path, stem);
     return coco_set(files[0].string(), pictures, grey_option(spec));
   };
   found.train = part("train");
@@ -257,7 +263,8 @@ FoundParts open_voc(const std::string& folder, DataSpec& spec) {
   for (const char* part : {"train", "val", "test"})
     if (fs::path list = lists / fmt::format("{}.txt", part); fs::exists(list)) stems[part] = lines_of(list.string());
   if (stems["train"].empty() && !masks)
-    for (const fs::path& p : files_of(root / "Annotations", [](const fs::path& x) { return x.extension() == ".xml"; })) stems["train"].push_back(p.stem().string());
+    for (const fs::path& p : files_of(root / "Annotations", [](const fs::path& x) { return x.extension() == ".xml"; }))
+      stems["train"].push_back(p.stem().string());
   // Without Segmentation/train.txt: whatever has a map.
   if (stems["train"].empty() && masks && fs::is_directory(root / "SegmentationClass"))
     for (const fs::path& p : files_of(root / "SegmentationClass", is_picture)) stems["train"].push_back(p.stem().string());
@@ -266,10 +273,12 @@ FoundParts open_voc(const std::string& folder, DataSpec& spec) {
   std::set<std::string> names;
   for (const auto& [part, list] : stems) {
     for (const std::string& stem : list) {
-      const fs::path picture = root / "JPEGImages" / (stem + ".jpg"), xml = root / "Annotations" / (stem + ".xml"), mask = root / "SegmentationClass" / (stem + ".png");
+      const fs::path picture = root / "JPEGImages" / (stem + ".jpg"), xml = root / "Annotations" / (stem + ".xml"),
+                     mask = root / "SegmentationClass" / (stem + ".png");
       if (part == "test" && !fs::exists(masks ? mask : xml)) continue;  // VOC2012's answers are not published
       if (!fs::exists(picture)) fail(ErrorKind::kInput, "{}: is listed in {}.txt and is not there", picture.string(), part);
-      if (!fs::exists(masks ? mask : xml)) fail(ErrorKind::kInput, "{}: is missing: {} has no label", (masks ? mask : xml).string(), picture.string());
+      if (!fs::exists(masks ? mask : xml))
+        fail(ErrorKind::kInput, "{}: is missing: {} has no label", (masks ? mask : xml).string(), picture.string());
       parts[part].push_back({picture.string(), -1, {}, masks ? mask.string() : ""});
       if (masks) continue;
       read[part].push_back(read_voc(xml.string()));

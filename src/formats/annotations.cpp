@@ -41,7 +41,8 @@ CocoFile parse_coco(std::span<const uint8_t> bytes, const std::string& name) {
       auto picture = pictures.find(a.at("image_id").get<int64_t>());
       if (picture == pictures.end()) continue;
       auto category = classes.find(a.at("category_id").get<int64_t>());
-      if (category == classes.end()) fail(ErrorKind::kInput, "{}: an annotation has category {}, which is not listed", name, a.at("category_id").dump());
+      if (category == classes.end())
+        fail(ErrorKind::kInput, "{}: an annotation has category {}, which is not listed", name, a.at("category_id").dump());
       auto [x, y, width, height] = a.at("bbox").get<std::array<float, 4>>();
       if (!std::isfinite(x + width) || !std::isfinite(y + height))
         fail(ErrorKind::kInput, "{}: an annotation has the box {}, whose numbers are too large", name, a.at("bbox").dump().substr(0, 80));
@@ -74,13 +75,13 @@ class VocReader {
       of(self).guarded([&] { of(self).characters({text, static_cast<size_t>(size)}); });
     });
     // Annotations declare none: entities are how small XML files become large.
-    XML_SetEntityDeclHandler(parser_.get(), [](void* self, const char*, int, const char*, int, const char*, const char*, const char*, const char*) {
-      of(self).guarded([&] { of(self).broken("it declares an entity"); });
-    });
+    XML_SetEntityDeclHandler(parser_.get(), [](void* self, const char*, int, const char*, int, const char*, const char*, const char*,
+                                               const char*) { of(self).guarded([&] { of(self).broken("it declares an entity"); }); });
   }
 
   VocPicture read(std::span<const uint8_t> bytes) {
-    if (bytes.size() > static_cast<size_t>(kMaxVocFile)) fail(ErrorKind::kInput, "{}: has {} bytes, more than the limit of {}", name_, bytes.size(), kMaxVocFile);
+    if (bytes.size() > static_cast<size_t>(kMaxVocFile))
+      fail(ErrorKind::kInput, "{}: has {} bytes, more than the limit of {}", name_, bytes.size(), kMaxVocFile);
     XML_Status status = XML_Parse(parser_.get(), reinterpret_cast<const char*>(bytes.data()), static_cast<int>(bytes.size()), XML_TRUE);
     if (failure_) std::rethrow_exception(failure_);
     if (status != XML_STATUS_OK) broken(XML_ErrorString(XML_GetErrorCode(parser_.get())));

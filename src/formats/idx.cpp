@@ -70,7 +70,8 @@ CifarRows parse_cifar(std::span<const uint8_t> bytes, int64_t classes, const std
   CifarRows result{Tensor(DType::kU8, {static_cast<int64_t>(rows), 3, 32, 32}), {}};
   for (size_t i = 0; i < rows; ++i) {
     const uint8_t* at = bytes.data() + i * row;
-    if (at[labels - 1] >= classes) fail(ErrorKind::kInput, "{}: row {} has label {}, expected 0 to {}", name, i, at[labels - 1], classes - 1);
+    if (at[labels - 1] >= classes)
+      fail(ErrorKind::kInput, "{}: row {} has label {}, expected 0 to {}", name, i, at[labels - 1], classes - 1);
     result.labels.push_back(at[labels - 1]);
     std::memcpy(result.pictures.data<uint8_t>() + i * kPixels, at + labels, kPixels);
   }

@@ -44,7 +44,8 @@ std::vector<LabelRow> read_label_table(const std::string& path) {
     std::vector<std::string_view> cells = cells_of(row);
     std::optional<int64_t> label = cells.size() > 1 ? whole_number(cells[1]) : std::nullopt;
     if (!label && line == 1) continue;
-    if (!label) fail(ErrorKind::kInput, "{}, line {}: expected FILE<tab>CLASS with a class index, found '{}'", path, line, row.substr(0, 80));
+    if (!label)
+      fail(ErrorKind::kInput, "{}, line {}: expected FILE<tab>CLASS with a class index, found '{}'", path, line, row.substr(0, 80));
     LabelRow r{std::string(cells[0]), *label, std::nullopt};
     if (cells.size() >= 6) {
       std::array<float, 4> box{};

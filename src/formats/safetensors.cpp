@@ -35,7 +35,8 @@ struct Entry {
 Entry read_entry(const std::string& key, const nlohmann::json& value, const std::string& name) {
   auto type = value.at("dtype").get<std::string>();
   auto found = std::find_if(kTypes.begin(), kTypes.end(), [&](const TypeName& t) { return t.name == type; });
-  if (found == kTypes.end()) fail(ErrorKind::kUnsupported, "{}: tensor '{:.80}' is of type '{:.20}', which lathe does not hold", name, key, type);
+  if (found == kTypes.end())
+    fail(ErrorKind::kUnsupported, "{}: tensor '{:.80}' is of type '{:.20}', which lathe does not hold", name, key, type);
   const auto& sizes = value.at("shape");
   const auto& places = value.at("data_offsets");
   if (!sizes.is_array() || sizes.size() > kMaxRank || !places.is_array() || places.size() != 2 || !places[0].is_number_unsigned() ||
@@ -57,7 +58,8 @@ Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string&
   if (bytes.size() < sizeof length) fail(ErrorKind::kInput, "{}: is not a safetensors file: {} bytes are too few", name, bytes.size());
   std::memcpy(&length, bytes.data(), sizeof length);
   if (length > kMaxHeader || length > bytes.size() - sizeof length)
-    fail(ErrorKind::kInput, "{}: is not a safetensors file: its header would have {} bytes, {} follow", name, length, bytes.size() - sizeof length);
+    fail(ErrorKind::kInput, "{}: is not a safetensors file: its header would have {} bytes, {} follow", name, length,
+         bytes.size() - sizeof length);
   auto header = bytes.subspan(sizeof length, length), data = bytes.subspan(sizeof length + length);
   nlohmann::json j = parse_json(header, name);
   if (!j.is_object()) fail(ErrorKind::kInput, "{}: is not a safetensors file: its header is no JSON object", name);
@@ -71,20 +73,21 @@ Safetensors parse_safetensors(std::span<const uint8_t> bytes, const std::string&
   } catch (const nlohmann::json::exception& e) {
     fail(ErrorKind::kInput, "{}: is not a safetensors file: {:.200}", name, e.what());
   }
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
   uint64_t at = 0;
   for (const Entry& e : entries) {
     if (e.begin != at || e.end < e.begin || e.end > data.size())
-      fail(ErrorKind::kInput, "{}: tensor '{:.80}' lies at {} … {}, expected it to begin at {} and to end within {} bytes", name, e.name, e.begin, e.end,
-           at, data.size());
+      fail(ErrorKind::kInput, "{}: tensor '{:.80}' lies at {} … {}, expected it to begin at {} and to end within {} bytes", name, e.name,
+           e.begin, e.end, at, data.size());
     at = e.end;
     // Without elements all sizes fit; otherwise more than the place holds stays more, so that the product cannot overflow.
     uint64_t wanted = std::find(e.shape.begin(), e.shape.end(), 0) == e.shape.end() ? size_of(e.type) : 0;
     for (int64_t size : e.shape)
       if (wanted <= e.end - e.begin) wanted *= static_cast<uint64_t>(size);
     if (wanted != e.end - e.begin)
-      fail(ErrorKind::kInput, "{}: tensor '{:.80}' of shape {} and type {} does not fit its {} bytes", name, e.name, to_string(e.shape), name_of(e.type),
-           e.end - e.begin);
+      fail(ErrorKind::kInput, "{}: tensor '{:.80}' of shape {} and type {} does not fit its {} bytes", name, e.name, to_string(e.shape),
+           name_of(e.type), e.end - e.begin);
     Tensor tensor(e.type, e.shape, const_cast<uint8_t*>(data.data() + e.begin), owner);
     if (e.type == DType::kBool)
       for (uint64_t i = e.begin; i < e.end; ++i)
@@ -104,7 +107,8 @@ void write_safetensors(const std::string& path, const Safetensors& contents) {
   // The widest types first, so that every tensor lies at a multiple of its element's size.
   std::vector<std::pair<std::string_view, const Tensor*>> order;
   for (const auto& [name, tensor] : contents.tensors) order.emplace_back(name, &tensor);
-  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return size_of(a.second->dtype()) > size_of(b.second->dtype()); });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto& a, const auto& b) { return size_of(a.second->dtype()) > size_of(b.second->dtype()); });
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!contents.metadata.empty()) header[kMetadata] = contents.metadata;
   uint64_t at = 0;
@@ -123,7 +127,8 @@ void write_safetensors(const std::string& path, const Safetensors& contents) {
     fail(ErrorKind::kUnsupported, "{}: a name or a text of the metadata is not UTF-8", path);
   }
   text.append((8 - text.size() % 8) % 8, ' ');
-  if (text.size() > kMaxHeader) fail(ErrorKind::kUnsupported, "{}: the header would have {} bytes, more than the limit of {}", path, text.size(), kMaxHeader);
+  if (text.size() > kMaxHeader)
+    fail(ErrorKind::kUnsupported, "{}: the header would have {} bytes, more than the limit of {}", path, text.size(), kMaxHeader);
   AtomicFile file(path);
   const uint64_t length = text.size();
   file.write(&length, sizeof length);

@@ -303,7 +303,8 @@ TEST(Color, OperationsAsDefined) {
   Tensor ramp(DType::kU8, {1, 64, 64});
   for (int64_t i = 0; i < ramp.size(); ++i) ramp.set_int(i, 100 + i % 4);
   equalize(ramp);
-  EXPECT_THAT((std::vector<double>{ramp.get(0), ramp.get(1), ramp.get(2), ramp.get(3)}), ElementsAre(testing::Lt(2), testing::Gt(80), testing::Gt(165), testing::Gt(250)));
+  EXPECT_THAT((std::vector<double>{ramp.get(0), ramp.get(1), ramp.get(2), ramp.get(3)}),
+              ElementsAre(testing::Lt(2), testing::Gt(80), testing::Gt(165), testing::Gt(250)));
   // A sharpness of 1 is the picture, one of 0 its smoothed form.
   Tensor point(DType::kU8, {1, 3, 3});
   for (int64_t i = 0; i < 9; ++i) point.set_int(i, i == 4 ? 130 : 0);
@@ -357,7 +358,8 @@ TEST(Mixing, MixupAndCutmixKeepSums) {
     mixup(mixed, soft, lambda);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t e = 0; e < 84; ++e)
-        ASSERT_NEAR(mixed.get(i * 84 + e), i == 2 ? x.get(i * 84 + e) : lambda * x.get(i * 84 + e) + (1 - lambda) * x.get((n - 1 - i) * 84 + e), 1e-3);
+        ASSERT_NEAR(mixed.get(i * 84 + e),
+                    i == 2 ? x.get(i * 84 + e) : lambda * x.get(i * 84 + e) + (1 - lambda) * x.get((n - 1 - i) * 84 + e), 1e-3);
     }
     EXPECT_NEAR(soft.get(0), lambda, 1e-6);       // of sample 0: its own
     EXPECT_NEAR(soft.get(1), 1 - lambda, 1e-6);   // and that of sample 4
@@ -386,7 +388,8 @@ TEST(ParseAugment, ReadsAndRefuses) {
   EXPECT_EQ(o.operations, 2);
   EXPECT_EQ(o.hue, 0.1);
   EXPECT_FALSE(parse_augment("none").random);
-  for (const char* text : {"flop", "crop", "crop=x", "crop=1.5", "crop=-1", "flip=0.5:2", "jitter", "erase=", "flip,,crop=2", "randaugment=1e9", "flip=nan", "crop=4,"})
+  for (const char* text : {"flop", "crop", "crop=x", "crop=1.5", "crop=-1", "flip=0.5:2", "jitter", "erase=", "flip,,crop=2",
+                           "randaugment=1e9", "flip=nan", "crop=4,"})
     EXPECT_THROW(parse_augment(text), Error) << text;
   const Sample s = marked(8, 8, 1, 1, 4, 4);
   auto refused = [&](const std::string& text, TrainingTruth truth = TrainingTruth::kClass) {

@@ -59,7 +59,8 @@ class TrainingSetTest : public DataTest {
 };
 
 TEST_F(TrainingSetTest, FashionMnist) {
-  if (!std::filesystem::exists("/usr/share/datasets/fashion-mnist")) GTEST_SKIP() << "Debian's package dataset-fashion-mnist is not installed";
+  if (!std::filesystem::exists("/usr/share/datasets/fashion-mnist"))
+    GTEST_SKIP() << "Debian's package dataset-fashion-mnist is not installed";
   DataParts d = open_dataset("fashion-mnist");
   EXPECT_EQ(d.train->size(), 55000u);
   EXPECT_EQ(d.validation->size(), 5000u);
@@ -135,8 +136,11 @@ TEST_F(TrainingSetTest, CifarBinaries) {
 
 TEST_F(TrainingSetTest, ArraysOfEitherLayout) {
   Tensor y = Tensor::of_i64({0, 1, 2, 0, 1, 2, 0, 1, 2, 0});
-  for (auto [shape, expected] : {std::pair{Shape{10, 4, 5}, Shape{1, 4, 5}}, {Shape{10, 3, 4, 5}, Shape{3, 4, 5}}, {Shape{10, 4, 5, 3}, Shape{3, 4, 5}},
-                                 {Shape{10, 3, 4, 5, 6}, Shape{3, 4, 5, 6}}, {Shape{10, 4, 5, 6, 1}, Shape{1, 4, 5, 6}}}) {
+  for (auto [shape, expected] : {std::pair{Shape{10, 4, 5}, Shape{1, 4, 5}},
+                                 {Shape{10, 3, 4, 5}, Shape{3, 4, 5}},
+                                 {Shape{10, 4, 5, 3}, Shape{3, 4, 5}},
+                                 {Shape{10, 3, 4, 5, 6}, Shape{3, 4, 5, 6}},
+                                 {Shape{10, 4, 5, 6, 1}, Shape{1, 4, 5, 6}}}) {
     Tensor x = noise(shape, 1);
     write_npz(path("a.npz"), {{"x", x}, {"y", y}});
     DataParts d = open_dataset(path("a.npz") + ",validation=0,test=0");
@@ -150,9 +154,15 @@ TEST_F(TrainingSetTest, ArraysOfEitherLayout) {
   }
   write_npz(path("f.npz"), {{"x_train", noise({4, 3, 3, 3}, 1, DType::kF64)}, {"y_train", y.reshaped({10, 1})}});
   EXPECT_THAT(fault_of(path("f.npz")), HasSubstr("an integer label for each of 4"));
-  write_npz(path("f.npz"), {{"x_train", noise({10, 3, 3, 3}, 1, DType::kF64)}, {"y_train", y.reshaped({10, 1})}, {"x_test", noise({1, 3, 3, 3}, 1)}, {"y_test", Tensor::of_i64({3})}});
+  write_npz(path("f.npz"), {{"x_train", noise({10, 3, 3, 3}, 1, DType::kF64)},
+                            {"y_train", y.reshaped({10, 1})},
+                            {"x_test", noise({1, 3, 3, 3}, 1)},
+                            {"y_test", Tensor::of_i64({3})}});
   EXPECT_THAT(fault_of(path("f.npz")), HasSubstr("label 3"));
-  write_npz(path("f.npz"), {{"x_train", noise({10, 3, 3, 3}, 1, DType::kF64)}, {"y_train", y.reshaped({10, 1})}, {"x_test", noise({1, 3, 3, 3}, 1)}, {"y_test", Tensor::of_i64({2})}});
+  write_npz(path("f.npz"), {{"x_train", noise({10, 3, 3, 3}, 1, DType::kF64)},
+                            {"y_train", y.reshaped({10, 1})},
+                            {"x_test", noise({1, 3, 3, 3}, 1)},
+                            {"y_test", Tensor::of_i64({2})}});
   DataParts d = open_dataset(path("f.npz"));
   EXPECT_EQ(d.train->sample(0).input.dtype(), DType::kF32);
   EXPECT_EQ(d.validation->size(), 1u);
@@ -246,9 +256,12 @@ TEST_F(TrainingSetTest, TablesOfClassesAndBoxesAndMaps) {
 
 // An 8-bit grey PNG whose pixels are classes.
 std::string label_png(uint32_t width, uint32_t height, const std::string& labels) {
-  auto big = [](uint32_t v) { return std::string{static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)}; };
+  auto big = [](uint32_t v) {
+    return std::string{static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)};
+  };
   auto chunk = [&](const std::string& body) {
-    return big(static_cast<uint32_t>(body.size() - 4)) + body + big(static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef*>(body.data()), body.size())));
+    return big(static_cast<uint32_t>(body.size() - 4)) + body +
+           big(static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef*>(body.data()), body.size())));
   };
   std::string rows;
   for (uint32_t y = 0; y < height; ++y) rows += '\0' + labels.substr(y * width, width);
@@ -256,7 +269,8 @@ std::string label_png(uint32_t width, uint32_t height, const std::string& labels
   uLongf size = packed.size();
   EXPECT_EQ(compress(reinterpret_cast<Bytef*>(packed.data()), &size, reinterpret_cast<const Bytef*>(rows.data()), rows.size()), Z_OK);
   packed.resize(size);
-  return "\x89PNG\r\n\x1a\n" + chunk("IHDR" + big(width) + big(height) + std::string("\x08\0\0\0\0", 5)) + chunk("IDAT" + packed) + chunk("IEND");
+  return "\x89PNG\r\n\x1a\n" + chunk("IHDR" + big(width) + big(height) + std::string("\x08\0\0\0\0", 5)) + chunk("IDAT" + packed) +
+         chunk("IEND");
 }
 
 TEST_F(TrainingSetTest, MapsOfClasses) {
@@ -310,7 +324,8 @@ TEST_F(TrainingSetTest, Coco) {
 
 TEST_F(TrainingSetTest, Voc) {
   auto annotation = [](const std::string& name) {
-    return "<annotation><object><name>" + name + "</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>6</xmax><ymax>9</ymax></bndbox></object></annotation>";
+    return "<annotation><object><name>" + name +
+           "</name><bndbox><xmin>2</xmin><ymin>3</ymin><xmax>6</xmax><ymax>9</ymax></bndbox></object></annotation>";
   };
   for (const char* name : {"1", "2", "3"}) {
     picture(std::string("voc/JPEGImages/") + name + ".jpg", 1);

@@ -57,7 +57,8 @@ class DataTest : public testing::Test {
 
 class FunctionSet : public TrainingSet {
  public:
-  FunctionSet(size_t size, std::function<Sample(size_t)> make, std::vector<std::string> classes = {"a", "b", "c"}, TrainingTruth truth = TrainingTruth::kClass)
+  FunctionSet(size_t size, std::function<Sample(size_t)> make, std::vector<std::string> classes = {"a", "b", "c"},
+              TrainingTruth truth = TrainingTruth::kClass)
       : size_(size), make_(std::move(make)) {
     classes_ = std::move(classes);
     truth_ = truth;

@@ -21,9 +21,11 @@ TEST_F(DataTest, GeneratedPartsAreTheSameEachTimeAndApart) {
     EXPECT_FALSE(same(a.train->sample(3).input, a.test->sample(3).input));
     EXPECT_FALSE(same(a.train->sample(3).input, a.validation->sample(3).input));
     // More of them begin with the same ones.
-    EXPECT_TRUE(same(open_dataset(std::string(name).replace(std::string(name).find("=40"), 3, "=90")).train->sample(7).input, a.train->sample(7).input));
+    EXPECT_TRUE(same(open_dataset(std::string(name).replace(std::string(name).find("=40"), 3, "=90")).train->sample(7).input,
+                     a.train->sample(7).input));
   }
-  EXPECT_EQ(open_dataset("generated:moving-shapes,count=20,channels=1,frames=5,size=24").train->sample(0).input.shape(), (Shape{1, 5, 24, 24}));
+  EXPECT_EQ(open_dataset("generated:moving-shapes,count=20,channels=1,frames=5,size=24").train->sample(0).input.shape(),
+            (Shape{1, 5, 24, 24}));
   EXPECT_THAT(fault_of("generated:moving-shapes,limit=3", ErrorKind::kUsage), HasSubstr("no option 'limit'"));
   EXPECT_THAT(fault_of("generated:cats", ErrorKind::kUsage), HasSubstr("generated:shapes"));
   EXPECT_THAT(fault_of("generated:shapes,classes=9", ErrorKind::kUsage), HasSubstr("from 1 to 5"));
@@ -48,7 +50,8 @@ TEST_F(DataTest, MovingShapesAreToldApartByTheirMovement) {
   int64_t right = 0, directions = 0;
   for (size_t i = 0; i < d.train->size(); ++i) {
     Sample s = d.train->sample(i);
-    const double dx = turned(place(s.input, 0, false), place(s.input, 2, false)), dy = turned(place(s.input, 0, true), place(s.input, 2, true));
+    const double dx = turned(place(s.input, 0, false), place(s.input, 2, false)),
+                 dy = turned(place(s.input, 0, true), place(s.input, 2, true));
     if (s.label >= 8) {
       EXPECT_LT(std::hypot(dx, dy), 0.2) << "rotation stays where it is";
       continue;
@@ -68,13 +71,16 @@ TEST_F(DataTest, TheFirstFrameDoesNotDependOnTheClass) {
     for (int64_t c = 1; c < 10; ++c) {
       Tensor other = clip_of(c, seed);
       for (int64_t channel = 0; channel < 3; ++channel)
-        EXPECT_EQ(std::memcmp(first.data<uint8_t>() + channel * 4 * kSize * kSize, other.data<uint8_t>() + channel * 4 * kSize * kSize, kSize * kSize), 0);
+        EXPECT_EQ(std::memcmp(first.data<uint8_t>() + channel * 4 * kSize * kSize, other.data<uint8_t>() + channel * 4 * kSize * kSize,
+                              kSize * kSize),
+                  0);
       EXPECT_FALSE(same(first, other));
     }
   }
 }
 
-// Nearest neighbour by single frames at any time stays at chance, by differences of two frames it does not: a class is in the movement only.
+// Nearest neighbour by single frames at any time stays at chance, by differences of two frames it does not: a class is in the movement
+// only.
 TEST_F(DataTest, SingleFramesSayNothingAboutTheClass) {
   DataParts d = open_dataset("generated:moving-shapes,count=1500,channels=1,noise=0.02,validation=500");
   for (int64_t frame : {0, 7, 15}) {
@@ -85,7 +91,9 @@ TEST_F(DataTest, SingleFramesSayNothingAboutTheClass) {
         const uint8_t* p = s.input.data<uint8_t>() + frame * kSize * kSize;
         std::vector<float>& row = rows.emplace_back();
         for (int64_t y = 0; y < kSize; y += 2)
-          for (int64_t x = 0; x < kSize; x += 2) row.push_back(static_cast<float>(p[y * kSize + x] + p[y * kSize + x + 1] + p[(y + 1) * kSize + x] + p[(y + 1) * kSize + x + 1]));
+          for (int64_t x = 0; x < kSize; x += 2)
+            row.push_back(
+                static_cast<float>(p[y * kSize + x] + p[y * kSize + x + 1] + p[(y + 1) * kSize + x] + p[(y + 1) * kSize + x + 1]));
       }
       return rows;
     };

@@ -23,10 +23,11 @@ bool same(const Batch& a, const Batch& b) {
   bool boxes = a.boxes.size() == b.boxes.size();
   for (size_t i = 0; boxes && i < a.boxes.size(); ++i) {
     boxes = a.boxes[i].size() == b.boxes[i].size();
-    for (size_t k = 0; boxes && k < a.boxes[i].size(); ++k) boxes = std::memcmp(&a.boxes[i][k].x0, &b.boxes[i][k].x0, 4 * sizeof(float)) == 0;
+    for (size_t k = 0; boxes && k < a.boxes[i].size(); ++k)
+      boxes = std::memcmp(&a.boxes[i][k].x0, &b.boxes[i][k].x0, 4 * sizeof(float)) == 0;
   }
-  return a.epoch == b.epoch && a.index == b.index && a.samples == b.samples && lathe::same(a.inputs, b.inputs) && lathe::same(a.labels, b.labels) &&
-         lathe::same(a.soft_labels, b.soft_labels) && boxes;
+  return a.epoch == b.epoch && a.index == b.index && a.samples == b.samples && lathe::same(a.inputs, b.inputs) &&
+         lathe::same(a.labels, b.labels) && lathe::same(a.soft_labels, b.soft_labels) && boxes;
 }
 
 LoaderOptions options(int threads) {
@@ -120,7 +121,9 @@ TEST(Loader, NormalizesByChannel) {
   o.mean = {0.5f, 0.25f, 0};
   o.std = {2, 4, 0.5f};
   Batch b = Loader(set, o).next();
-  for (int64_t i = 0; i < 6; ++i) EXPECT_NEAR(b.inputs.get(i), (0.2 * static_cast<double>(i) - o.mean[static_cast<size_t>(i / 2)]) / o.std[static_cast<size_t>(i / 2)], 1e-6);
+  for (int64_t i = 0; i < 6; ++i)
+    EXPECT_NEAR(b.inputs.get(i), (0.2 * static_cast<double>(i) - o.mean[static_cast<size_t>(i / 2)]) / o.std[static_cast<size_t>(i / 2)],
+                1e-6);
   o.mean = {0, 0};
   EXPECT_THROW(Loader(set, o), Error);
   o.std = {1};
@@ -156,8 +159,12 @@ TEST(Loader, BoxesAndMasksComeAlong) {
   EXPECT_FLOAT_EQ(b.boxes[4][3].y1, 7.5f);
   o.mixup = 0.2;
   EXPECT_THROW(Loader(set, o), Error);
-  auto masks = std::make_shared<FunctionSet>(5, [](size_t i) { return Sample{noise({3, 6, 8}, static_cast<unsigned>(i)), -1, {}, noise({6, 8}, static_cast<unsigned>(i + 9))}; },
-                                             std::vector<std::string>{"a"}, TrainingTruth::kMask);
+  auto masks = std::make_shared<FunctionSet>(
+      5,
+      [](size_t i) {
+        return Sample{noise({3, 6, 8}, static_cast<unsigned>(i)), -1, {}, noise({6, 8}, static_cast<unsigned>(i + 9))};
+      },
+      std::vector<std::string>{"a"}, TrainingTruth::kMask);
   LoaderOptions plain;
   plain.shuffle = false;
   Batch m = Loader(masks, plain).next();
@@ -239,7 +246,8 @@ TEST(Loader, EndsWhileThreadsAreBusy) {
 }
 
 TEST_F(DataTest, AFolderOfPicturesIsLoaded) {
-  for (int i = 0; i < 30; ++i) picture("p/" + std::string(i % 2 ? "a/" : "b/") + std::to_string(i) + ".jpg", static_cast<unsigned>(i), 20 + i, 30 - i % 7);
+  for (int i = 0; i < 30; ++i)
+    picture("p/" + std::string(i % 2 ? "a/" : "b/") + std::to_string(i) + ".jpg", static_cast<unsigned>(i), 20 + i, 30 - i % 7);
   DataParts d = open_dataset(path("p") + ",validation=0,test=0");
   LoaderOptions o;
   o.batch = 8;
