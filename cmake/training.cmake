@@ -31,3 +31,8 @@ file(GLOB train_cli_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cli_trai
 add_executable(lathe-train ${train_cli_sources} ${PROJECT_SOURCE_DIR}/src/cli/train_options.cpp)
 target_include_directories(lathe-train PRIVATE ${PROJECT_SOURCE_DIR}/src/cli)
 target_link_libraries(lathe-train PRIVATE lathe_train CLI11::CLI11)
+
+if(LATHE_BENCHMARKS)
+  add_executable(bench_training benchmarks/training/training.cpp)
+  target_link_libraries(bench_training PRIVATE lathe_train CLI11::CLI11)
+endif()

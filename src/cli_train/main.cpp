@@ -5,7 +5,7 @@
 #include <climits>
 #include <csignal>
 #include <cstdio>
-#include <stop_token>
+#include <functional>
 
 #include "commands.h"
 #include "core/error.h"
@@ -13,12 +13,11 @@
 #include "train_options.h"
 
 namespace lathe::cli {
-void train_command(const TrainCommand& c, std::stop_token stop);
+void train_command(const TrainCommand& c, const std::function<bool()>& stops);
 }
 
 namespace {
 
-std::stop_source stop;
 volatile std::sig_atomic_t asked = 0;
 
 // The first time training ends at the next step, with a checkpoint; the second time at once.
@@ -31,7 +30,6 @@ void interrupted(int number) {
     ::raise(number);
     return;
   }
-  stop.request_stop();
 }
 
 }  // namespace
@@ -47,7 +45,7 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"Trains networks; lathe train and lathe finetune."};
   app.require_subcommand(1);
-  lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, stop.get_token()); });
+  lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, [] { return asked != 0; }); });
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
