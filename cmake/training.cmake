@@ -19,7 +19,9 @@ add_library(lathe_torch INTERFACE)
 target_include_directories(lathe_torch SYSTEM INTERFACE ${TORCH_HEADERS})
 target_link_libraries(lathe_torch INTERFACE ${TORCH_LIBRARY} ${TORCH_CPU_LIBRARY} ${C10_LIBRARY})
 
+list_files_of(train/reproduce training_reproduction Reproduction experiments train/reproduction_files.h)
 lathe_folder(train LINK lathe_optimize lathe_models lathe_data lathe_torch)
+target_include_directories(lathe_train PRIVATE ${PROJECT_BINARY_DIR}/generated)
 target_precompile_headers(lathe_train PRIVATE ${PROJECT_SOURCE_DIR}/src/train/torch.h)
 if(CCACHE)
   # ccache keeps what is compiled with a precompiled header only when it is told that times in it do not matter.
@@ -28,7 +30,7 @@ if(CCACHE)
 endif()
 
 file(GLOB train_cli_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cli_train/*.cpp)
-add_executable(lathe-train ${train_cli_sources} ${PROJECT_SOURCE_DIR}/src/cli/train_options.cpp)
+add_executable(lathe-train ${train_cli_sources} ${PROJECT_SOURCE_DIR}/src/cli/train_options.cpp ${PROJECT_SOURCE_DIR}/src/cli/reproduce.cpp)
 target_include_directories(lathe-train PRIVATE ${PROJECT_SOURCE_DIR}/src/cli)
 target_link_libraries(lathe-train PRIVATE lathe_train CLI11::CLI11)
 

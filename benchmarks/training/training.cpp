@@ -143,7 +143,8 @@ Cost cost_of(const Options& o, ConvBnMode mode) {
       TorchNetwork net(std::move(g), {.conv_bn = mode});
       const PassState state{.training = true, .batch_statistics = true, .generator = at::detail::createCPUGenerator(1)};
       const auto step = [&] {
-        cross_entropy(net.forward({x}, state)[0], labels, 0).backward();
+        const at::Tensor y = net.forward({x}, state)[0];
+        (y.dim() == 2 ? cross_entropy(y, labels, 0) : y.square().mean()).backward();
         const torch::NoGradGuard guard;
         for (at::Tensor& p : net.trained()) {
           p.sub_(p.grad(), 1e-3);

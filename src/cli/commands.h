@@ -9,6 +9,7 @@
 #include <CLI/CLI.hpp>
 
 #include "core/version.h"
+#include "optimize/reproduce.h"
 
 namespace lathe::cli {
 
@@ -31,8 +32,11 @@ void add_evaluate(CLI::App& app);
 void add_techniques(CLI::App& app);
 // `argv` of the whole process, which goes to the program that trains.
 void add_train(CLI::App& app, char** argv);
+// Becomes that program, where it was built; else returns.
+void try_training_program(char** argv);
 void add_models(CLI::App& app, int* exit_code);
-void add_reproduce(CLI::App& app, int* exit_code);
+// `list`: those of this program; where none of them is asked for, or all are, `others` may go on in another program.
+void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction>& list, const std::function<void()>& others = nullptr);
 
 // As it was typed, quoted where a shell would need it.
 const std::string& command_line();

@@ -80,7 +80,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_techniques(app);
   lathe::cli::add_models(app, &exit_code);
   lathe::cli::add_train(app, argv);
-  lathe::cli::add_reproduce(app, &exit_code);
+  lathe::cli::add_reproduce(app, &exit_code, lathe::reproductions(), [&] { lathe::cli::try_training_program(argv); });
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -23,12 +24,19 @@ const char* name_of(CheckResult::State state) {
   return names[static_cast<int>(state)];
 }
 
-void reproduce_command(Options& o, int* exit_code) {
+void reproduce_command(Options& o, int* exit_code, const std::vector<Reproduction>& list, const std::function<void()>& others) {
+  if (others) others();
   if (o.key.empty()) {
-    for (const Reproduction& r : reproductions()) fmt::print("{:<24} {} ({})\n", r.key, r.title, r.source);
+    for (const Reproduction& r : list) fmt::print("{:<24} {} ({})\n", r.key, r.title, r.source);
     return;
   }
-  const Reproduction& r = find_reproduction(o.key);
+  const auto found = std::find_if(list.begin(), list.end(), [&](const Reproduction& r) { return r.key == o.key; });
+  if (found == list.end()) {
+    std::string keys;
+    for (const Reproduction& r : list) keys += (keys.empty() ? "" : ", ") + r.key;
+    fail(ErrorKind::kUsage, "no reproduction {}; there are {}", o.key, keys);
+  }
+  const Reproduction& r = *found;
   if (const char* assets = std::getenv("LATHE_ASSETS"); o.context.assets.empty() && assets) o.context.assets = assets;
   if (!o.context.assets.empty() && !std::filesystem::is_directory(o.context.assets)) fail(ErrorKind::kInput, "--assets {}: no such folder", o.context.assets);
   const bool shows = ::isatty(2) != 0;
@@ -65,7 +73,7 @@ void reproduce_command(Options& o, int* exit_code) {
 
 }  // namespace
 
-void add_reproduce(CLI::App& app, int* exit_code) {
+void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction>& list, const std::function<void()>& others) {
   auto* command = app.add_subcommand("reproduce", "Measure what a method's paper claims, and print published against measured");
   command->footer("Examples:\n  lathe reproduce\n  lathe reproduce quantization-survey --quick --assets assets\n  lathe reproduce quantization-survey --json\n\n"
                   "Exit code 1: a threshold was missed, or every check was skipped. Checks that need networks and pictures look for them in\n"
@@ -76,7 +84,7 @@ void add_reproduce(CLI::App& app, int* exit_code) {
   command->add_option("--assets", o->context.assets, "Folder with networks and pictures")->type_name("DIR");
   command->add_option("--seed", o->context.seed, "Of every random choice")->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object on stdout");
-  command->callback([o, exit_code] { reproduce_command(*o, exit_code); });
+  command->callback([o, exit_code, &list, others] { reproduce_command(*o, exit_code, list, others); });
 }
 
 }  // namespace lathe::cli

@@ -12,12 +12,18 @@
 
 namespace lathe::cli {
 
-void run_training_program(char** argv) {
+namespace {
+
+std::filesystem::path training_program() {
   std::error_code error;
-  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
-  const std::filesystem::path program = self.parent_path() / "lathe-train";
-  if (error || !std::filesystem::exists(program))
-    fail(ErrorKind::kUnsupported, "this build of lathe cannot train: {} is missing. It is built where libtorch is found (Debian: libtorch-dev); configure and build again", program.string());
+  return std::filesystem::read_symlink("/proc/self/exe", error).parent_path() / "lathe-train";
+}
+
+}  // namespace
+
+void try_training_program(char** argv) {
+  const std::filesystem::path program = training_program();
+  if (!std::filesystem::exists(program)) return;
   // Threads that wait for one another spin 0.1 ms instead of some: on a busy machine a step of two threads took five times as long.
   if (!std::getenv("OMP_WAIT_POLICY")) ::setenv("GOMP_SPINCOUNT", "10000", 0);
   ::execv(program.c_str(), argv);
@@ -25,7 +31,10 @@ void run_training_program(char** argv) {
 }
 
 void add_train(CLI::App& app, char** argv) {
-  declare_train(app, [argv](const TrainCommand&) { run_training_program(argv); });
+  declare_train(app, [argv](const TrainCommand&) {
+    try_training_program(argv);
+    fail(ErrorKind::kUnsupported, "this build of lathe cannot train: {} is missing. It is built where libtorch is found (Debian: libtorch-dev); configure and build again", training_program().string());
+  });
 }
 
 }  // namespace lathe::cli

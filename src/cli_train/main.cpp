@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "train/reproductions.h"
 #include "train_options.h"
 
 namespace lathe::cli {
@@ -46,6 +47,8 @@ int main(int argc, char** argv) {
   CLI::App app{"Trains networks; lathe train and lathe finetune."};
   app.require_subcommand(1);
   lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, [] { return asked != 0; }); });
+  int exit_code = 0;
+  lathe::cli::add_reproduce(app, &exit_code, lathe::all_reproductions());
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
@@ -57,5 +60,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "lathe: error: %s\n", e.what());
     return 1;
   }
-  return std::fflush(stdout) == 0 ? 0 : 1;
+  return std::fflush(stdout) == 0 ? exit_code : 1;
 }

@@ -1,4 +1,4 @@
-#include "lathe/train.h"
+#include "train/train_model.h"
 
 #include <filesystem>
 
@@ -60,6 +60,23 @@ TrainOptions options_of(const TrainSettings& s, const DataParts& data) {
 
 }  // namespace
 
+TrainRequest training_request(const std::string& network, const DataParts& data, const TrainSettings& s) {
+  const auto notice = [&](const std::string& line) {
+    if (s.notice) s.notice(line);
+  };
+  TrainRequest r;
+  r.data = data;
+  r.network = network_of(network, s, r.data, &r.name, notice);
+  r.options = options_of(s, r.data);
+  if (!s.teacher.empty()) {
+    Graph teacher = import_onnx(s.teacher).graph;
+    open_batch(teacher);
+    r.teacher = std::make_shared<Graph>(std::move(teacher));
+    r.notes["teacher_file"] = s.teacher;
+  }
+  return r;
+}
+
 TrainReport train_model(const std::string& network, const std::string& data, const std::string& output, const TrainSettings& s) {
   const auto notice = [&](const std::string& line) {
     if (s.notice) s.notice(line);
@@ -67,18 +84,10 @@ TrainReport train_model(const std::string& network, const std::string& data, con
   const bool there = std::filesystem::exists(output + "/checkpoint.safetensors");
   if (there && !s.resume && !s.force) fail(ErrorKind::kUsage, "{} holds a training: go on with --resume, or begin anew with --force", output);
   if (!there && s.resume) fail(ErrorKind::kInput, "{} holds no checkpoint to resume from", output);
-  TrainRequest r;
-  r.data = open_dataset(data);
-  notice(r.data.description);
-  r.network = network_of(network, s, r.data, &r.name, notice);
-  r.options = options_of(s, r.data);
+  const DataParts parts = open_dataset(data);
+  notice(parts.description);
+  TrainRequest r = training_request(network, parts, s);
   r.folder = output;
-  if (!s.teacher.empty()) {
-    Graph teacher = import_onnx(s.teacher).graph;
-    open_batch(teacher);
-    r.teacher = std::make_shared<Graph>(std::move(teacher));
-    r.notes["teacher_file"] = s.teacher;
-  }
   const ModelCounts counts = count_model(r.network);
   notice(fmt::format("{}: input {}, {} parameters, {} MACs; {} samples to learn from, {} to validate, {} to test; seed {}", r.name, to_string(*r.network[r.network.inputs[0]].shape), counts.parameters,
                      counts.macs, r.data.train->size(), r.data.validation->size(), r.data.test->size(), s.seed));
