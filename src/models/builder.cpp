@@ -163,8 +163,10 @@ ValueId Builder::linear(ValueId x, int64_t out, bool bias) {
 ValueId Builder::batch_norm(ValueId x) {
   const Shape c{channels(x)};
   const std::string in = norm_prefix();
-  return op("BatchNormalization", {x, parameter(in + "weight", c, Init::constant(1)), parameter(in + "bias", c, Init::constant(0)), parameter(in + "mean", c, Init::constant(0)),
-                                   parameter(in + "variance", c, Init::constant(1))}, {{"epsilon", static_cast<float>(batch_norm_epsilon)}});
+  return op("BatchNormalization",
+            {x, parameter(in + "weight", c, Init::constant(1)), parameter(in + "bias", c, Init::constant(0)),
+             parameter(in + "mean", c, Init::constant(0)), parameter(in + "variance", c, Init::constant(1))},
+            {{"epsilon", static_cast<float>(batch_norm_epsilon)}});
 }
 
 ValueId Builder::group_norm(ValueId x, double epsilon, bool bias, int64_t groups) {
@@ -173,7 +175,8 @@ ValueId Builder::group_norm(ValueId x, double epsilon, bool bias, int64_t groups
   std::fill_n(none.data<float>(), none.size(), 0.0f);
   const std::string in = norm_prefix();
   const ValueId shift = bias ? parameter(in + "bias", c, Init::constant(0)) : frozen(in + "bias", none);
-  return op("GroupNormalization", {x, parameter(in + "weight", c, Init::constant(1)), shift}, {{"num_groups", groups}, {"epsilon", static_cast<float>(epsilon)}});
+  return op("GroupNormalization", {x, parameter(in + "weight", c, Init::constant(1)), shift},
+            {{"num_groups", groups}, {"epsilon", static_cast<float>(epsilon)}});
 }
 
 ValueId Builder::layer_norm(ValueId x, double epsilon, bool bias) {
@@ -220,7 +223,8 @@ ValueId Builder::self_attention(ValueId tokens, int64_t heads, bool qkv_bias, bo
   }
   all = transpose(reshape(all, {0, count, 3, heads, size}), {2, 0, 3, 1, 4});  // [3, N, heads, T, size]
   const auto part = [&](int64_t i) { return op("Gather", {all, index(i)}, {{"axis", int64_t{0}}}); };
-  const ValueId query = mul(part(0), literal(1 / std::sqrt(static_cast<double>(size)))), key = transpose(part(1), {0, 1, 3, 2}), value = part(2);
+  const ValueId query = mul(part(0), literal(1 / std::sqrt(static_cast<double>(size)))), key = transpose(part(1), {0, 1, 3, 2}),
+                value = part(2);
   const ValueId weights = dropout(op("Softmax", {op("MatMul", {query, key})}, {{"axis", int64_t{-1}}}), rate);
   const ValueId mixed = transpose(op("MatMul", {weights, value}), {0, 2, 1, 3});
   auto projection = scope("projection");

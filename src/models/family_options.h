@@ -20,7 +20,8 @@ class FamilyOptions {
 
   std::string choice(const std::string& key, const std::string& otherwise, const std::vector<std::string>& allowed) const {
     std::string chosen = text(key, otherwise);
-    if (std::find(allowed.begin(), allowed.end(), chosen) == allowed.end()) refuse(key, fmt::format("is none of {}", fmt::join(allowed, ", ")));
+    if (std::find(allowed.begin(), allowed.end(), chosen) == allowed.end())
+      refuse(key, fmt::format("is none of {}", fmt::join(allowed, ", ")));
     return chosen;
   }
   bool flag(const std::string& key, bool otherwise) const { return choice(key, otherwise ? "1" : "0", {"0", "1"}) == "1"; }
@@ -29,7 +30,8 @@ class FamilyOptions {
     const std::string& value = given_.at(key);
     double x = 0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), x);
-    if (error != std::errc() || end != value.data() + value.size() || !(x >= lowest && x <= highest)) refuse(key, fmt::format("is no number of {} to {}", lowest, highest));
+    if (error != std::errc() || end != value.data() + value.size() || !(x >= lowest && x <= highest))
+      refuse(key, fmt::format("is no number of {} to {}", lowest, highest));
     return x;
   }
   // `count` whole numbers of `lowest` and more, with commas between them.
@@ -41,7 +43,8 @@ class FamilyOptions {
     for (bool more = true; more;) {
       int64_t x = 0;
       const auto [rest, error] = std::from_chars(at, end, x);
-      if (error != std::errc() || x < lowest || x > (1 << 20)) refuse(key, fmt::format("is not {} numbers of {} and more with commas between them", count, lowest));
+      if (error != std::errc() || x < lowest || x > (1 << 20))
+        refuse(key, fmt::format("is not {} numbers of {} and more with commas between them", count, lowest));
       list.push_back(x);
       more = rest != end && *rest == ',';
       at = rest + more;
@@ -70,10 +73,12 @@ struct Stages {
     return all;
   }
 };
-inline Stages stages_of(const std::string& model, const BuildOptions& o, const std::vector<int64_t>& depths, const std::vector<int64_t>& widths) {
+inline Stages stages_of(const std::string& model, const BuildOptions& o, const std::vector<int64_t>& depths,
+                        const std::vector<int64_t>& widths) {
   Stages s{o.depths.empty() ? depths : o.depths, o.widths.empty() ? widths : o.widths};
   if (s.depths.size() != s.widths.size())
-    fail(ErrorKind::kUsage, "{}: depths {} name {} stages and widths {} name {}", model, fmt::join(s.depths, ","), s.depths.size(), fmt::join(s.widths, ","), s.widths.size());
+    fail(ErrorKind::kUsage, "{}: depths {} name {} stages and widths {} name {}", model, fmt::join(s.depths, ","), s.depths.size(),
+         fmt::join(s.widths, ","), s.widths.size());
   if (o.width != 1)
     for (int64_t& w : s.widths) w = make_divisible(static_cast<double>(w) * o.width);
   return s;

@@ -177,7 +177,8 @@ bool star_relu(Graph& g, const Matcher& m, NodeId id) {
     if (star.dead || star.op->domain != kLatheDomain || star.op->name != "StarRelu") continue;
     const double scale = star.get_float("scale"), bias = star.get_float("bias");
     const auto as_float = [](double v) { return static_cast<float>(v); };
-    Attributes a = op == "Mul" ? Attributes{{"scale", as_float(scale * *number)}, {"bias", as_float(bias * *number)}} : Attributes{{"scale", as_float(scale)}, {"bias", as_float(bias + *number)}};
+    Attributes a = op == "Mul" ? Attributes{{"scale", as_float(scale * *number)}, {"bias", as_float(bias * *number)}}
+                               : Attributes{{"scale", as_float(scale)}, {"bias", as_float(bias + *number)}};
     const ValueId x = star.inputs[0];
     become(g, id, "StarRelu", {x}, std::move(a), kLatheDomain);
     return true;
@@ -251,7 +252,9 @@ bool group_norm(Graph& g, const Matcher& m, NodeId id) {
       if (!split || !g[bias].is_constant() || !g[scale].is_constant()) continue;
       const ValueId x = split->inputs[0];
       const auto &shape = g[x].shape, &grouped = g[split->outputs[0]].shape;
-      if (!shape || !grouped || !is_static(*shape) || !is_static(*grouped) || shape->size() < 3 || grouped->size() < 3 || g[n.outputs[0]].shape != shape || g[back->outputs[0]].shape != shape) continue;
+      if (!shape || !grouped || !is_static(*shape) || !is_static(*grouped) || shape->size() < 3 || grouped->size() < 3 ||
+          g[n.outputs[0]].shape != shape || g[back->outputs[0]].shape != shape)
+        continue;
       const int64_t channels = (*shape)[1], groups = (*grouped)[1];
       if ((*grouped)[0] != (*shape)[0] || channels % groups != 0) continue;
       auto all = [&](ValueId v, double value) {
@@ -259,7 +262,8 @@ bool group_norm(Graph& g, const Matcher& m, NodeId id) {
           if (g[v].constant.get(i) != value) return false;
         return true;
       };
-      if (!g[norm->inputs[1]].is_constant() || !g[norm->inputs[2]].is_constant() || !all(norm->inputs[1], 1) || !all(norm->inputs[2], 0)) continue;
+      if (!g[norm->inputs[1]].is_constant() || !g[norm->inputs[2]].is_constant() || !all(norm->inputs[1], 1) || !all(norm->inputs[2], 0))
+        continue;
       const size_t after = shape->size() - 2;  // axes behind the channels
       auto by_channel = [&](ValueId v) {
         const Shape& s = *g[v].shape;
@@ -372,7 +376,9 @@ bool wave(Graph& g, const Matcher& m, NodeId id) {
   // The even and the odd channels of one value.
   auto half = [&](ValueId v, int64_t first) -> ValueId {
     const Node* s = m.made_by(v, "Slice");
-    if (!s || s->inputs.size() != 5 || m.scalar(s->inputs[1]) != static_cast<double>(first) || m.scalar(s->inputs[3]) != 1.0 || m.scalar(s->inputs[4]) != 2.0) return {};
+    if (!s || s->inputs.size() != 5 || m.scalar(s->inputs[1]) != static_cast<double>(first) || m.scalar(s->inputs[3]) != 1.0 ||
+        m.scalar(s->inputs[4]) != 2.0)
+      return {};
     const auto end = m.scalar(s->inputs[2]);
     const auto &x = g[s->inputs[0]].shape, &y = g[v].shape;
     return end && x && y && is_static(*x) && is_static(*y) && x->size() == 4 && (*y)[1] * 2 == (*x)[1] ? s->inputs[0] : ValueId{};
@@ -394,7 +400,8 @@ bool wave(Graph& g, const Matcher& m, NodeId id) {
     const Node* strongest = m.made_by(gather->inputs[1], "ArgMax");
     if (!strongest || strongest->get_int("axis") != 1 || strongest->get_int("keepdims") != 1) continue;
     const auto &from = g[strongest->inputs[0]].shape, &a = g[product->inputs[0]].shape, &b = g[product->inputs[1]].shape;
-    if (!from || !is_static(*from) || from->size() != 4 || (*from)[1] > 2 * pairs || a != b || *a != whole || g[f].dtype != DType::kF32) continue;
+    if (!from || !is_static(*from) || from->size() != 4 || (*from)[1] > 2 * pairs || a != b || *a != whole || g[f].dtype != DType::kF32)
+      continue;
     const ValueId amplitude = product->inputs[0], phase = product->inputs[1], index = gather->inputs[1];
     const ValueId c = g.add_constant(g[rc.factor].constant.reshaped({pairs})), d = g.add_constant(g[id_.factor].constant.reshaped({pairs}));
     become(g, id, "Wave", {amplitude, phase, index, c, d}, {{"axis", int64_t{1}}}, kLatheDomain);

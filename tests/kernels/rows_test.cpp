@@ -201,8 +201,10 @@ TEST_P(RowKernel, Waves) {
       for (int64_t i = 0; i < strongest.size(); ++i) strongest.set_int(i, (i * 5 + turn) % channels);
       Tensor amplitude = random_tensor(DType::kF32, shape, random);
       if (turn % 3 == 0) amplitude.set(amplitude.size() - 1, NAN);
-      std::vector<Tensor> inputs{amplitude, random_tensor(DType::kF32, shape, random), strongest, random_tensor(DType::kF32, {channels / 2}, random), random_tensor(DType::kF32, {channels / 2}, random)};
-      Case c = make_case("ai.lathe::Wave", inputs, {false, false, false, true, true}, {{"axis", int64_t{2}}}, fmt::format("waves of {} channels", channels));
+      std::vector<Tensor> inputs{amplitude, random_tensor(DType::kF32, shape, random), strongest,
+                                 random_tensor(DType::kF32, {channels / 2}, random), random_tensor(DType::kF32, {channels / 2}, random)};
+      Case c = make_case("ai.lathe::Wave", inputs, {false, false, false, true, true}, {{"axis", int64_t{2}}},
+                         fmt::format("waves of {} channels", channels));
       check(c, 2e-6, 1);
     }
 }
@@ -231,14 +233,16 @@ TEST_P(RowKernel, RowNorms) {
 TEST_P(RowKernel, SampleNorms) {
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16})
-    for (const Shape& shape : {Shape{1, 1, 1, 5}, Shape{3, 4, 5, 7}, Shape{2, 16, 16, 16}, Shape{2, 30, 23, 24}, Shape{1, 41, 33}, Shape{9, 40, 41, 8}})
+    for (const Shape& shape :
+         {Shape{1, 1, 1, 5}, Shape{3, 4, 5, 7}, Shape{2, 16, 16, 16}, Shape{2, 30, 23, 24}, Shape{1, 41, 33}, Shape{9, 40, 41, 8}})
       for (int kind = 0; kind < 4; ++kind) {
         omp_set_num_threads(1 + turn++ % 3);
         Tensor x = random_tensor(type, shape, random, kind == 1 ? 100 : -1, kind == 1 ? 104 : 1);
         if (kind == 2) x.set(x.size() / 2, NAN);
         std::vector<Tensor> inputs{x, random_tensor(DType::kF32, {shape.back()}, random)};
         if (kind != 3) inputs.push_back(random_tensor(DType::kF32, {shape.back()}, random));
-        Case c = make_case("LayerNormalization", inputs, {false, true, true}, {{"axis", int64_t{1}}, {"epsilon", 1e-3f}}, fmt::format("{} norm of samples {}, kind {}", name_of(type), to_string(shape), kind));
+        Case c = make_case("LayerNormalization", inputs, {false, true, true}, {{"axis", int64_t{1}}, {"epsilon", 1e-3f}},
+                           fmt::format("{} norm of samples {}, kind {}", name_of(type), to_string(shape), kind));
         check(c, type == DType::kBF16 ? 1.0 / 128 : kind == 1 ? 2e-4 : 1e-5, 1);
       }
 }

@@ -53,14 +53,19 @@ inline void randomize(Graph& g, uint64_t seed) {
     for (ValueId id : *list) {
       Tensor& t = g[id].constant;
       const std::string& name = g[id].name;
-      const bool factor = name.ends_with("weight") || name.ends_with("variance") || name.find("scale") != std::string::npos || name.ends_with("gamma");
+      const bool factor =
+          name.ends_with("weight") || name.ends_with("variance") || name.find("scale") != std::string::npos || name.ends_with("gamma");
       const bool row = t.rank() == 1 || (t.rank() == 3 && t.shape()[1] == 1 && t.shape()[2] == 1);
-      const double fan = static_cast<double>(t.rank() >= 4 ? t.size() / t.shape()[0] : t.rank() == 2 ? t.shape()[name.ends_with("fc.weight") ? 1 : 0] : 1);
-      for (int64_t i = 0; i < t.size(); ++i) t.set(i, row ? (factor ? 0.5 + draw.uniform() : draw.uniform() - 0.5) : draw.normal() / std::sqrt(fan));
+      const double fan = static_cast<double>(t.rank() >= 4   ? t.size() / t.shape()[0]
+                                             : t.rank() == 2 ? t.shape()[name.ends_with("fc.weight") ? 1 : 0]
+                                                             : 1);
+      for (int64_t i = 0; i < t.size(); ++i)
+        t.set(i, row ? (factor ? 0.5 + draw.uniform() : draw.uniform() - 0.5) : draw.normal() / std::sqrt(fan));
     }
 }
 
-inline Map conv(const Map& x, const Weights& w, const std::string& scope, int64_t stride = 1, int64_t pad = 0, int64_t groups = 1, int64_t dilation = 1) {
+inline Map conv(const Map& x, const Weights& w, const std::string& scope, int64_t stride = 1, int64_t pad = 0, int64_t groups = 1,
+                int64_t dilation = 1) {
   const Tensor& k = w[scope + ".weight"];
   const int64_t out = k.shape()[0], in = k.shape()[1], kh = k.shape()[2], kw = k.shape()[3];
   EXPECT_EQ(in * groups, x.c) << scope;
@@ -73,7 +78,8 @@ inline Map conv(const Map& x, const Weights& w, const std::string& scope, int64_
           for (int64_t p = 0; p < kh; ++p)
             for (int64_t q = 0; q < kw; ++q) {
               const int64_t row = i * stride - pad + p * dilation, column = j * stride - pad + q * dilation;
-              if (row >= 0 && row < x.h && column >= 0 && column < x.w) sum += k.get(((o * in + c) * kh + p) * kw + q) * x.at(o / (out / groups) * in + c, row, column);
+              if (row >= 0 && row < x.h && column >= 0 && column < x.w)
+                sum += k.get(((o * in + c) * kh + p) * kw + q) * x.at(o / (out / groups) * in + c, row, column);
             }
         y.at(o, i, j) = sum;
       }
@@ -129,7 +135,8 @@ inline Map batch_norm(Map x, const Weights& w, const std::string& scope, double 
   for (int64_t c = 0; c < x.c; ++c)
     for (int64_t i = 0; i < x.pixels(); ++i) {
       double& v = x.v[static_cast<size_t>(c * x.pixels() + i)];
-      v = (v - w.get(scope + ".mean", c)) / std::sqrt(w.get(scope + ".variance", c) + epsilon) * w.get(scope + ".weight", c) + w.get(scope + ".bias", c);
+      v = (v - w.get(scope + ".mean", c)) / std::sqrt(w.get(scope + ".variance", c) + epsilon) * w.get(scope + ".weight", c) +
+          w.get(scope + ".bias", c);
     }
   return x;
 }
@@ -156,7 +163,9 @@ inline Map linear(const Map& x, const Weights& w, const std::string& scope, bool
 inline Map attention(const Map& x, const Weights& w, const std::string& scope, int64_t heads) {
   const Map all = linear(x, w, scope + ".qkv", false);
   const int64_t size = x.c / heads, tokens = x.pixels();
-  const auto channel = [&](int64_t part, int64_t head, int64_t k, int64_t token) { return all.v[static_cast<size_t>(((part * heads + head) * size + k) * tokens + token)]; };
+  const auto channel = [&](int64_t part, int64_t head, int64_t k, int64_t token) {
+    return all.v[static_cast<size_t>(((part * heads + head) * size + k) * tokens + token)];
+  };
   Map y(x.c, x.h, x.w);
   for (int64_t head = 0; head < heads; ++head)
     for (int64_t t = 0; t < tokens; ++t) {
@@ -169,7 +178,8 @@ inline Map attention(const Map& x, const Weights& w, const std::string& scope, i
       }
       for (double& v : weight) sum += v = std::exp(v - top);
       for (int64_t s = 0; s < tokens; ++s)
-        for (int64_t k = 0; k < size; ++k) y.v[static_cast<size_t>((head * size + k) * tokens + t)] += weight[static_cast<size_t>(s)] / sum * channel(2, head, k, s);
+        for (int64_t k = 0; k < size; ++k)
+          y.v[static_cast<size_t>((head * size + k) * tokens + t)] += weight[static_cast<size_t>(s)] / sum * channel(2, head, k, s);
     }
   return linear(y, w, scope + ".projection", false);
 }

@@ -83,19 +83,23 @@ class Float64 {
             for (int64_t j = 0; j < x.w; ++j) {
               double sum = 0, count = 0;
               for (int64_t p = std::max<int64_t>(0, i - f_.pool / 2); p <= std::min(x.h - 1, i + f_.pool / 2); ++p)
-                for (int64_t q = std::max<int64_t>(0, j - f_.pool / 2); q <= std::min(x.w - 1, j + f_.pool / 2); ++q, ++count) sum += x.at(c, p, q);
+                for (int64_t q = std::max<int64_t>(0, j - f_.pool / 2); q <= std::min(x.w - 1, j + f_.pool / 2); ++q, ++count)
+                  sum += x.at(c, p, q);
               y.at(c, i, j) = sum / count - x.at(c, i, j);
             }
         return y;
       case 'D': return conv(x, w_, scope, 1, 1, x.c);
-      case 'C': return conv(conv(activated(conv(x, w_, scope + ".pointwise1"), scope), w_, scope + ".depthwise", 1, 3, 2 * x.c), w_, scope + ".pointwise2");
+      case 'C':
+        return conv(conv(activated(conv(x, w_, scope + ".pointwise1"), scope), w_, scope + ".depthwise", 1, 3, 2 * x.c), w_,
+                    scope + ".pointwise2");
       case 'A': return attention(x, w_, scope, x.c / 32);
       default: {
         const int64_t n = x.pixels();  // out[m] = Σ A[m, n]·x[n], the matrix of F stored with its inputs first
         const Tensor& a = w_[scope + (mixer == 'R' ? ".matrix.frozen" : ".weight")];
         for (int64_t c = 0; c < x.c; ++c)
           for (int64_t m = 0; m < n; ++m)
-            for (int64_t k = 0; k < n; ++k) y.v[static_cast<size_t>(c * n + m)] += a.get(mixer == 'R' ? m * n + k : k * n + m) * x.v[static_cast<size_t>(c * n + k)];
+            for (int64_t k = 0; k < n; ++k)
+              y.v[static_cast<size_t>(c * n + m)] += a.get(mixer == 'R' ? m * n + k : k * n + m) * x.v[static_cast<size_t>(c * n + k)];
         return y;
       }
     }
@@ -108,7 +112,13 @@ class Float64 {
 
 BuildOptions options_of(const Form& f, Shape input) {
   BuildOptions o{.classes = 10, .input = std::move(input), .depths = f.depths, .widths = f.widths, .seed = 3};
-  o.more = {{"mixers", f.mixers}, {"norm", f.norm}, {"activation", f.activation}, {"head", f.head}, {"pool", std::to_string(f.pool)}, {"layer_scale", "1"}, {"stem", fmt::format("{}", fmt::join(f.stem, ","))}};
+  o.more = {{"mixers", f.mixers},
+            {"norm", f.norm},
+            {"activation", f.activation},
+            {"head", f.head},
+            {"pool", std::to_string(f.pool)},
+            {"layer_scale", "1"},
+            {"stem", fmt::format("{}", fmt::join(f.stem, ","))}};
   if (f.model.find("poolformer_") != 0) o.more["layer_scale"] = "0";
   return o;
 }
@@ -158,13 +168,23 @@ TEST(MetaFormer, TheEngineGivesTheSame) {
   run("poolformer_s12", {.more = {{"mixers", "PDFA"}}});
   run("poolformer_s12", {.more = {{"norm", "batch"}}});
   run("poolformer_s12", {.more = {{"features", "1"}}});
-  for (const char* model : {"identityformer_s12", "randformer_s12", "poolformerv2_s12", "convformer_s18", "caformer_s18"}) EXPECT_EQ(run(model, {}), 0) << model;  // transposes
+  for (const char* model : {"identityformer_s12", "randformer_s12", "poolformerv2_s12", "convformer_s18", "caformer_s18"})
+    EXPECT_EQ(run(model, {}), 0) << model;  // transposes
   run("caformer_s18", {.input = {3, 29, 35}});
 }
 
 TEST(MetaFormer, PoolingOfOnePixelTakesItsShare) {
   // Without a norm and with all else the identity: a corner counts 4 pixels, an edge 6, an inner one 9.
-  Graph g = build_model("poolformer_s12", {.input = {1, 5, 5}, .depths = {1}, .widths = {1}, .more = {{"norm", "none"}, {"mixers", "P"}, {"mlp", "0"}, {"residual", "0"}, {"layer_scale", "0"}, {"stem", "1,1,0"}, {"features", "1"}}});
+  Graph g = build_model("poolformer_s12", {.input = {1, 5, 5},
+                                           .depths = {1},
+                                           .widths = {1},
+                                           .more = {{"norm", "none"},
+                                                    {"mixers", "P"},
+                                                    {"mlp", "0"},
+                                                    {"residual", "0"},
+                                                    {"layer_scale", "0"},
+                                                    {"stem", "1,1,0"},
+                                                    {"features", "1"}}});
   for (ValueId id : parameters_of(g).trained) g[id].constant.set(0, g[id].name.ends_with("bias") ? 0 : 1);
   specialize(g, {{"input", {1, 1, 5, 5}}});
   for (const auto& [pixel, share] : {std::pair<int64_t, double>{0, 1.0 / 4}, {2, 1.0 / 6}, {12, 1.0 / 9}}) {
@@ -176,7 +196,8 @@ TEST(MetaFormer, PoolingOfOnePixelTakesItsShare) {
 
 TEST(MetaFormer, StarReluOfNormalNumbersIsCentredAndOfUnitVariance) {
   const double s = 1 / std::sqrt(1.25), b = -s / 2;
-  Graph g = build_model("convformer_s18", {.classes = 10, .input = {3, 32, 32}, .depths = {1}, .widths = {8}, .more = {{"mixers", "C"}, {"head", "linear"}}});
+  Graph g = build_model("convformer_s18",
+                        {.classes = 10, .input = {3, 32, 32}, .depths = {1}, .widths = {8}, .more = {{"mixers", "C"}, {"head", "linear"}}});
   // The nodes of the first activation alone, on numbers of our own.
   const Node* relu = nullptr;
   for (NodeId id : g.order())
@@ -210,7 +231,9 @@ TEST(MetaFormer, WeightsStartAsThePapersSay) {
     for (int64_t i = 0; i < t.size(); ++i) square += t.get(i) * t.get(i) / static_cast<double>(t.size());
     return std::sqrt(square);
   };
-  const Graph pool = build_model("poolformer_s36", {.depths = {1, 1, 1, 1}}), conv = build_model("convformer_s18", {.depths = {1, 1, 1, 1}}), rand = build_model("randformer_s12", {.depths = {1, 1, 1, 1}});
+  const Graph pool = build_model("poolformer_s36", {.depths = {1, 1, 1, 1}}),
+              conv = build_model("convformer_s18", {.depths = {1, 1, 1, 1}}),
+              rand = build_model("randformer_s12", {.depths = {1, 1, 1, 1}});
   const Weights p(pool), c(conv), r(rand);
   EXPECT_NEAR(deviation(p["stages.2.blocks.0.mlp.fc1.weight"]), 0.02, 0.0005);
   EXPECT_NEAR(deviation(p["stem.conv.weight"]), 1 / std::sqrt(3 * 3 * 49), 0.002);  // uniform of ±1/√fan
@@ -248,7 +271,9 @@ TEST(MetaFormer, DropPathRisesOverAllBlocksAndIsOfTrainingAlone) {
       if (block == 0) continue;
       const auto at = found.find(fmt::format("stages.{}.blocks.{}", stage, i));
       ASSERT_NE(at, found.end()) << block;
-      EXPECT_THAT(at->second, ::testing::ElementsAre(::testing::FloatEq(static_cast<float>(0.1 * static_cast<double>(block) / 11)), ::testing::_)) << block;
+      EXPECT_THAT(at->second,
+                  ::testing::ElementsAre(::testing::FloatEq(static_cast<float>(0.1 * static_cast<double>(block) / 11)), ::testing::_))
+          << block;
     }
   EXPECT_TRUE(rates(build_model("poolformer_s12", {.draw = false})).empty());
   const Graph head = build_model("caformer_b36", training);
@@ -259,7 +284,9 @@ TEST(MetaFormer, DropPathRisesOverAllBlocksAndIsOfTrainingAlone) {
 }
 
 TEST(MetaFormer, WhatCannotBeBuiltIsNamed) {
-  const auto refused = [](const std::string& model, const BuildOptions& o, const char* what) { EXPECT_THAT(error_of(model, o), ::testing::HasSubstr(what)); };
+  const auto refused = [](const std::string& model, const BuildOptions& o, const char* what) {
+    EXPECT_THAT(error_of(model, o), ::testing::HasSubstr(what));
+  };
   refused("poolformer_s12", {.widths = {64, 0, 320, 512}}, "0 channels");
   refused("poolformer_s12", {.depths = {2, 0, 6, 2}}, "0 blocks");
   refused("poolformer_s12", {.depths = {2, 2, 2}}, "depths 2,2,2 name 3 stages");
@@ -274,7 +301,8 @@ TEST(MetaFormer, WhatCannotBeBuiltIsNamed) {
   refused("caformer_s18", {.widths = {64, 128, 320, 500}}, "widths: 500 channels of stage 4 are no multiple of 32");
   refused("convformer_s18", {.more = {{"head", "linear"}, {"head_dropout", "0.5"}}}, "head_dropout=0.5 needs head=mlp");
   // Random and spatial mixers are made for one size: another is refused where the network is planned.
-  Graph g = build_model("randformer_s12", {.classes = 10, .input = {3, 32, 32}, .depths = {1, 1, 1, 1}, .widths = {8, 8, 8, 8}, .more = {{"stem", "small"}}});
+  Graph g = build_model("randformer_s12",
+                        {.classes = 10, .input = {3, 32, 32}, .depths = {1, 1, 1, 1}, .widths = {8, 8, 8, 8}, .more = {{"stem", "small"}}});
   EXPECT_THROW(specialize(g, {{"input", {1, 3, 64, 64}}}), Error);
 }
 

@@ -50,7 +50,8 @@ class Float64 {
       }
     const int64_t groups = stage < 2 ? 1 : y.c;
     const Map near = excited(each(layer(y, scope + "near", 1, 1, groups), gelu), scope + "near_scale");
-    const Map far = excited(each(layer(conv(y, w_, scope + "far1", 1, 2, groups, 2), scope + "far2", 1, 2, groups, 2), gelu), scope + "far_scale");
+    const Map far =
+        excited(each(layer(conv(y, w_, scope + "far1", 1, 2, groups, 2), scope + "far2", 1, 2, groups, 2), gelu), scope + "far_scale");
     Map both(2 * near.c, near.h, near.w);
     std::copy(near.v.begin(), near.v.end(), both.v.begin());
     std::copy(far.v.begin(), far.v.end(), both.v.begin() + static_cast<std::ptrdiff_t>(near.v.size()));
@@ -66,7 +67,8 @@ class Float64 {
           if (x.at(c, i, j) > x.at(strongest, i, j)) strongest = c;
         const double add = waves_ ? amplitude.at(strongest, i, j) * phase.at(strongest, i, j) : 0;
         for (int64_t k = 0; k < f.c / 2; ++k) {
-          const double real = amplitude.at(2 * k, i, j) * phase.at(2 * k, i, j) + add, imaginary = amplitude.at(2 * k + 1, i, j) * phase.at(2 * k + 1, i, j) + add;
+          const double real = amplitude.at(2 * k, i, j) * phase.at(2 * k, i, j) + add,
+                       imaginary = amplitude.at(2 * k + 1, i, j) * phase.at(2 * k + 1, i, j) + add;
           const double c = waves_ ? w_.get(scope + "wave_real", k) : 1, d = waves_ ? w_.get(scope + "wave_imaginary", k) : 0;
           f.at(2 * k, i, j) = real * c - imaginary * d;
           f.at(2 * k + 1, i, j) = real * d + imaginary * c;
@@ -83,7 +85,12 @@ class Float64 {
 
 BuildOptions form(std::vector<int64_t> depths, std::vector<int64_t> widths, Shape input, std::map<std::string, std::string> more = {}) {
   more["stem"] = "small";
-  return {.classes = 10, .input = std::move(input), .depths = std::move(depths), .widths = std::move(widths), .more = std::move(more), .seed = 4};
+  return {.classes = 10,
+          .input = std::move(input),
+          .depths = std::move(depths),
+          .widths = std::move(widths),
+          .more = std::move(more),
+          .seed = 4};
 }
 
 TEST(Spartan, EqualsFloat64OnOddSizes) {
@@ -92,7 +99,12 @@ TEST(Spartan, EqualsFloat64OnOddSizes) {
       Graph g = build_model("spartan", form({1, 1, 2, 1}, {16, 24, 32, 40}, input, {{"waves", waves}}));
       randomize(g, 6);
       const Weights w(g);
-      expect_same(g, [&](const Map& x) { return Float64(w, {1, 1, 2, 1}, *waves == '1').run(x); }, fmt::format("{} waves {}", to_string(input), waves));
+      expect_same(
+          g,
+          [&](const Map& x) {
+            return Float64(w, {1, 1, 2, 1}, *waves == '1').run(x);
+          },
+          fmt::format("{} waves {}", to_string(input), waves));
     }
 }
 

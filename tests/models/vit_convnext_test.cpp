@@ -14,11 +14,14 @@ Map vit(Map x, const Weights& w, int64_t depth, int64_t heads, int64_t patch) {
   x = conv(x, w, "patches", patch);
   Map tokens(x.c, x.pixels() + 1, 1);
   for (int64_t c = 0; c < x.c; ++c)
-    for (int64_t t = 0; t < tokens.h; ++t) tokens.at(c, t, 0) = (t == 0 ? w.get("class_token", c) : x.v[static_cast<size_t>(c * x.pixels() + t - 1)]) + w.get("positions", t * x.c + c);
+    for (int64_t t = 0; t < tokens.h; ++t)
+      tokens.at(c, t, 0) =
+          (t == 0 ? w.get("class_token", c) : x.v[static_cast<size_t>(c * x.pixels() + t - 1)]) + w.get("positions", t * x.c + c);
   for (int64_t i = 0; i < depth; ++i) {
     const std::string scope = fmt::format("blocks.{}.", i);
     tokens = plus(tokens, attention(pixel_norm(tokens, w, scope + "norm1", 1e-6), w, scope + "attention", heads));
-    tokens = plus(tokens, linear(each(linear(pixel_norm(tokens, w, scope + "norm2", 1e-6), w, scope + "mlp.fc1", false), gelu), w, scope + "mlp.fc2", false));
+    tokens = plus(tokens, linear(each(linear(pixel_norm(tokens, w, scope + "norm2", 1e-6), w, scope + "mlp.fc1", false), gelu), w,
+                                 scope + "mlp.fc2", false));
   }
   tokens = pixel_norm(tokens, w, "norm", 1e-6);
   Map first(tokens.c, 1, 1);
@@ -41,8 +44,12 @@ Map convnext(Map x, const Weights& w, const std::vector<int64_t>& depths, int64_
   return linear(pixel_norm(mean(x), w, "head.norm", 1e-6), w, "head.fc", true);
 }
 
-BuildOptions vit_form() { return {.classes = 7, .input = {3, 12, 20}, .depths = {3}, .widths = {24}, .more = {{"patch", "4"}, {"heads", "3"}}}; }
-BuildOptions convnext_form() { return {.classes = 7, .input = {3, 26, 19}, .depths = {1, 2, 1}, .widths = {8, 16, 24}, .more = {{"stem", "2"}}}; }
+BuildOptions vit_form() {
+  return {.classes = 7, .input = {3, 12, 20}, .depths = {3}, .widths = {24}, .more = {{"patch", "4"}, {"heads", "3"}}};
+}
+BuildOptions convnext_form() {
+  return {.classes = 7, .input = {3, 26, 19}, .depths = {1, 2, 1}, .widths = {8, 16, 24}, .more = {{"stem", "2"}}};
+}
 
 TEST(Vit, EqualsFloat64) {
   Graph g = build_model("vit_s_16", vit_form());
@@ -75,7 +82,9 @@ TEST(VitAndConvNeXt, TheEngineGivesTheSame) {
 }
 
 TEST(VitAndConvNeXt, WhatCannotBeBuiltIsNamed) {
-  const auto refused = [](const char* model, const BuildOptions& o, const char* what) { EXPECT_THAT(error_of(model, o), ::testing::HasSubstr(what)); };
+  const auto refused = [](const char* model, const BuildOptions& o, const char* what) {
+    EXPECT_THAT(error_of(model, o), ::testing::HasSubstr(what));
+  };
   refused("vit_b_16", {.input = {3, 224, 220}}, "[3, 224, 220] is not made of patches of 16");
   refused("vit_b_16", {.depths = {6, 6}}, "one number as depth");
   refused("deit_tiny", {.more = {{"heads", "5"}}}, "192 channels cannot form 5 heads");

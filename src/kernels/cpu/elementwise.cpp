@@ -248,7 +248,9 @@ class StarReluKernel : public Kernel {
  public:
   explicit StarReluKernel(const KernelRequest& r) : scale_(r.node.get_float("scale")), bias_(r.node.get_float("bias")) {}
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
-    over_elements(in, out, [&](const void* x, void* y, int64_t count, bool half) { HWY_DYNAMIC_DISPATCH(StarReluSpan)(x, y, count, half, scale_, bias_); });
+    over_elements(in, out, [&](const void* x, void* y, int64_t count, bool half) {
+      HWY_DYNAMIC_DISPATCH(StarReluSpan)(x, y, count, half, scale_, bias_);
+    });
   }
   int in_place_input() const override { return 0; }
 
@@ -349,7 +351,8 @@ void register_elementwise(KernelRegistry& r) {
           bool tanh = q.node.get_string("approximate") == "tanh";
           return std::make_unique<ActivationKernel>(ActivationSpec{tanh ? A::kGeluTanh : A::kGelu, 0, 0});
         }});
-  r.add("StarRelu", "ai.lathe", {"star.relu", one_type, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<StarReluKernel>(q); }});
+  r.add("StarRelu", "ai.lathe",
+        {"star.relu", one_type, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<StarReluKernel>(q); }});
   r.add("Clip", "", {"activation", one_type, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<ClipKernel>(q); }});
   r.add("Abs", "", unary_entry<UnaryKind::kAbs>());
   r.add("Neg", "", unary_entry<UnaryKind::kNeg>());

@@ -47,7 +47,8 @@ HWY_INLINE V Exchanged(V x) {
 
 // The sums of kTile outputs beside each other. kCheck: windows may reach over the sides of the picture.
 template <bool kFull, int kEach, int kTile, bool kCheck>
-HWY_INLINE void Tile(D d, const GroupedConvArgs& a, const float* line, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m, V bias, float* sums) {
+HWY_INLINE void Tile(D d, const GroupedConvArgs& a, const float* line, const float* w, int64_t ky0, int64_t ky1, int64_t ox, hn::Mask<D> m,
+                     V bias, float* sums) {
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const int64_t x0 = ox * a.stride_w - a.pad_left;
   V acc[kTile];
@@ -104,7 +105,8 @@ void GroupedRow(D d, const GroupedConvArgs& a, const float* x, int64_t row, int6
   float* y = a.y + at + ch;
   WithActivation(a.activation.kind, [&]<ActivationKind kAct>() {
     for (int64_t ox = 0; ox < a.ow; ++ox)
-      FinishLanes<float, kAct, kFull>(d, hn::Load(d, sums + ox * lanes), residual ? residual + ox * a.c : nullptr, a.residual_first, y + ox * a.c, m, alpha, beta);
+      FinishLanes<float, kAct, kFull>(d, hn::Load(d, sums + ox * lanes), residual ? residual + ox * a.c : nullptr, a.residual_first,
+                                      y + ox * a.c, m, alpha, beta);
   });
 }
 
@@ -152,13 +154,15 @@ class GroupedConv : public Kernel {
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t k = 0; k < taps; ++k)
           for (int64_t j = 0; j < each; ++j)
-            t.data<float>()[((c / lanes * taps + k) * each + j) * lanes + c % lanes] = from.data<float>()[(c * each + (c % each ^ j)) * taps + k];
+            t.data<float>()[((c / lanes * taps + k) * each + j) * lanes + c % lanes] =
+                from.data<float>()[(c * each + (c % each ^ j)) * taps + k];
       return t;
     });
     if (r.has_input(2)) bias_ = r.packed_input(2, DType::kF32, {channels}, 0, [](const Tensor& t) { return t; });
     const auto &strides = r.node.get_ints("strides"), &pads = r.node.get_ints("pads"), &dilations = r.node.get_ints("dilations");
-    args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr, nullptr, x[1], x[2], x[3], y[1], y[2], w[2], w[3],
-             strides[0], strides[1], pads[0], pads[1], dilations[0], dilations[1], each, activation_of(r.node), r.node.get_int("residual_first") != 0};
+    args_ = {nullptr, weights_.data<float>(), bias_.defined() ? bias_.data<float>() : nullptr, nullptr, nullptr, nullptr,
+             x[1], x[2], x[3], y[1], y[2], w[2], w[3], strides[0], strides[1], pads[0], pads[1], dilations[0], dilations[1],
+             each, activation_of(r.node), r.node.get_int("residual_first") != 0};
     residual_ = r.has_input(3);
     sums_ = y[2] * lanes;
   }
@@ -187,14 +191,15 @@ class GroupedConv : public Kernel {
 bool supported(const KernelRequest& q) {
   const Shape& w = q.in_shape(1);
   const int64_t each = w[1];
-  return q.all_f32() && !q.has_input(4) && q.input(1).is_constant() && (each == 2 || each == 4) && q.node.get_int("group") > 1 && w[0] == each * q.node.get_int("group") &&
-         (!q.has_input(2) || q.input(2).is_constant()) && lanes_here() % each == 0;
+  return q.all_f32() && !q.has_input(4) && q.input(1).is_constant() && (each == 2 || each == 4) && q.node.get_int("group") > 1 &&
+         w[0] == each * q.node.get_int("group") && (!q.has_input(2) || q.input(2).is_constant()) && lanes_here() % each == 0;
 }
 
 }  // namespace
 
 void register_grouped_conv(KernelRegistry& r) {
-  r.add("Conv", kLatheDomain, {"conv.grouped", supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<GroupedConv>(q); }});
+  r.add("Conv", kLatheDomain,
+        {"conv.grouped", supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<GroupedConv>(q); }});
 }
 
 }  // namespace lathe

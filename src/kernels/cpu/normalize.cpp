@@ -252,7 +252,8 @@ class SampleNorm : public Kernel {
     auto* parts = reinterpret_cast<PartMoment*>(scratch);
     float *scale = reinterpret_cast<float*>(parts + parts_), *shift = scale + channels_;
     parallel_for(parts_, kParallelGrain / (2 * kPart) + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) HWY_DYNAMIC_DISPATCH(PartMoments)(x + p * kPart * bytes, std::min(kPart, sample_ - p * kPart), half, parts + p);
+      for (int64_t p = begin; p < end; ++p)
+        HWY_DYNAMIC_DISPATCH(PartMoments)(x + p * kPart * bytes, std::min(kPart, sample_ - p * kPart), half, parts + p);
     });
     double mean = 0, squares = 0, count = 0;
     for (int64_t p = 0; p < parts_; ++p) {
@@ -268,10 +269,13 @@ class SampleNorm : public Kernel {
       shift[c] = static_cast<float>((bias ? bias[c] : 0) - mean * (weight[c] * factor));
     }
     parallel_for(pixels, kParallelGrain / (channels_ + 1) + 1, [&](int64_t begin, int64_t end) {
-      HWY_DYNAMIC_DISPATCH(AffineRows)(x + begin * channels_ * bytes, scale, shift, y + begin * channels_ * bytes, end - begin, channels_, half, {});
+      const int64_t at = begin * channels_ * bytes;
+      HWY_DYNAMIC_DISPATCH(AffineRows)(x + at, scale, shift, y + at, end - begin, channels_, half, {});
     });
   }
-  size_t thread_scratch() const { return static_cast<size_t>(parts_) * sizeof(PartMoment) + static_cast<size_t>(channels_) * 2 * sizeof(float); }
+  size_t thread_scratch() const {
+    return static_cast<size_t>(parts_) * sizeof(PartMoment) + static_cast<size_t>(channels_) * 2 * sizeof(float);
+  }
 
   static constexpr int64_t kPart = 4096;  // elements: 16 KiB of f32, half of a first-level cache
   float epsilon_;
@@ -357,7 +361,8 @@ bool sample_norm_supported(const KernelRequest& r) {
   for (size_t i = 1; i < r.node.outputs.size(); ++i)
     if (r.node.outputs[i]) return false;
   const Shape row{x.back()};
-  return normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(x.size())) + 1 < static_cast<int64_t>(x.size()) && r.in_shape(1) == row && (!r.has_input(2) || r.in_shape(2) == row);
+  return normalize_axis(r.node.get_int("axis"), static_cast<int64_t>(x.size())) + 1 < static_cast<int64_t>(x.size()) &&
+         r.in_shape(1) == row && (!r.has_input(2) || r.in_shape(2) == row);
 }
 
 bool group_norm_supported(const KernelRequest& r) { return one_type(r) && all_f32(r, {1, 2}) && r.in_shape().size() >= 2; }

@@ -85,8 +85,11 @@ class Wave : public Kernel {
     const int64_t* strongest = in[2]->data<int64_t>();
     for (int64_t p = 0; p < pixels; ++p)
       if (strongest[p] < 0 || strongest[p] >= channels_) fail(ErrorKind::kInput, "channel {} of {}", strongest[p], channels_);
-    const WaveArgs args{in[0]->data<float>(), in[1]->data<float>(), strongest, own_.data<float>(), other_.data<float>(), out[0]->data<float>(), channels_};
-    parallel_for(pixels, kParallelGrain / (4 * channels_ + 1) + 1, [&](int64_t begin, int64_t end) { HWY_DYNAMIC_DISPATCH(WavePixels)(args, begin, end); });
+    const WaveArgs args{in[0]->data<float>(), in[1]->data<float>(),  strongest, own_.data<float>(),
+                        other_.data<float>(), out[0]->data<float>(), channels_};
+    parallel_for(pixels, kParallelGrain / (4 * channels_ + 1) + 1, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(WavePixels)(args, begin, end);
+    });
   }
   int in_place_input() const override { return 0; }
   std::vector<PackedInput> packed_inputs() const override { return {{}, {}, {}, {own_, kLayout}, {other_, kLayout}}; }
@@ -99,13 +102,15 @@ class Wave : public Kernel {
 
 bool supported(const KernelRequest& r) {
   const auto rank = static_cast<int64_t>(r.in_shape().size());
-  return r.all_f32_but_indices() && normalize_axis(r.node.get_int("axis"), rank) == rank - 1 && element_count(r.in_shape()) > 0 && r.input(3).is_constant() && r.input(4).is_constant();
+  return r.all_f32_but_indices() && normalize_axis(r.node.get_int("axis"), rank) == rank - 1 && element_count(r.in_shape()) > 0 &&
+         r.input(3).is_constant() && r.input(4).is_constant();
 }
 
 }  // namespace
 
 void register_wave(KernelRegistry& r) {
-  r.add("Wave", kLatheDomain, {"wave", supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Wave>(q); }});
+  r.add("Wave", kLatheDomain,
+        {"wave", supported, [](const KernelRequest& q) -> std::unique_ptr<Kernel> { return std::make_unique<Wave>(q); }});
 }
 
 }  // namespace lathe

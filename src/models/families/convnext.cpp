@@ -19,7 +19,8 @@ Graph build(const Size& size, const BuildOptions& o) {
   const double layer_scale = set.number("layer_scale", 1e-6, 0, 1e6), drop_path = set.number("drop_path", size.drop_path, 0, 0.99);
   const std::vector<int64_t> patch = set.integers("stem", {4}, 1, 1);
   if (std::min(o.input[1], o.input[2]) < patch[0] << (stages.count() - 1))
-    fail(ErrorKind::kUsage, "{}: an input of {} is smaller than {}, which the stages need", size.name, to_string(o.input), patch[0] << (stages.count() - 1));
+    fail(ErrorKind::kUsage, "{}: an input of {} is smaller than {}, which the stages need", size.name, to_string(o.input),
+         patch[0] << (stages.count() - 1));
   Builder b(size.name, o);
   b.conv_init = b.linear_init = Init::truncated(0.02);
   const auto norm = [&](ValueId x) {
@@ -66,13 +67,21 @@ Graph build(const Size& size, const BuildOptions& o) {
 
 std::vector<ModelEntry> convnext() {
   std::vector<ModelEntry> list;
-  for (const Size& s : {Size{"convnext_tiny", {3, 3, 9, 3}, {96, 192, 384, 768}, 0.1, {28'589'128, 0, 4'455'531'264}, "29M", "4.5G", "82.1 %"},
-                        Size{"convnext_small", {3, 3, 27, 3}, {96, 192, 384, 768}, 0.4, {50'223'688, 0, 8'683'712'256}, "50M", "8.7G", "83.1 %"},
-                        Size{"convnext_base", {3, 3, 27, 3}, {128, 256, 512, 1024}, 0.5, {88'591'464, 0, 15'354'729'472}, "89M", "15.4G", "83.8 %"},
-                        Size{"convnext_large", {3, 3, 27, 3}, {192, 384, 768, 1536}, 0.5, {197'767'336, 0, 34'361'433'600}, "198M", "34.4G", "84.3 %"}}) {
-    ModelEntry m{.name = s.name, .family = "standard", .source = "Liu et al. 2022, A ConvNet for the 2020s", .input = {3, 224, 224}, .counts = s.counts,
-                 .published_parameters = s.parameters, .published_macs = s.macs, .published_accuracy = s.accuracy,
-                 .options = {"stem: size of the first patches, for small pictures", "layer_scale: where the factors of the branches start; 0 leaves them out",
+  for (const Size& s :
+       {Size{"convnext_tiny", {3, 3, 9, 3}, {96, 192, 384, 768}, 0.1, {28'589'128, 0, 4'455'531'264}, "29M", "4.5G", "82.1 %"},
+        Size{"convnext_small", {3, 3, 27, 3}, {96, 192, 384, 768}, 0.4, {50'223'688, 0, 8'683'712'256}, "50M", "8.7G", "83.1 %"},
+        Size{"convnext_base", {3, 3, 27, 3}, {128, 256, 512, 1024}, 0.5, {88'591'464, 0, 15'354'729'472}, "89M", "15.4G", "83.8 %"},
+        Size{"convnext_large", {3, 3, 27, 3}, {192, 384, 768, 1536}, 0.5, {197'767'336, 0, 34'361'433'600}, "198M", "34.4G", "84.3 %"}}) {
+    ModelEntry m{.name = s.name,
+                 .family = "standard",
+                 .source = "Liu et al. 2022, A ConvNet for the 2020s",
+                 .input = {3, 224, 224},
+                 .counts = s.counts,
+                 .published_parameters = s.parameters,
+                 .published_macs = s.macs,
+                 .published_accuracy = s.accuracy,
+                 .options = {"stem: size of the first patches, for small pictures",
+                             "layer_scale: where the factors of the branches start; 0 leaves them out",
                              "drop_path: the rate of the last block, in training"}};
     m.build = [s](const BuildOptions& o) { return build(s, o); };
     list.push_back(std::move(m));

@@ -17,7 +17,8 @@ constexpr int64_t kRatio = 4;      // of the MLP's channels to the block's
 struct Network {
   std::string name;
   bool baseline;            // of the second paper: no biases in blocks, norms of ε = 1e-6, all weights truncated normal
-  std::string mixers;       // a letter each stage: I identity, R random, P pooling, D depthwise 3×3, C separable convolution, A attention, F spatial FC
+  std::string mixers;       // a letter each stage: I identity, R random, P pooling, D depthwise 3×3, C separable convolution,
+                            // A attention, F spatial FC
   std::string norm;         // of blocks: group (one group: over H, W and C), layer (over C), batch, none
   std::string activation;   // gelu, relu, silu, starrelu, squared-relu
   std::string head;         // linear, mlp
@@ -110,7 +111,9 @@ class MetaFormer {
       return pointwise("fc2", activated(pointwise("fc1", y, kRatio * width, !n_.baseline)), width, !n_.baseline);
     });
   }
-  ValueId factors(const std::string& name, double start, ValueId x) { return b_.parameter(name, {b_.channels(x), 1, 1}, Init::constant(start)); }
+  ValueId factors(const std::string& name, double start, ValueId x) {
+    return b_.parameter(name, {b_.channels(x), 1, 1}, Init::constant(start));
+  }
 
   ValueId norm(ValueId x) {
     if (n_.norm == "none") return x;
@@ -253,17 +256,20 @@ Graph build(Network n, const BuildOptions& o) {
   if (n.stem[0] < 1 || n.stem[1] < 1) set.refuse("stem", "has a kernel or a stride of 0");
   for (size_t axis : {1, 2})
     if (o.input[axis] + 2 * n.stem[2] < n.stem[0])
-      fail(ErrorKind::kUsage, "{}: an input of {} is smaller than {}, which the stem needs", n.name, to_string(o.input), n.stem[0] - 2 * n.stem[2]);
+      fail(ErrorKind::kUsage, "{}: an input of {} is smaller than {}, which the stem needs", n.name, to_string(o.input),
+           n.stem[0] - 2 * n.stem[2]);
   for (size_t i = 0; i < stages.count(); ++i)
     if (n.mixers[i] == 'A' && stages.widths[i] % kHeadSize != 0)
-      fail(ErrorKind::kUsage, "{}: widths: {} channels of stage {} are no multiple of {}, the size of an attention head", n.name, stages.widths[i], i + 1, kHeadSize);
+      fail(ErrorKind::kUsage, "{}: widths: {} channels of stage {} are no multiple of {}, the size of an attention head", n.name,
+           stages.widths[i], i + 1, kHeadSize);
   return MetaFormer(n, o, stages).build();
 }
 
 const std::vector<int64_t> k12{2, 2, 6, 2}, k24{4, 4, 12, 4}, k36{6, 6, 18, 6}, k48{8, 8, 24, 8};
 const std::vector<int64_t> kS{64, 128, 320, 512}, kM{96, 192, 384, 768};
 const std::vector<std::string> kOptions{
-    "mixers: a letter for each stage: I identity, R frozen random matrix, P pooling, D depthwise 3x3, C separable convolution, A attention, F spatial FC",
+    "mixers: a letter for each stage: I identity, R frozen random matrix, P pooling, D depthwise 3x3, C separable convolution, A "
+    "attention, F spatial FC",
     "norm: of the blocks: group (one group), layer (over channels), batch or none",
     "activation: gelu, relu, silu, starrelu or squared-relu",
     "residual: 0 leaves out the shortcuts",
@@ -285,9 +291,13 @@ BuildOptions small(Shape input, std::map<std::string, std::string> more = {}) {
 ModelVariant at_384(ModelCounts counts) { return {"384²", {.input = {3, 384, 384}}, counts}; }
 
 ModelEntry entry(const Network& n, ModelCounts counts) {
-  ModelEntry m{.name = n.name, .family = n.baseline ? "metaformer-baselines" : "metaformer",
-               .source = n.baseline ? "Yu et al. 2024, MetaFormer Baselines for Vision" : "Yu et al. 2022, MetaFormer Is Actually What You Need for Vision",
-               .input = {3, 224, 224}, .counts = counts, .options = kOptions};
+  ModelEntry m{.name = n.name,
+               .family = n.baseline ? "metaformer-baselines" : "metaformer",
+               .source = n.baseline ? "Yu et al. 2024, MetaFormer Baselines for Vision"
+                                    : "Yu et al. 2022, MetaFormer Is Actually What You Need for Vision",
+               .input = {3, 224, 224},
+               .counts = counts,
+               .options = kOptions};
   m.build = [n](const BuildOptions& o) { return build(n, o); };
   return m;
 }
@@ -301,13 +311,23 @@ void add_poolformers(std::vector<ModelEntry>& list) {
     int64_t parameters, macs, macs_384, features;
     std::string published_parameters, published_macs, accuracy;
   };
-  for (const Size& s : {Size{"poolformer_s12", k12, kS, 0.1, 1e-5, 11'915'176, 1'812'267'008, 5'324'853'248, 11'403'200, "11.9M", "1.8G", "77.2 %"},
-                        Size{"poolformer_s24", k24, kS, 0.1, 1e-5, 21'388'968, 3'392'208'896, 9'967'947'776, 20'876'992, "21.4M", "3.4G", "80.3 %"},
-                        Size{"poolformer_s36", k36, kS, 0.2, 1e-6, 30'862'760, 4'972'150'784, 14'611'042'304, 30'350'784, "30.8M", "5.0G", "81.4 %"},
-                        Size{"poolformer_m36", k36, kM, 0.3, 1e-6, 56'172'520, 8'758'788'096, 25'738'622'976, 55'404'864, "56.1M", "8.8G", "82.1 %"},
-                        Size{"poolformer_m48", k48, kM, 0.4, 1e-6, 73'473'448, 11'533'320'192, 33'892'349'952, 72'705'792, "73.4M", "11.6G", "82.5 %"}}) {
-    ModelEntry m = entry({.name = s.name, .baseline = false, .mixers = "PPPP", .norm = "group", .activation = "gelu", .head = "linear", .depths = s.depths, .widths = s.widths,
-                          .drop_path = s.drop_path, .layer_scale = s.layer_scale}, {s.parameters, 0, s.macs});
+  for (const Size& s :
+       {Size{"poolformer_s12", k12, kS, 0.1, 1e-5, 11'915'176, 1'812'267'008, 5'324'853'248, 11'403'200, "11.9M", "1.8G", "77.2 %"},
+        Size{"poolformer_s24", k24, kS, 0.1, 1e-5, 21'388'968, 3'392'208'896, 9'967'947'776, 20'876'992, "21.4M", "3.4G", "80.3 %"},
+        Size{"poolformer_s36", k36, kS, 0.2, 1e-6, 30'862'760, 4'972'150'784, 14'611'042'304, 30'350'784, "30.8M", "5.0G", "81.4 %"},
+        Size{"poolformer_m36", k36, kM, 0.3, 1e-6, 56'172'520, 8'758'788'096, 25'738'622'976, 55'404'864, "56.1M", "8.8G", "82.1 %"},
+        Size{"poolformer_m48", k48, kM, 0.4, 1e-6, 73'473'448, 11'533'320'192, 33'892'349'952, 72'705'792, "73.4M", "11.6G", "82.5 %"}}) {
+    ModelEntry m = entry({.name = s.name,
+                          .baseline = false,
+                          .mixers = "PPPP",
+                          .norm = "group",
+                          .activation = "gelu",
+                          .head = "linear",
+                          .depths = s.depths,
+                          .widths = s.widths,
+                          .drop_path = s.drop_path,
+                          .layer_scale = s.layer_scale},
+                         {s.parameters, 0, s.macs});
     m.published_parameters = s.published_parameters;
     m.published_macs = s.published_macs;
     m.published_accuracy = s.accuracy;
@@ -315,7 +335,9 @@ void add_poolformers(std::vector<ModelEntry>& list) {
     if (s.depths == k48) m.macs_note = "the paper's figure includes 5 for each element of a norm, as fvcore counts";
     m.variants = {at_384({s.parameters, 0, s.macs_384}), {"features", {.more = {{"features", "1"}}}, {s.features, 0, 0}}};
     if (s.name == "poolformer_s12") {
-      const auto changed = [&](const std::string& what, std::map<std::string, std::string> more, ModelCounts counts) { m.variants.push_back({what, {.more = std::move(more)}, counts}); };
+      const auto changed = [&](const std::string& what, std::map<std::string, std::string> more, ModelCounts counts) {
+        m.variants.push_back({what, {.more = std::move(more)}, counts});
+      };
       changed("identity", {{"mixers", "IIII"}}, {11'915'176, 0, 1'812'267'008});
       changed("random matrices", {{"mixers", "RRRR"}}, {11'915'176, 21'133'602, 3'304'651'776});
       changed("depthwise 3×3", {{"mixers", "DDDD"}}, {11'948'456, 0, 1'821'524'480});
@@ -359,13 +381,23 @@ void add_plain_baselines(std::vector<ModelEntry>& list) {
     for (const Size& s : sizes) {
       const bool random = f == 1;
       const auto& [family, mixers] = families[f];
-      ModelEntry m = entry({.name = family + "_" + s.name, .baseline = true, .mixers = mixers, .norm = "group", .activation = "starrelu", .head = "linear", .depths = s.depths,
-                            .widths = s.widths, .drop_path = random ? std::min(s.drop_path, 0.3) : s.drop_path, .res_scale = true},
+      ModelEntry m = entry({.name = family + "_" + s.name,
+                            .baseline = true,
+                            .mixers = mixers,
+                            .norm = "group",
+                            .activation = "starrelu",
+                            .head = "linear",
+                            .depths = s.depths,
+                            .widths = s.widths,
+                            .drop_path = random ? std::min(s.drop_path, 0.3) : s.drop_path,
+                            .res_scale = true},
                            {s.parameters, random ? s.random_frozen : 0, random ? s.random_macs : s.macs});
       m.published_parameters = s.published_parameters;
       m.published_macs = random ? s.random_published_macs : s.published_macs;
       m.published_accuracy = s.accuracies[f];
-      if (s.name == "s12") m.variants = {{"small, 32²", small({3, 32, 32}), random ? ModelCounts{342'038, 784, 4'685'056} : ModelCounts{342'038, 0, 4'633'856}}};
+      if (s.name == "s12")
+        m.variants = {
+            {"small, 32²", small({3, 32, 32}), random ? ModelCounts{342'038, 784, 4'685'056} : ModelCounts{342'038, 0, 4'633'856}}};
       list.push_back(std::move(m));
     }
 }
@@ -380,22 +412,35 @@ void add_convolution_baselines(std::vector<ModelEntry>& list) {
     std::string published_parameters, published_macs, accuracy;
   };
   const std::vector<int64_t> d18{3, 3, 9, 3}, d36{3, 12, 18, 3}, m{96, 192, 384, 576}, b{128, 256, 512, 768};
-  for (const Size& s : {Size{"convformer_s18", d18, kS, 0.2, 0, 26'774'448, 3'940'984'320, 11'575'664'640, 69'477'657, "27M", "3.9G", "83.0 %"},
-                        Size{"convformer_s36", d36, kS, 0.3, 0, 40'012'152, 7'639'683'072, 22'445'309'952, 82'715'361, "40M", "7.6G", "84.1 %"},
-                        Size{"convformer_m36", d36, m, 0.4, 0, 57'051'640, 12'842'333'568, 37'733'695'488, 105'090'145, "57M", "12.8G", "84.5 %"},
-                        Size{"convformer_b36", d36, b, 0.6, 0, 99'882'616, 22'629'413'376, 66'492'235'776, 163'927'009, "100M", "22.6G", "84.8 %"},
-                        Size{"caformer_s18", d18, kS, 0.15, 0, 26'341'656, 4'106'941'440, 13'366'149'120, 69'044'865, "26M", "4.1G", "83.6 %"},
-                        Size{"caformer_s36", d36, kS, 0.3, 0.4, 39'297'102, 7'971'597'312, 25'984'253'952, 82'000'311, "39M", "8.0G", "84.5 %"},
-                        Size{"caformer_m36", d36, m, 0.4, 0.4, 56'204'878, 13'240'630'656, 41'977'276'416, 104'243'383, "56M", "13.2G", "85.2 %"},
-                        Size{"caformer_b36", d36, b, 0.6, 0.5, 98'753'614, 23'160'476'160, 72'150'343'680, 162'798'007, "99M", "23.2G", "85.5 %"}}) {
+  for (const Size& s :
+       {Size{"convformer_s18", d18, kS, 0.2, 0, 26'774'448, 3'940'984'320, 11'575'664'640, 69'477'657, "27M", "3.9G", "83.0 %"},
+        Size{"convformer_s36", d36, kS, 0.3, 0, 40'012'152, 7'639'683'072, 22'445'309'952, 82'715'361, "40M", "7.6G", "84.1 %"},
+        Size{"convformer_m36", d36, m, 0.4, 0, 57'051'640, 12'842'333'568, 37'733'695'488, 105'090'145, "57M", "12.8G", "84.5 %"},
+        Size{"convformer_b36", d36, b, 0.6, 0, 99'882'616, 22'629'413'376, 66'492'235'776, 163'927'009, "100M", "22.6G", "84.8 %"},
+        Size{"caformer_s18", d18, kS, 0.15, 0, 26'341'656, 4'106'941'440, 13'366'149'120, 69'044'865, "26M", "4.1G", "83.6 %"},
+        Size{"caformer_s36", d36, kS, 0.3, 0.4, 39'297'102, 7'971'597'312, 25'984'253'952, 82'000'311, "39M", "8.0G", "84.5 %"},
+        Size{"caformer_m36", d36, m, 0.4, 0.4, 56'204'878, 13'240'630'656, 41'977'276'416, 104'243'383, "56M", "13.2G", "85.2 %"},
+        Size{"caformer_b36", d36, b, 0.6, 0.5, 98'753'614, 23'160'476'160, 72'150'343'680, 162'798'007, "99M", "23.2G", "85.5 %"}}) {
     const bool attention = s.name[1] == 'a';
-    ModelEntry e = entry({.name = s.name, .baseline = true, .mixers = attention ? "CCAA" : "CCCC", .norm = "layer", .activation = "starrelu", .head = "mlp", .depths = s.depths,
-                          .widths = s.widths, .drop_path = s.drop_path, .head_dropout = s.head_dropout, .res_scale = true}, {s.parameters, 0, s.macs});
+    ModelEntry e = entry({.name = s.name,
+                          .baseline = true,
+                          .mixers = attention ? "CCAA" : "CCCC",
+                          .norm = "layer",
+                          .activation = "starrelu",
+                          .head = "mlp",
+                          .depths = s.depths,
+                          .widths = s.widths,
+                          .drop_path = s.drop_path,
+                          .head_dropout = s.head_dropout,
+                          .res_scale = true},
+                         {s.parameters, 0, s.macs});
     e.published_parameters = s.published_parameters;
     e.published_macs = s.published_macs;
     e.published_accuracy = s.accuracy;
     e.variants = {at_384({s.parameters, 0, s.macs_384}), {"21,841 classes", {.classes = 21'841}, {s.parameters_21841, 0, 0}}};
-    const auto in_small = [&](const std::string& what, Shape input, ModelCounts counts) { e.variants.push_back({what, small(std::move(input), {{"head", "linear"}}), counts}); };
+    const auto in_small = [&](const std::string& what, Shape input, ModelCounts counts) {
+      e.variants.push_back({what, small(std::move(input), {{"head", "linear"}}), counts});
+    };
     if (s.name == "convformer_s18") {
       in_small("small, 32²", {3, 32, 32}, {497'922, 0, 7'160'064});
       in_small("small, 28²", {1, 28, 28}, {496'354, 0, 6'132'736});

@@ -9,7 +9,8 @@ namespace {
 
 class Spartan {
  public:
-  Spartan(const BuildOptions& o) : o_(o), set_("spartan", o), stages_(stages_of("spartan", o, {3, 3, 12, 2}, {32, 64, 128, 256})), b_("spartan", o) {
+  Spartan(const BuildOptions& o)
+      : o_(o), set_("spartan", o), stages_(stages_of("spartan", o, {3, 3, 12, 2}, {32, 64, 128, 256})), b_("spartan", o) {
     const size_t count = stages_.count();
     scale_ = set_.number("layer_scale", 1e-5, 0, 1e6);
     drop_path_ = set_.number("drop_path", 0.1, 0, 0.99);
@@ -20,11 +21,13 @@ class Spartan {
     waves_ = set_.flag("waves", true);
     dilated_ = set_.flag("dilated", true);
     for (size_t i = 0; i < count; ++i) {
-      if (stages_.widths[i] % 8 != 0) fail(ErrorKind::kUsage, "spartan: widths: {} channels of stage {} are no multiple of 8", stages_.widths[i], i + 1);
+      if (stages_.widths[i] % 8 != 0)
+        fail(ErrorKind::kUsage, "spartan: widths: {} channels of stage {} are no multiple of 8", stages_.widths[i], i + 1);
       if (ratios_[i] < 2) set_.refuse("ratios", fmt::format("holds an expansion of {}: 2 is the least", ratios_[i]));
     }
     const int64_t least = (small_ ? 1 : 4) << (count - 1);
-    if (std::min(o.input[1], o.input[2]) < least) fail(ErrorKind::kUsage, "spartan: an input of {} is smaller than {}, which the stages need", to_string(o.input), least);
+    if (std::min(o.input[1], o.input[2]) < least)
+      fail(ErrorKind::kUsage, "spartan: an input of {} is smaller than {}, which the stages need", to_string(o.input), least);
     b_.batch_norm_epsilon = 1e-6;
     b_.linear_init = Init::truncated(0.02);
   }
@@ -92,17 +95,21 @@ class Spartan {
     ValueId y = conv("reduce", x, {.out = half, .bias = true});
     const ValueId apart = b_.op("Sub", {y, b_.global_average(y)});
     y = b_.add(y, b_.mul(apart, b_.parameter("gamma", {half, 1, 1}, Init::constant(1e-5))));
-    const ValueId near = squeeze_excite("near_scale", b_.gelu(conv_norm("near", y, {.out = half, .kernel = 3, .pad = 1, .groups = groups})), half / 4);
+    const ValueId near =
+        squeeze_excite("near_scale", b_.gelu(conv_norm("near", y, {.out = half, .kernel = 3, .pad = 1, .groups = groups})), half / 4);
     const int64_t reach = dilated_ ? 2 : 1;
     ValueId far = conv("far1", y, {.out = half, .kernel = 3, .pad = reach, .dilation = reach, .groups = groups});
-    far = squeeze_excite("far_scale", b_.gelu(conv_norm("far2", far, {.out = half, .kernel = 3, .pad = reach, .dilation = reach, .groups = groups})), half / 4);
+    far = squeeze_excite("far_scale",
+                         b_.gelu(conv_norm("far2", far, {.out = half, .kernel = 3, .pad = reach, .dilation = reach, .groups = groups})),
+                         half / 4);
     return conv("expand", b_.concat({near, far}), {.out = width, .bias = true});
   }
 
   ValueId channel_mixer(ValueId x, size_t stage) {
     auto scope = b_.scope("channel");
     const int64_t width = b_.channels(x), wide = ratios_[stage] * width;
-    const ValueId phase = b_.gelu(conv("phase", x, {.out = wide, .bias = true})), amplitude = conv("amplitude", x, {.out = wide, .bias = true});
+    const ValueId phase = b_.gelu(conv("phase", x, {.out = wide, .bias = true})),
+                  amplitude = conv("amplitude", x, {.out = wide, .bias = true});
     ValueId f = b_.mul(amplitude, phase);
     if (waves_) {
       // Each pixel's strongest channel i of the input; w[i]·θ[i] is element i of the product.
@@ -121,7 +128,8 @@ class Spartan {
       const auto number = [&](int64_t v) { return b_.graph().add_constant(Tensor::of_i64({v})); };
       return b_.op("Slice", {f, number(first), number(2 * half), number(1), number(2)});
     };
-    const ValueId real = each_second(0), imaginary = each_second(1), c = b_.parameter("wave_real", {half, 1, 1}, Init::normal(1)), d = b_.parameter("wave_imaginary", {half, 1, 1}, Init::normal(1));
+    const ValueId real = each_second(0), imaginary = each_second(1), c = b_.parameter("wave_real", {half, 1, 1}, Init::normal(1)),
+                  d = b_.parameter("wave_imaginary", {half, 1, 1}, Init::normal(1));
     const ValueId parts = b_.concat({b_.op("Sub", {b_.mul(real, c), b_.mul(imaginary, d)}), b_.add(b_.mul(real, d), b_.mul(imaginary, c))});
     const Shape s = b_.shape(f);  // all real, then all imaginary parts: one of each in turn
     return b_.reshape(b_.transpose(b_.reshape(parts, {0, 2, half, s[2], s[3]}), {0, 2, 1, 3, 4}), {0, 2 * half, s[2], s[3]});
@@ -139,11 +147,20 @@ class Spartan {
 }  // namespace
 
 std::vector<ModelEntry> spartan() {
-  ModelEntry m{.name = "spartan", .family = "spartan", .source = "Pay et al. 2025, SpaRTAN", .input = {3, 256, 256}, .counts = {3'820'296, 0, 1'044'147'968},
-               .published_parameters = "3.8M", .published_macs = "1.0G", .published_accuracy = "77.7 %",
-               .options = {"stem: small has no strides, for pictures of 28×28", "ratios: channels of the waves to those of the stage, with commas", "layer_scale: where the factors of the branches start; 0 leaves them out",
-                           "drop_path: of the rate of blocks, in training", "waves: 0 leaves the product of the projections as it is, without strongest channel and rotation",
-                           "dilated: 0 gives the second path the first one's reach"}};
+  ModelEntry m{
+      .name = "spartan",
+      .family = "spartan",
+      .source = "Pay et al. 2025, SpaRTAN",
+      .input = {3, 256, 256},
+      .counts = {3'820'296, 0, 1'044'147'968},
+      .published_parameters = "3.8M",
+      .published_macs = "1.0G",
+      .published_accuracy = "77.7 %",
+      .options = {"stem: small has no strides, for pictures of 28×28", "ratios: channels of the waves to those of the stage, with commas",
+                  "layer_scale: where the factors of the branches start; 0 leaves them out",
+                  "drop_path: of the rate of blocks, in training",
+                  "waves: 0 leaves the product of the projections as it is, without strongest channel and rotation",
+                  "dilated: 0 gives the second path the first one's reach"}};
   m.variants = {{"224²", {.input = {3, 224, 224}}, {3'820'296, 0, 799'589'888}}};
   m.build = [](const BuildOptions& o) { return Spartan(o).build(); };
   return {m};

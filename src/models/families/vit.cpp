@@ -22,7 +22,8 @@ Graph build(const Size& size, const BuildOptions& o) {
   const int64_t width = stages.widths[0], patch = set.integers("patch", {16}, 1, 1)[0], heads = set.integers("heads", {size.heads}, 1, 1)[0];
   const double dropout = set.number("dropout", 0, 0, 0.99), drop_path = set.number("drop_path", size.drop_path, 0, 0.99);
   for (size_t axis : {1, 2})
-    if (o.input[axis] % patch != 0) fail(ErrorKind::kUsage, "{}: an input of {} is not made of patches of {}×{}", size.name, to_string(o.input), patch, patch);
+    if (o.input[axis] % patch != 0)
+      fail(ErrorKind::kUsage, "{}: an input of {} is not made of patches of {}×{}", size.name, to_string(o.input), patch, patch);
   if (width % heads != 0) fail(ErrorKind::kUsage, "{}: {} channels cannot form {} heads", size.name, width, heads);
   Builder b(size.name, o);
   b.conv_init = b.linear_init = Init::truncated(0.02);
@@ -44,7 +45,8 @@ Graph build(const Size& size, const BuildOptions& o) {
   {
     // The class token stands before the patches: room is made there, and it is added like the positions.
     const auto pads = [&](const std::vector<int64_t>& p) { return b.graph().add_constant(Tensor::of_i64(p)); };
-    const ValueId token = b.parameter("class_token", {1, 1, width}, Init::truncated(0.02)), positions = b.parameter("positions", {1, patches + 1, width}, Init::truncated(0.02));
+    const ValueId token = b.parameter("class_token", {1, 1, width}, Init::truncated(0.02)),
+                  positions = b.parameter("positions", {1, patches + 1, width}, Init::truncated(0.02));
     x = b.op("Pad", {x, pads({0, 1, 0, 0, 0, 0})});
     x = b.add(x, b.add(b.op("Pad", {token, pads({0, 0, 0, 0, patches, 0})}), positions));
     x = b.dropout(x, dropout);
@@ -52,7 +54,9 @@ Graph build(const Size& size, const BuildOptions& o) {
   const int64_t depth = stages.depths[0];
   for (int64_t i = 0; i < depth; ++i) {
     auto scope = b.scope(fmt::format("blocks.{}", i));
-    const auto branch = [&](ValueId y) { return b.add(x, depth > 1 ? b.drop_path(y, drop_path * static_cast<double>(i) / static_cast<double>(depth - 1)) : y); };
+    const auto branch = [&](ValueId y) {
+      return b.add(x, depth > 1 ? b.drop_path(y, drop_path * static_cast<double>(i) / static_cast<double>(depth - 1)) : y);
+    };
     const ValueId normed = norm("norm1", x);
     {
       auto attention = b.scope("attention");
@@ -76,14 +80,23 @@ Graph build(const Size& size, const BuildOptions& o) {
 std::vector<ModelEntry> vit() {
   std::vector<ModelEntry> list;
   // MACs with both products of attention, as fvcore counts them.
-  for (const Size& s : {Size{"vit_s_16", 384, 6, 0, {22'050'664, 0, 4'598'882'304}, "", "", ""}, Size{"vit_b_16", 768, 12, 0, {86'567'656, 0, 17'563'828'224}, "86M", "17.56G", "81.1 %"},
-                        Size{"deit_tiny", 192, 3, 0.1, {5'717'416, 0, 1'253'683'200}, "5M", "", "72.2 %"}, Size{"deit_small", 384, 6, 0.1, {22'050'664, 0, 4'598'882'304}, "22M", "", "79.8 %"},
+  for (const Size& s : {Size{"vit_s_16", 384, 6, 0, {22'050'664, 0, 4'598'882'304}, "", "", ""},
+                        Size{"vit_b_16", 768, 12, 0, {86'567'656, 0, 17'563'828'224}, "86M", "17.56G", "81.1 %"},
+                        Size{"deit_tiny", 192, 3, 0.1, {5'717'416, 0, 1'253'683'200}, "5M", "", "72.2 %"},
+                        Size{"deit_small", 384, 6, 0.1, {22'050'664, 0, 4'598'882'304}, "22M", "", "79.8 %"},
                         Size{"deit_base", 768, 12, 0.1, {86'567'656, 0, 17'563'828'224}, "86M", "", "81.8 %"}}) {
     const bool deit = s.name[0] == 'd';
-    ModelEntry m{.name = s.name, .family = "standard",
-                 .source = deit ? "Touvron et al. 2021, Training Data-Efficient Image Transformers & Distillation Through Attention" : "Dosovitskiy et al. 2021, An Image Is Worth 16x16 Words (MACs and accuracy: torchvision)",
-                 .input = {3, 224, 224}, .counts = s.counts, .published_parameters = s.parameters, .published_macs = s.macs, .published_accuracy = s.accuracy,
-                 .options = {"patch: size of the patches", "heads: of attention", "dropout: its rate, in training", "drop_path: the rate of the last block, in training"}};
+    ModelEntry m{.name = s.name,
+                 .family = "standard",
+                 .source = deit ? "Touvron et al. 2021, Training Data-Efficient Image Transformers & Distillation Through Attention"
+                                : "Dosovitskiy et al. 2021, An Image Is Worth 16x16 Words (MACs and accuracy: torchvision)",
+                 .input = {3, 224, 224},
+                 .counts = s.counts,
+                 .published_parameters = s.parameters,
+                 .published_macs = s.macs,
+                 .published_accuracy = s.accuracy,
+                 .options = {"patch: size of the patches", "heads: of attention", "dropout: its rate, in training",
+                             "drop_path: the rate of the last block, in training"}};
     if (s.width == 768) m.parameters_note = "the paper counts them without the head";
     if (s.width == 192) m.parameters_note = "the paper's figure is rounded down";
     m.build = [s](const BuildOptions& o) { return build(s, o); };
