@@ -26,6 +26,23 @@ if(LATHE_SANITIZE)
   target_link_options(liblathe PRIVATE -Wl,-z,undefs)
 endif()
 
+# Training is a library of its own, so that nothing else loads libtorch.
+if(LATHE_HAS_TRAINING)
+  file(GLOB api_train_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/api_train/*.cpp)
+  add_library(liblathe_train SHARED ${api_train_sources})
+  add_library(lathe::train ALIAS liblathe_train)
+  target_link_libraries(liblathe_train PRIVATE lathe_train)
+  target_include_directories(liblathe_train INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+                             $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/public> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_compile_features(liblathe_train INTERFACE cxx_std_20)
+  set_target_properties(liblathe_train PROPERTIES OUTPUT_NAME lathe_train EXPORT_NAME train VERSION ${PROJECT_VERSION}
+                        SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  target_link_options(liblathe_train PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/liblathe_train.map)
+  set_target_properties(liblathe_train PROPERTIES LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/liblathe_train.map)
+  install(TARGETS liblathe_train EXPORT lathe LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(TARGETS lathe-train RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
 # Documentation and completions are printed by the command itself, so that they never lag behind it.
 set(generated ${PROJECT_BINARY_DIR}/share)
 set(man_page ${generated}/man/man1/lathe.1)

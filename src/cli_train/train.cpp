@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "options.h"
+#include "train/train_model.h"
 #include "train_options.h"
 
 namespace lathe::cli {
@@ -53,7 +54,7 @@ void train_command(const TrainCommand& c, const std::function<bool()>& stops) {
     show(p);
     return !stops();
   };
-  const TrainReport done = train_model(c.network, c.data, c.output, s);
+  const TrainReport done = run_training(c.network, c.data, c.output, s);
   if (done.stopped) {
     fmt::print(stderr, "\nstopped; {}/checkpoint.safetensors holds the state: the same command with --resume goes on\n", c.output);
     if (c.json) fmt::print("{}\n", nlohmann::json{{"stopped", true}, {"output", c.output}}.dump());

@@ -77,7 +77,7 @@ TrainRequest training_request(const std::string& network, const DataParts& data,
   return r;
 }
 
-TrainReport train_model(const std::string& network, const std::string& data, const std::string& output, const TrainSettings& s) {
+TrainReport run_training(const std::string& network, const std::string& data, const std::string& output, const TrainSettings& s) {
   const auto notice = [&](const std::string& line) {
     if (s.notice) s.notice(line);
   };

@@ -8,5 +8,7 @@ namespace lathe {
 
 // Without a folder. Throws kUsage and kInput for settings that do not fit network and data.
 TrainRequest training_request(const std::string& network, const DataParts& data, const TrainSettings& settings);
+// What lathe::train_model does, for programs that link this folder itself.
+TrainReport run_training(const std::string& network, const std::string& data, const std::string& output, const TrainSettings& settings);
 
 }  // namespace lathe
