@@ -18,6 +18,7 @@ using Tensors = std::vector<at::Tensor>;
 struct PassState {
   bool training = false;     // dropout, drop path
   bool batch_statistics = false;  // batch norms take the batch's, and move their running ones
+  bool again = false;        // a pass for the backward pass alone: running statistics have been moved
   double progress = 0;       // the part of training that is done, for ScheduledDropPath
   at::Generator generator;   // of dropout and drop path
 };

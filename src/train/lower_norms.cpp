@@ -6,7 +6,7 @@ namespace lathe {
 namespace {
 
 Tensors batch_norm(const LowerCall& c) {
-  at::Tensor mean = c.in(3), variance = c.in(4);
+  const at::Tensor mean = c.state.again ? c.in(3).clone() : c.in(3), variance = c.state.again ? c.in(4).clone() : c.in(4);
   // The standard's momentum is what is kept, torch's what is new.
   return {at::batch_norm(c.in(0), c.in(1), c.in(2), mean, variance, c.state.batch_statistics, 1 - static_cast<double>(c.node.get_float("momentum")), c.node.get_float("epsilon"), false)};
 }

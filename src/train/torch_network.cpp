@@ -1,6 +1,7 @@
 #include "train/torch_network.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "graph/op.h"
@@ -92,7 +93,63 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
   for (ValueId v : graph_.outputs) last[v.index] = -1;
   for (size_t v = 0; v < last.size(); ++v)
     if (last[v] >= 0 && !constants_[v].defined()) steps_[static_cast<size_t>(last[v])].last.push_back(static_cast<int32_t>(v));
+  if (options_.recompute) find_cuts();
 }
+
+void TorchNetwork::find_cuts() {
+  std::vector<std::pair<size_t, int32_t>> all;
+  std::set<int32_t> alive;
+  for (ValueId v : graph_.inputs) alive.insert(v.index);
+  std::set<int32_t> outputs;
+  for (ValueId v : graph_.outputs) outputs.insert(v.index);
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    if (s > 0 && alive.size() == 1 && !outputs.contains(*alive.begin())) all.push_back({s, *alive.begin()});
+    for (ValueId v : graph_[steps_[s].node].outputs)
+      if (v) alive.insert(v.index);
+    for (int32_t v : steps_[s].last) alive.erase(v);
+  }
+  const auto parts = static_cast<size_t>(std::sqrt(static_cast<double>(all.size())) + 0.5);
+  for (size_t i = 0; parts > 0 && i < parts; ++i) cuts_.push_back(all[all.size() * i / parts]);
+}
+
+// A run of steps whose values are thrown away and made again when their gradients are wanted.
+class Recomputed : public torch::autograd::Function<Recomputed> {
+ public:
+  struct Part {
+    TorchNetwork* network;
+    size_t begin, end;
+    int32_t from, to;
+    uint64_t seed;
+    PassState state;
+  };
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const std::shared_ptr<Part>& part) {
+    context->save_for_backward({x});
+    // The context holds plain numbers alone: the address of a copy, which backward() frees.
+    context->saved_data["part"] = reinterpret_cast<int64_t>(new std::shared_ptr<Part>(part));
+    const torch::NoGradGuard guard;
+    return once(*part, x, false);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const std::unique_ptr<std::shared_ptr<Part>> part(reinterpret_cast<std::shared_ptr<Part>*>(context->saved_data["part"].toInt()));
+    const at::Tensor x = context->get_saved_variables()[0].detach().set_requires_grad(true);
+    const at::AutoGradMode on(true);
+    const at::Tensor y = once(**part, x, true);
+    // Gradients of parameters are added where they stand.
+    torch::autograd::backward({y}, {gradients[0]});
+    return {x.grad(), at::Tensor()};
+  }
+
+ private:
+  static at::Tensor once(const Part& p, const at::Tensor& x, bool again) {
+    std::vector<at::Tensor> values = p.network->constants_;
+    values[p.from] = x;
+    PassState state = p.state;
+    state.again = again;
+    state.generator = at::detail::createCPUGenerator(p.seed);
+    p.network->run(p.begin, p.end, values, state);
+    return values[p.to];
+  }
+};
 
 Tensors TorchNetwork::trained() const {
   Tensors list;
@@ -171,7 +228,19 @@ Tensors TorchNetwork::forward(const Tensors& inputs, const PassState& state) {
   }
   PassState pass = state;
   if (options_.conv_bn != ConvBnMode::kTrain) pass.batch_statistics = false;
-  run(0, steps_.size(), values, pass);
+  size_t done = 0;
+  if (options_.recompute && pass.training && at::GradMode::is_enabled() && cuts_.size() > 1) {
+    // The first part's input asks for no gradient, the last part's end is the loss's: both are kept.
+    run(0, cuts_[0].first, values, pass);
+    for (size_t i = 0; i + 1 < cuts_.size(); ++i) {
+      const uint64_t seed = pass.generator.defined() ? pass.generator.get<at::CPUGeneratorImpl>()->random64() : 0;
+      const auto part = std::make_shared<Recomputed::Part>(Recomputed::Part{this, cuts_[i].first, cuts_[i + 1].first, cuts_[i].second, cuts_[i + 1].second, seed, pass});
+      values[cuts_[i + 1].second] = Recomputed::apply(values[cuts_[i].second], part);
+      values[cuts_[i].second] = at::Tensor();
+    }
+    done = cuts_.back().first;
+  }
+  run(done, steps_.size(), values, pass);
   Tensors outputs;
   for (ValueId v : graph_.outputs) outputs.push_back(values[v.index]);
   return outputs;

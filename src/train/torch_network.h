@@ -24,7 +24,9 @@ struct TorchNetworkOptions {
   at::ScalarType type = at::kFloat;
   std::vector<std::string> freeze = {};  // patterns of names of parameters that are not trained
   ConvBnMode conv_bn = ConvBnMode::kTrain;
-  bool recompute = false;  // activations between blocks of one scope are made again in the backward pass (Chen et al. 2016)
+  // In training passes only every √n-th place where one value alone is alive is kept; what lies between is made again in the
+  // backward pass (Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost).
+  bool recompute = false;
 };
 
 class TorchNetwork {
@@ -62,6 +64,8 @@ class TorchNetwork {
     std::vector<int32_t> last;   // values that nothing reads afterwards
   };
   void run(size_t begin, size_t end, std::vector<at::Tensor>& values, const PassState& state);
+  void find_cuts();
+  friend class Recomputed;
   void run_step(const Step& step, std::vector<at::Tensor>& values, const PassState& state);
 
   Graph graph_;
@@ -69,6 +73,8 @@ class TorchNetwork {
   std::vector<Parameter> parameters_, statistics_;
   std::vector<at::Tensor> constants_;  // by value
   std::vector<Step> steps_;
+  // Steps before which one value alone is alive, and that value.
+  std::vector<std::pair<size_t, int32_t>> cuts_;
   std::vector<ConvBn> pairs_;
 };
 

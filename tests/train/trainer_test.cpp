@@ -137,6 +137,28 @@ TEST_F(TrainerTest, ASeedGivesTheSameNetwork) {
   EXPECT_NE(onnx_bytes(train(std::move(other)).network), onnx_bytes(train(request()).network));
 }
 
+// Activations that are made again: the same weights, with dropout, drop path and statistics of batches.
+TEST_F(TrainerTest, RecomputingChangesNothing) {
+  Graph g = build_model("resnet18", {.classes = 4, .input = {1, 8, 8}, .width = 0.125, .more = {{"stem", "small"}}, .seed = 1, .training = true});
+  std::vector<std::vector<float>> weights[2];
+  for (bool recompute : {false, true}) {
+    TrainRequest r = request();
+    r.network = g;
+    r.options.recompute = recompute;
+    r.options.schedule.epochs = 1;
+    const Graph trained = train(std::move(r)).network;
+    const Parameters p = parameters_of(trained);
+    for (const auto* list : {&p.trained, &p.statistics})
+      for (ValueId v : *list) weights[recompute].push_back(trained[v].constant.to_f32());
+  }
+  ASSERT_EQ(weights[0].size(), weights[1].size());
+  for (size_t i = 0; i < weights[0].size(); ++i)
+    for (size_t k = 0; k < weights[0][i].size(); ++k) ASSERT_NEAR(weights[0][i][k], weights[1][i][k], 1e-5) << i;
+  TrainRequest small = request();
+  small.options.recompute = true;
+  EXPECT_GT(train(std::move(small)).test_accuracy, 0.9);
+}
+
 TEST_F(TrainerTest, AnotherTrainingsCheckpointIsRefused) {
   TrainRequest r = request(folder("a"));
   r.options.most_steps = 4;
