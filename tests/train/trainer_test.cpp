@@ -91,15 +91,15 @@ class TrainerTest : public ::testing::Test {
 TEST_F(TrainerTest, LearnsAndTheEngineSaysTheSame) {
   int64_t reports = 0;
   const TrainResult r = train(request(folder("a")), [&](const TrainProgress&) { ++reports; });
-  EXPECT_GT(r.test_accuracy, 0.95);
-  EXPECT_NEAR(r.test_accuracy, r.torch_accuracy, 1e-9);
+  EXPECT_GT(r.test_score, 0.95);
+  EXPECT_NEAR(r.test_score, r.torch_score, 1e-9);
   EXPECT_EQ(r.epochs.size(), 3u);
   EXPECT_GE(reports, 3);
   EXPECT_LT(r.epochs[2].loss, r.epochs[0].loss);
   for (NodeId n : r.network.order()) EXPECT_TRUE(r.network[n].op->name != "DropPath" && r.network[n].op->name != "Dropout");
   for (const char* file : {"checkpoint.safetensors", "log.jsonl", "log.html", "model.onnx", "result.json"}) EXPECT_TRUE(fs::exists(folder("a") + "/" + file)) << file;
   const std::vector<uint8_t> json = read_file(folder("a") + "/result.json", 1 << 20);
-  EXPECT_NEAR(nlohmann::json::parse(json)["test_accuracy"].get<double>(), r.test_accuracy, 1e-12);
+  EXPECT_NEAR(nlohmann::json::parse(json)["test_accuracy"].get<double>(), r.test_score, 1e-12);
 }
 
 // By single steps, at the end of an epoch, in the middle of what makes a step: always the same bits.
@@ -187,7 +187,7 @@ TEST_F(TrainerTest, EveryModeOfConvolutionsWithNormsTrains) {
   for (ConvBnMode mode : {ConvBnMode::kTrain, ConvBnMode::kEval, ConvBnMode::kTune, ConvBnMode::kDeploy}) {
     TrainRequest r = request();
     r.options.conv_bn = mode;
-    EXPECT_GT(train(std::move(r)).test_accuracy, 0.8) << name_of(mode);
+    EXPECT_GT(train(std::move(r)).test_score, 0.8) << name_of(mode);
   }
 }
 
@@ -195,7 +195,7 @@ TEST_F(TrainerTest, ATeacherIsLearntToo) {
   TrainRequest r = request();
   r.teacher = std::make_shared<Graph>(train(request()).network);
   r.options.distill = 1;  // its answers alone
-  EXPECT_GT(train(std::move(r)).test_accuracy, 0.9);
+  EXPECT_GT(train(std::move(r)).test_score, 0.9);
 }
 
 TEST_F(TrainerTest, OptionsOfTheLossAndTheSteps) {
@@ -204,7 +204,7 @@ TEST_F(TrainerTest, OptionsOfTheLossAndTheSteps) {
   r.options.clip = 1;
   r.options.loader.cutmix = 1;
   r.options.optimizer.name = "lamb";
-  EXPECT_GT(train(std::move(r)).test_accuracy, 0.5);
+  EXPECT_GT(train(std::move(r)).test_score, 0.5);
 }
 
 TEST_F(TrainerTest, WhatCannotBeTrainedIsNamed) {
