@@ -264,8 +264,8 @@ void add_run(CLI::App& app) {
                   "  lathe run model.onnx --input ids=ids.npy --input mask=mask.raw --output results\n"
                   "  lathe run model.onnx inputs.npz --json\n  lathe run model.onnx --random 1 --shape x=1x3x320x320\n\n"
                   "Pictures are prepared as MODEL.preprocess.json says, when there is one, else as for ImageNet; flags\n"
-                  "go over both, and the steps are printed. A .raw or .bin file holds the elements alone, in the type\n"
-                  "and shape of the model's input. Arrays of a .npz file are taken by their names.");
+                  "go over both, and the steps are printed. Classes are named as in MODEL.labels.txt, or --labels.\n"
+                  "A .raw or .bin file holds the elements alone, in the type and shape of the model's input. Arrays of a .npz file are taken by their names.");
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
   command->add_option("INPUT", o->files, "Pictures (JPEG, PNG, WebP), .npy, .npz, .raw or .bin, in the order of the model's inputs")->type_name("FILE");

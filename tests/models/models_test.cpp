@@ -9,6 +9,8 @@
 #include "error_of.h"
 #include "formats/onnx.h"
 #include "graph/op.h"
+#include "kernels/reference/reference.h"
+#include "transform/passes.h"
 
 namespace lathe {
 namespace {

@@ -144,6 +144,10 @@ Graph ssdlite(Builder& b, const std::vector<ValueId>& stages, const BuildOptions
       b.bias_init = Init::constant(bias);
       auto inner = b.scope("project");
       const ValueId y = b.conv(x, {.out = per_cell[i] * values, .bias = true});
+      // Slot 0 of each anchor is background, which nearly all are: it begins as sure as the others are not. At −4.6 it would make a first
+      // loss of about 100, and by steps of Adam's size it takes epochs to turn round.
+      if (bias != 0 && b.draws())
+        for (int64_t anchor = 0; anchor < per_cell[i]; ++anchor) b.graph()[b.graph()[b.graph()[y].producer].inputs[2]].constant.data<float>()[anchor * values] = static_cast<float>(-bias);
       return b.reshape(b.transpose(y, {0, 2, 3, 1}), {0, -1, values});
     };
     codes.push_back(predictor("box", 4, 0));
