@@ -18,11 +18,11 @@ int main(int argc, char** argv) {
     settings.force = true;
     settings.notice = [](const std::string& line) { std::printf("%s\n", line.c_str()); };
     settings.progress = [](const lathe::TrainStep& step) {
-      if (step.epoch_done) std::printf("epoch %d: loss %.3f, validation %.1f %%\n", static_cast<int>(step.epoch) + 1, step.loss, 100 * step.validation_accuracy);
+      if (step.epoch_done) std::printf("epoch %d: loss %.3f, validation %.1f %%\n", static_cast<int>(step.epoch) + 1, step.loss, 100 * step.validation_score);
       return true;  // false would stop it
     };
     const lathe::TrainReport report = lathe::train_model("resnet18", data, folder, settings);
-    std::printf("%s: %.2f %% of the test part\n", report.model.c_str(), 100 * report.test_accuracy);
+    std::printf("%s: %.2f %% of the test part\n", report.model.c_str(), 100 * report.test_score);
     const lathe::Network network = lathe::Network::open(report.model);
     std::printf("%zu input, %zu output\n", network.inputs().size(), network.outputs().size());
   } catch (const lathe::Error& error) {

@@ -2,7 +2,7 @@
 // file, checkpoint and log out. In the library liblathe_train, which links libtorch (CMake: lathe::train).
 //
 //   lathe::TrainReport r = lathe::train_model("resnet18", "fashion-mnist", "out", {.epochs = 8, .width = 0.25, .set = {{"stem", "small"}}});
-//   if (!r.stopped) use(r.model);   // r.test_accuracy in lathe's engine
+//   if (!r.stopped) use(r.model);   // r.test_score, the accuracy in lathe's engine
 //
 // Everything throws lathe::Error. A checkpoint is written whole or not at all.
 #pragma once
@@ -20,10 +20,12 @@ namespace lathe {
 
 struct TrainStep {
   int64_t epoch = 0, epochs = 0, batch = 0, batches = 0;  // counted from 0
-  double loss = 0, accuracy = 0;       // means of the epoch so far
+  double loss = 0;                     // mean of the epoch so far
+  std::string measure = {};            // what scores are: "accuracy", "mAP@0.5" of boxes
+  double score = -1;                   // of training batches of the epoch so far, 0 … 1; −1: not known
   double learning_rate = 0, seconds = 0, seconds_left = 0;
   bool epoch_done = false;
-  double validation_accuracy = -1;     // −1: not known
+  double validation_score = -1;        // −1: not known
 };
 
 struct TrainSettings {
@@ -64,8 +66,9 @@ struct TrainSettings {
 struct TrainReport {
   std::string model;           // the trained file
   int64_t epochs = 0;
-  double test_accuracy = -1;   // in lathe's engine; −1: the data has no test part
-  double torch_accuracy = -1;  // of the same samples in libtorch
+  std::string measure;         // what scores are: "accuracy", "mAP@0.5" of boxes
+  double test_score = -1;      // in lathe's engine; −1: the data has no test part
+  double torch_score = -1;     // of the same samples in libtorch
   double seconds = 0, waited_for_data = 0;
   bool stopped = false;        // before the end: only the checkpoint is there
 };

@@ -1,3 +1,4 @@
+#include <filesystem>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -233,7 +234,8 @@ void run(const Options& o) {
   inputs.read();
   // What a wrong label file or picture name says should not wait for the network.
   std::vector<std::string> labels;
-  if (!o.labels.empty()) labels = read_labels(o.labels);
+  const std::string beside = labels_beside(o.model.model);
+  if (!o.labels.empty() || std::filesystem::exists(beside)) labels = read_labels(o.labels.empty() ? beside : o.labels);
   const std::vector<Tensor>& outputs = model.run(inputs.tensors());
   if (!o.output.empty()) write_outputs(o.output, model.outputs(), outputs);
   nlohmann::json report = {{"model", o.model.model}, {"precision", model.plan_options().bf16 ? "bf16" : "fp32"}, {"threads", o.model.threads}};
@@ -262,15 +264,15 @@ void add_run(CLI::App& app) {
                   "  lathe run model.onnx --input ids=ids.npy --input mask=mask.raw --output results\n"
                   "  lathe run model.onnx inputs.npz --json\n  lathe run model.onnx --random 1 --shape x=1x3x320x320\n\n"
                   "Pictures are prepared as MODEL.preprocess.json says, when there is one, else as for ImageNet; flags\n"
-                  "go over both, and the steps are printed. A .raw or .bin file holds the elements alone, in the type\n"
-                  "and shape of the model's input. Arrays of a .npz file are taken by their names.");
+                  "go over both, and the steps are printed. Classes are named as in MODEL.labels.txt, or --labels.\n"
+                  "A .raw or .bin file holds the elements alone, in the type and shape of the model's input. Arrays of a .npz file are taken by their names.");
   auto o = std::make_shared<Options>();
   o->model.add_to(*command);
   command->add_option("INPUT", o->files, "Pictures (JPEG, PNG, WebP), .npy, .npz, .raw or .bin, in the order of the model's inputs")->type_name("FILE");
   command->add_option("--input", o->named, "The file of one input, by its name (repeat for several)")->type_name("NAME=FILE")->allow_extra_args(false);
   o->random_option = command->add_option("--random", o->seed, "Inputs that are not given are random, with this seed");
   command->add_option("-o,--output", o->output, "Write every output to DIR/NAME.npy")->type_name("DIR");
-  command->add_option("--labels", o->labels, "Names of the classes, one a line")->type_name("FILE");
+  command->add_option("--labels", o->labels, "Names of the classes, one a line (MODEL.labels.txt, where there is one)")->type_name("FILE");
   command->add_option("--top", o->top, "Classes to print")->check(CLI::Range(1, 100000))->capture_default_str();
   command->add_option("--min-score", o->min_score, "Detections below this are dropped")->check(CLI::Range(0.0, 1.0))->capture_default_str();
   command->add_option("--annotate", o->annotate, "Write a copy of the picture with the answer drawn on it (.png or .jpg)")->type_name("FILE");

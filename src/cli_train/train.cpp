@@ -21,8 +21,9 @@ std::string time_text(double seconds) {
 void show(const TrainStep& p) {
   static const bool terminal = ::isatty(2) != 0;
   if (!p.epoch_done && !terminal) return;
-  std::string line = fmt::format("epoch {}/{}  {:>5}/{}  loss {:.4f}  accuracy {:5.2f} %", p.epoch + 1, p.epochs, p.batch, p.batches, p.loss, 100 * p.accuracy);
-  if (p.validation_accuracy >= 0) line += fmt::format("  validation {:5.2f} %", 100 * p.validation_accuracy);
+  std::string line = fmt::format("epoch {}/{}  {:>5}/{}  loss {:.4f}", p.epoch + 1, p.epochs, p.batch, p.batches, p.loss);
+  if (p.score >= 0) line += fmt::format("  {} {:5.2f} %", p.measure, 100 * p.score);
+  if (p.validation_score >= 0) line += fmt::format("  validation {}{:5.2f} %", p.score >= 0 ? "" : p.measure + " ", 100 * p.validation_score);
   line += p.epoch_done ? fmt::format("  {}", time_text(p.seconds)) : fmt::format("  rate {:.2e}  {} left", p.learning_rate, time_text(p.seconds_left));
   fmt::print(stderr, "{}{}{}", terminal ? "\r\x1b[K" : "", line, p.epoch_done ? "\n" : "");
   std::fflush(stderr);
@@ -61,12 +62,12 @@ void train_command(const TrainCommand& c, const std::function<bool()>& stops) {
     return;
   }
   if (c.json) {
-    nlohmann::json j = {{"output", c.output}, {"model", done.model}, {"epochs", done.epochs}, {"seconds", done.seconds}, {"waited_for_data", done.waited_for_data}, {"test_accuracy", nullptr}};
-    if (done.test_accuracy >= 0) j["test_accuracy"] = done.test_accuracy, j["torch_test_accuracy"] = done.torch_accuracy;
+    nlohmann::json j = {{"output", c.output}, {"model", done.model}, {"epochs", done.epochs}, {"seconds", done.seconds}, {"waited_for_data", done.waited_for_data}, {"measure", done.measure}, {"test_" + done.measure, nullptr}};
+    if (done.test_score >= 0) j["test_" + done.measure] = done.test_score, j["torch_test_" + done.measure] = done.torch_score;
     fmt::print("{}\n", j.dump());
     return;
   }
-  if (done.test_accuracy >= 0) fmt::print("test accuracy {:.2f} % in lathe's engine, {:.2f} % in libtorch\n", 100 * done.test_accuracy, 100 * done.torch_accuracy);
+  if (done.test_score >= 0) fmt::print("test {} {:.2f} % in lathe's engine, {:.2f} % in libtorch\n", done.measure, 100 * done.test_score, 100 * done.torch_score);
   fmt::print("{} ({}, {:.0f} % of it waiting for data); log in {}/log.html\n", done.model, time_text(done.seconds), done.seconds > 0 ? 100 * done.waited_for_data / done.seconds : 0.0, c.output);
 }
 

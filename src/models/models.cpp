@@ -37,7 +37,7 @@ Graph build_model(const ModelEntry& model, BuildOptions options) {
   if (options.classes == 0) options.classes = model.classes;
   if (options.input.empty()) options.input = model.input;
   if (options.classes < 0) fail(ErrorKind::kUsage, "{}: {} classes", model.name, options.classes);
-  if (options.input.size() != model.input.size()) fail(ErrorKind::kUsage, "{}: an input of {} where {} is meant", model.name, to_string(options.input), to_string(model.input));
+  if (options.input.size() != model.input.size() && !(model.frames_apart && options.input.size() == 4)) fail(ErrorKind::kUsage, "{}: an input of {} where {} is meant", model.name, to_string(options.input), to_string(model.input));
   for (int64_t size : options.input)
     if (size <= 0) fail(ErrorKind::kUsage, "{}: an input of {}", model.name, to_string(options.input));
   if (!(options.width > 0 && options.width < 1000)) fail(ErrorKind::kUsage, "{}: width {}", model.name, options.width);

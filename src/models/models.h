@@ -35,6 +35,7 @@ struct ModelEntry {
   // Why a published figure is not what is counted, where it is not: "without LayerScale". The figure is then not compared.
   std::string parameters_note = {}, macs_note = {};
   std::vector<std::string> options = {};  // keys of BuildOptions::more that it knows, each "KEY: what it does"
+  bool frames_apart = false;  // a network of pictures that takes clips [C, T, H, W] as well, frame by frame
   std::vector<ModelVariant> variants = {};
   std::function<Graph(const BuildOptions&)> build = {};
 };

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "graph/op.h"
 
 namespace lathe {
 namespace {
@@ -100,6 +101,70 @@ std::vector<int64_t> match_anchors(const std::vector<Box>& anchors, const std::v
   for (size_t i = 0; i < anchors.size(); ++i)
     if (taker[i] >= 0) owner[i] = taker[i];
   return owner;
+}
+
+std::vector<Box> anchors_of(const Graph& g) {
+  const auto refuse = [](const std::string& why) { fail(ErrorKind::kUnsupported, "a network with anchors is wanted, with outputs codes [N, A, 4] and logits [N, A, slots]: {}", why); };
+  const auto maker = [&](ValueId v, std::string_view op) -> const Node& {
+    const NodeId n = g[v].producer;
+    if (!n || g[n].op->name != op) refuse(fmt::format("{} is not made by {}", g[v].name, op));
+    return g[n];
+  };
+  const auto known = [&](ValueId v, size_t rank) { return g[v].shape && g[v].shape->size() == rank; };
+  if (g.outputs.size() != 2) refuse(fmt::format("this one has {} outputs", g.outputs.size()));
+  const ValueId codes = g.outputs[0], logits = g.outputs[1];
+  if (!known(codes, 3) || !known(logits, 3) || (*g[codes].shape)[2] != 4 || (*g[codes].shape)[1] != (*g[logits].shape)[1] || (*g[logits].shape)[2] < 2)
+    refuse(fmt::format("these are {} and {}", g[codes].shape ? to_string(*g[codes].shape) : "of any rank", g[logits].shape ? to_string(*g[logits].shape) : "of any rank"));
+  std::vector<std::array<int64_t, 2>> maps;
+  std::vector<int64_t> per_cell;
+  for (ValueId part : maker(codes, "Concat").inputs) {
+    const ValueId made = maker(maker(maker(part, "Reshape").inputs[0], "Transpose").inputs[0], "Conv").outputs[0];
+    if (!known(made, 4)) refuse(g[made].name + " has no known shape");
+    const Shape& s = *g[made].shape;
+    maps.push_back({s[2], s[3]});
+    per_cell.push_back(s[1] / 4);
+  }
+  const ValueId input = g.inputs.at(0);
+  if (!known(input, 4)) refuse("the input is no picture");
+  const AnchorOptions options{.height = (*g[input].shape)[2], .width = (*g[input].shape)[3]};
+  if (anchors_per_cell(maps.size(), options) != per_cell) refuse(fmt::format("its maps have {} anchors a cell, and {} are known", fmt::join(per_cell, ", "), fmt::join(anchors_per_cell(maps.size(), options), ", ")));
+  std::vector<Box> anchors = grid_anchors(maps, options);
+  if (static_cast<int64_t>(anchors.size()) != (*g[codes].shape)[1]) refuse(fmt::format("{} boxes of {} anchors", (*g[codes].shape)[1], anchors.size()));
+  return anchors;
+}
+
+void append_decoding(Graph& g, const std::vector<Box>& anchors) {
+  const ValueId codes = g.outputs.at(0), logits = g.outputs.at(1);
+  const auto op = [&](std::string_view name, std::vector<ValueId> inputs, Attributes attributes = {}) {
+    const ValueId y = g.add(name, std::move(inputs), std::move(attributes), g.fresh_name("decode." + std::string(name)));
+    g[g[y].producer].scope = "decode";
+    return y;
+  };
+  const auto literal = [&](double value) { return g.add_constant(Tensor::scalar(static_cast<float>(value))); };
+  const auto column = [&](const std::string& name, auto value) {
+    Tensor t(DType::kF32, {static_cast<int64_t>(anchors.size()), 1});
+    for (size_t i = 0; i < anchors.size(); ++i) t.data<float>()[i] = value(anchors[i]);
+    return g.add_constant(t, "decode." + name + ".frozen");
+  };
+  const auto code = [&](int64_t i) { return op("Slice", {codes, g.add_constant(Tensor::of_i64({i})), g.add_constant(Tensor::of_i64({i + 1})), g.add_constant(Tensor::of_i64({2}))}); };
+  // Start and end along one axis.
+  const auto along = [&](const std::string& axis, int64_t i, auto first, auto last) {
+    const ValueId size = column("size_" + axis, [&](const Box& a) { return last(a) - first(a); });
+    const ValueId centre = column("centre_" + axis, [&](const Box& a) { return (first(a) + last(a)) / 2; });
+    const ValueId middle = op("Add", {op("Mul", {op("Mul", {code(i), literal(1 / kCentreScale)}), size}), centre});
+    const ValueId log = op("Min", {op("Mul", {code(i + 2), literal(1 / kSizeScale)}), literal(kLargestLogSize)});
+    const ValueId half = op("Mul", {op("Mul", {op("Exp", {log}), size}), literal(0.5)});
+    return std::pair(op("Sub", {middle, half}), op("Add", {middle, half}));
+  };
+  const auto [top, bottom] = along("y", 0, [](const Box& a) { return a.y0; }, [](const Box& a) { return a.y1; });
+  const auto [left, right] = along("x", 1, [](const Box& a) { return a.x0; }, [](const Box& a) { return a.x1; });
+  g.outputs = {op("Sigmoid", {logits}), op("Concat", {left, top, right, bottom}, {{"axis", int64_t{2}}})};
+  for (size_t i = 0; i < 2; ++i) {
+    Value& v = g[g.outputs[i]];
+    v.name = i == 0 ? "scores" : "boxes";
+    if (v.shape) v.dim_names.assign(v.shape->size(), "");
+    if (v.shape && (*v.shape)[0] == kUnknownDim) v.dim_names[0] = "N";
+  }
 }
 
 }  // namespace lathe

@@ -5,6 +5,7 @@
 //   std::vector<Box> anchors = grid_anchors({{20, 20}, {10, 10}, {5, 5}, {3, 3}, {2, 2}, {1, 1}});   // 2034
 //   std::vector<int64_t> truth = match_anchors(anchors, boxes);
 //   BoxCode code = encode_box(boxes[truth[i]], anchors[i]);
+//   append_decoding(network, anchors_of(network));   // codes and logits become boxes and scores
 #pragma once
 
 #include <array>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "core/box.h"
+#include "graph/graph.h"
 
 namespace lathe {
 
@@ -40,5 +42,12 @@ Box decode_box(const BoxCode& code, const Box& anchor);
 // box takes the anchor that overlaps it most, whatever the overlap; of two boxes that want the same anchor, the first takes it. Ties go
 // to the lower index. A box that overlaps no anchor has none. Throws kInput when a box is not finite.
 std::vector<int64_t> match_anchors(const std::vector<Box>& anchors, const std::vector<Box>& boxes, float least = 0.5f);
+
+// The anchors of a network whose outputs are codes [N, A, 4] and logits [N, A, slots]: its maps are those of the convolutions
+// that the codes come from, the picture is its input. Throws kUnsupported, saying what is missing, for other networks.
+std::vector<Box> anchors_of(const Graph& network);
+// Codes and logits of such a network become scores [N, A, slots] (sigmoid) and boxes [N, A, 4]: left, top, right, bottom, as decode_box.
+// The anchors become constants "decode.*.frozen".
+void append_decoding(Graph& network, const std::vector<Box>& anchors);
 
 }  // namespace lathe

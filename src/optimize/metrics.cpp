@@ -18,8 +18,6 @@ namespace {
 constexpr uint64_t kBootstrapSeed = 20231;
 // Of a value that takes long to compute anew; the ends of the interval then move by some hundredths of its width.
 constexpr int kFewResamples = 400;
-// Scores below this do not count as found, where precision is drawn over all of them.
-constexpr float kLeastScore = 0.05f;
 // Where the original's boxes stand for the truth: those that `lathe run` would show.
 constexpr float kShownScore = 0.4f;
 constexpr uint8_t kIgnoredPixel = 255;
@@ -154,49 +152,30 @@ class MeanAveragePrecision : public SetMetric {
     } else {
       for (const Detection& d : boxes(sample, expected, kShownScore)) p.truth.push_back({d.x0, d.y0, d.x1, d.y1, d.class_index});
     }
-    for (size_t t = 0; t < kOverlaps; ++t) match(p, found, t);
+    for (size_t t = 0; t < kOverlaps; ++t) p.found[t] = judge_boxes(found, p.truth, 0.5f + 0.05f * static_cast<float>(t));
     pictures_.push_back(std::move(p));
   }
   int64_t samples() const override { return static_cast<int64_t>(pictures_.size()); }
 
  protected:
   double over(const std::vector<size_t>& samples) const override {
-    struct Class {
-      int64_t objects = 0;
-      std::array<std::vector<std::pair<float, bool>>, kOverlaps> found;
-    };
-    std::map<int64_t, Class> classes;
+    std::map<int64_t, int64_t> objects;
+    std::array<std::vector<JudgedBox>, kOverlaps> found;
     for (size_t s : samples) {
       const Picture& p = pictures_[s];
-      for (const TrueBox& b : p.truth) classes[b.class_index].objects += !b.crowd;
-      for (size_t t = 0; t < kOverlaps; ++t)
-        for (const Found& f : p.found[t]) classes[f.class_index].found[t].emplace_back(f.score, f.right);
+      for (const TrueBox& b : p.truth) objects[b.class_index] += !b.crowd;
+      for (size_t t = 0; t < kOverlaps; ++t) found[t].insert(found[t].end(), p.found[t].begin(), p.found[t].end());
     }
     double sum = 0;
-    int64_t counted = 0;
-    for (auto& [index, c] : classes) {
-      if (c.objects == 0) continue;  // of classes that never occur nothing can be missed
-      for (auto& found : c.found) {
-        std::stable_sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-        std::vector<bool> right;
-        for (const auto& f : found) right.push_back(f.second);
-        sum += average_precision(right, c.objects);
-      }
-      ++counted;
-    }
-    return counted ? sum / static_cast<double>(counted * kOverlaps) : 1;
+    for (const std::vector<JudgedBox>& at : found) sum += mean_average_precision(at, objects);
+    return sum / kOverlaps;
   }
 
  private:
   static constexpr size_t kOverlaps = 10;  // 0.50, 0.55, … 0.95
-  struct Found {
-    int64_t class_index;
-    float score;
-    bool right;
-  };
   struct Picture {
     std::vector<TrueBox> truth;
-    std::array<std::vector<Found>, kOverlaps> found;
+    std::array<std::vector<JudgedBox>, kOverlaps> found;
   };
 
   std::vector<Detection> boxes(size_t sample, const std::vector<Tensor>& outputs, float least) const {
@@ -206,32 +185,6 @@ class MeanAveragePrecision : public SetMetric {
     options.input_width = p.steps.crop_width ? p.steps.crop_width : p.steps.resize_width;
     options.input_height = p.steps.crop_height ? p.steps.crop_height : p.steps.resize_height;
     return to_picture(detect(outputs, detector_form(outputs), options), p.steps, p.width, p.height);
-  }
-
-  // Best first, each takes the free object that it covers most; what lies on a crowd counts neither way.
-  static void match(Picture& p, const std::vector<Detection>& found, size_t t) {
-    const float least = 0.5f + 0.05f * static_cast<float>(t);
-    std::vector<bool> taken(p.truth.size(), false);
-    for (const Detection& d : found) {
-      size_t best = p.truth.size();
-      float most = least;
-      bool on_crowd = false;
-      for (size_t i = 0; i < p.truth.size(); ++i) {
-        const TrueBox& b = p.truth[i];
-        if (b.class_index != d.class_index) continue;
-        Detection box{b.x0, b.y0, b.x1, b.y1, 1, b.class_index, ""};
-        if (b.crowd) {
-          float w = std::min(d.x1, b.x1) - std::max(d.x0, b.x0), h = std::min(d.y1, b.y1) - std::max(d.y0, b.y0);
-          on_crowd = on_crowd || (w > 0 && h > 0 && w * h >= least * (d.x1 - d.x0) * (d.y1 - d.y0));
-        } else if (float o = overlap(d, box); !taken[i] && o >= most) {
-          most = o;
-          best = i;
-        }
-      }
-      if (best < p.truth.size()) taken[best] = true;
-      else if (on_crowd) continue;
-      p.found[t].push_back({d.class_index, d.score, best < p.truth.size()});
-    }
   }
 
   const Dataset& data_;
@@ -389,6 +342,48 @@ double average_precision(const std::vector<bool>& right, int64_t objects) {
     if (at != recall.end()) sum += precision[static_cast<size_t>(at - recall.begin())];
   }
   return sum / 101;
+}
+
+std::vector<JudgedBox> judge_boxes(const std::vector<Detection>& found, const std::vector<TrueBox>& truth, float least) {
+  std::vector<JudgedBox> judged;
+  std::vector<bool> taken(truth.size(), false);
+  for (const Detection& d : found) {
+    size_t best = truth.size();
+    float most = least;
+    bool on_crowd = false;
+    for (size_t i = 0; i < truth.size(); ++i) {
+      const TrueBox& b = truth[i];
+      if (b.class_index != d.class_index) continue;
+      if (b.crowd) {
+        float w = std::min(d.x1, b.x1) - std::max(d.x0, b.x0), h = std::min(d.y1, b.y1) - std::max(d.y0, b.y0);
+        on_crowd = on_crowd || (w > 0 && h > 0 && w * h >= least * (d.x1 - d.x0) * (d.y1 - d.y0));
+      } else if (float o = overlap(d, Detection{b.x0, b.y0, b.x1, b.y1, 1, b.class_index, ""}); !taken[i] && o >= most) {
+        most = o;
+        best = i;
+      }
+    }
+    if (best < truth.size()) taken[best] = true;
+    else if (on_crowd) continue;
+    judged.push_back({d.class_index, d.score, best < truth.size()});
+  }
+  return judged;
+}
+
+double mean_average_precision(const std::vector<JudgedBox>& found, const std::map<int64_t, int64_t>& objects) {
+  std::map<int64_t, std::vector<std::pair<float, bool>>> by_class;
+  for (const JudgedBox& f : found) by_class[f.class_index].emplace_back(f.score, f.right);
+  double sum = 0;
+  int64_t counted = 0;
+  for (const auto& [index, count] : objects) {
+    if (count == 0) continue;  // of classes that never occur nothing can be missed
+    auto& list = by_class[index];
+    std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    std::vector<bool> right;
+    for (const auto& f : list) right.push_back(f.second);
+    sum += average_precision(right, count);
+    ++counted;
+  }
+  return counted ? sum / static_cast<double>(counted) : 1;
 }
 
 double expected_calibration_error(const std::vector<double>& confidence, const std::vector<bool>& right) {

@@ -6,6 +6,7 @@
 //   Interval accuracy = metric->value(), lost = metric->drop_from(*metric_of_the_original);
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "optimize/dataset.h"
 #include "optimize/statistics.h"
+#include "tasks/detect.h"
 
 namespace lathe {
 
@@ -61,6 +63,20 @@ int64_t best_class(const Tensor& scores);
 // Average precision of one class by COCO's rules: detections of all pictures, best first, each right or wrong at one overlap, and
 // the number of true objects. 101 points of recall; precision at each is the best at that recall or beyond.
 double average_precision(const std::vector<bool>& right, int64_t objects);
+
+// A detection by whether it found an object.
+struct JudgedBox {
+  int64_t class_index;
+  float score;
+  bool right;
+};
+// The detections of one picture, in the order given, which is best first: each takes the free object of its class that it overlaps most,
+// by `least` or more; what lies on a crowd counts neither way and is left out. Boxes in one unit.
+std::vector<JudgedBox> judge_boxes(const std::vector<Detection>& found, const std::vector<TrueBox>& truth, float least);
+// Mean of average_precision over the classes that have objects: `objects` by class, detections of all pictures. 1 without objects.
+double mean_average_precision(const std::vector<JudgedBox>& found, const std::map<int64_t, int64_t>& objects);
+// Detections of lower scores are left out of it.
+constexpr float kLeastScore = 0.05f;
 
 // Expected calibration error (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2): mean distance between how
 // sure the network is and how often it is right, over 15 bins of equal width of its best probability, weighted by samples.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
@@ -69,6 +70,8 @@ std::vector<std::string> read_labels(const std::string& path) {
   }
   return labels;
 }
+
+std::string labels_beside(const std::string& model_path) { return std::filesystem::path(model_path).replace_extension(".labels.txt").string(); }
 
 std::vector<float> probabilities(const std::vector<float>& scores) {
   double sum = 0;

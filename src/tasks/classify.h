@@ -19,6 +19,8 @@ nlohmann::json to_json(const ClassScore& result);
 // Class names: one a line, or tab-separated with the index in a column of numbers ("17<tab>jay",
 // "picture<tab>17<tab>jay"). Empty lines at the end are left out.
 std::vector<std::string> read_labels(const std::string& path);
+// Where a model's class names stand: "m.onnx" → "m.labels.txt".
+std::string labels_beside(const std::string& model_path);
 
 // Softmax of the values unless they already are probabilities (all in 0 … 1, sum 1 within 1 %).
 std::vector<float> probabilities(const std::vector<float>& scores);

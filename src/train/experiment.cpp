@@ -27,9 +27,9 @@ Scores scores_of(const ReproduceContext& context, const std::string& name, const
     TrainSettings s = e.settings;
     s.seed = context.seed + static_cast<uint64_t>(i);
     const auto progress = [&](const TrainProgress& p) {
-      context.tell(fmt::format("{}, seed {}: epoch {} of {}, {:.0f} %, accuracy {:.1f} %", name, s.seed, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), 100 * p.accuracy));
+      context.tell(fmt::format("{}, seed {}: epoch {} of {}, {:.0f} %, {} {:.1f} %", name, s.seed, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), p.measure, 100 * p.score));
     };
-    scores.values.push_back(100 * train(training_request(e.network, data, s), progress).test_accuracy);
+    scores.values.push_back(100 * train(training_request(e.network, data, s), progress).test_score);
   }
   return scores;
 }

@@ -19,4 +19,11 @@ at::Tensor distillation(const at::Tensor& student, const at::Tensor& teacher, do
   return (target * (at::log_softmax(teacher / t, 1) - at::log_softmax(student / t, 1))).sum(1).mean() * (t * t);
 }
 
+at::Tensor focal_loss(const at::Tensor& logits, const at::Tensor& truth, double alpha, double gamma) {
+  // −ln p_t is the softplus of the logit with the sign of what is wrong, and 1 − p_t its sigmoid: both stay exact far out.
+  const at::Tensor wrong = logits * (1 - 2 * truth);
+  const at::Tensor weight = truth * alpha + (1 - truth) * (1 - alpha);
+  return (weight * at::pow(at::sigmoid(wrong), gamma) * at::softplus(wrong)).sum();
+}
+
 }  // namespace lathe

@@ -93,10 +93,10 @@ TrainReport run_training(const std::string& network, const std::string& data, co
                      counts.macs, r.data.train->size(), r.data.validation->size(), r.data.test->size(), s.seed));
   std::stop_source stop;
   const auto progress = [&](const TrainProgress& p) {
-    if (s.progress && !s.progress({p.epoch, p.epochs, p.batch, p.batches, p.loss, p.accuracy, p.learning_rate, p.seconds, p.seconds_left, p.epoch_done, p.validation_accuracy})) stop.request_stop();
+    if (s.progress && !s.progress({p.epoch, p.epochs, p.batch, p.batches, p.loss, p.measure, p.score, p.learning_rate, p.seconds, p.seconds_left, p.epoch_done, p.validation_score})) stop.request_stop();
   };
   const TrainResult done = train(std::move(r), progress, stop.get_token());
-  return {.model = done.stopped ? "" : output + "/model.onnx", .epochs = static_cast<int64_t>(done.epochs.size()), .test_accuracy = done.test_accuracy, .torch_accuracy = done.torch_accuracy,
+  return {.model = done.stopped ? "" : output + "/model.onnx", .epochs = static_cast<int64_t>(done.epochs.size()), .measure = done.measure, .test_score = done.test_score, .torch_score = done.torch_score,
           .seconds = done.seconds, .waited_for_data = done.waited, .stopped = done.stopped};
 }
 

@@ -11,8 +11,9 @@
 #include "formats/safetensors.h"
 #include "graph/op.h"
 #include "runtime/model.h"
+#include "tasks/classify.h"
 #include "tasks/preprocess.h"
-#include "train/loss.h"
+#include "train/objective.h"
 #include "train/optimizer.h"
 #include "train/torch_network.h"
 #include "train/training_log.h"
@@ -25,7 +26,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-constexpr double kAuxiliaryWeight = 0.4;  // of outputs beside the first (Zoph et al. 2018)
 constexpr double kDivergence = 20;        // a loss so many times the first one's grows without bound
 
 // A Softmax at the end is the loss's business.
@@ -36,14 +36,11 @@ void end_in_logits(Graph& g) {
   }
 }
 
-at::Tensor rows(const at::Tensor& logits) { return logits.dim() == 2 ? logits : logits.flatten(1); }
-
-int64_t right_answers(const at::Tensor& logits, const at::Tensor& labels) { return (logits.argmax(1) == labels).sum().item<int64_t>(); }
-
 // Of an epoch, so far.
 struct Sums {
   double loss = 0, gradient = 0;
-  int64_t samples = 0, right = 0, steps = 0, batches = 0;
+  int64_t judged = 0, right = 0, steps = 0, batches = 0;
+  double score() const { return judged > 0 ? static_cast<double>(right) / static_cast<double>(judged) : -1; }
 };
 
 class Trainer {
@@ -56,10 +53,10 @@ class Trainer {
   nlohmann::json settings() const;
   void check_data();
   PassState pass(int64_t step) const;
-  at::Tensor loss_of(const Batch& batch, const at::Tensor& inputs, const PassState& state, at::Tensor* logits);
+  Learnt loss_of(const Batch& batch, const PassState& state);
   void step(double rate);
   void move_average();
-  std::pair<double, double> evaluate(const std::shared_ptr<const TrainingSet>& set);  // accuracy, loss
+  std::pair<double, double> evaluate(const std::shared_ptr<const TrainingSet>& set);  // score, loss
   void swap_average();
   void save(int64_t epoch, int64_t batch);
   void restore();
@@ -77,6 +74,7 @@ class Trainer {
   std::stop_token stop_;
   TorchNetwork net_;
   std::unique_ptr<TorchNetwork> teacher_;
+  std::unique_ptr<Objective> objective_;
   std::unique_ptr<Optimizer> optimizer_;
   Tensors average_;  // of parameters, then statistics
   std::unique_ptr<Loader> loader_;
@@ -128,7 +126,7 @@ Trainer::Trainer(TrainRequest request, const std::function<void(const TrainProgr
 void Trainer::check_data() {
   const Graph& g = net_.graph();
   if (g.inputs.size() != 1) fail(ErrorKind::kUsage, "{}: a network of {} inputs is not trained on a set of samples", r_.name, g.inputs.size());
-  if (r_.data.train->truth() != TrainingTruth::kClass) fail(ErrorKind::kUnsupported, "training on {}: samples need a class each", r_.data.description);
+  objective_ = Objective::make(r_.data.train->truth(), r_.data.description);
   const std::optional<Shape>& in = g[g.inputs[0]].shape;
   LoaderOptions& l = r_.options.loader;
   const Sample sample = r_.data.train->sample(0);
@@ -139,9 +137,7 @@ void Trainer::check_data() {
   const size_t rank = in->size();
   if (l.augment.height == 0 && (*in)[rank - 2] != kUnknownDim) l.augment.height = (*in)[rank - 2];
   if (l.augment.width == 0 && (*in)[rank - 1] != kUnknownDim) l.augment.width = (*in)[rank - 1];
-  const std::optional<Shape>& out = g[g.outputs[0]].shape;
-  if (!out || out->size() < 2 || (*out)[1] == kUnknownDim) fail(ErrorKind::kInput, "{}: the first output is no list of classes: {}", r_.name, out ? to_string(*out) : "of any rank");
-  check_class_count(*r_.data.train, (*out)[1]);
+  objective_->check(r_.name, g, *r_.data.train, {.label_smoothing = r_.options.label_smoothing, .taught = r_.teacher ? at::zeros({}) : at::Tensor()}, l);
 }
 
 nlohmann::json Trainer::settings() const {
@@ -161,31 +157,20 @@ PassState Trainer::pass(int64_t step) const {
   return s;
 }
 
-at::Tensor Trainer::loss_of(const Batch& batch, const at::Tensor& inputs, const PassState& state, at::Tensor* first) {
+Learnt Trainer::loss_of(const Batch& batch, const PassState& state) {
   const TrainOptions& o = r_.options;
+  const at::Tensor inputs = to_torch(batch.inputs);
   Tensors outputs;
   {
     const Autocast autocast(o.bf16);
     outputs = net_.forward({inputs}, state);
   }
-  const at::Tensor labels = to_torch(batch.labels), soft = batch.soft_labels.defined() ? to_torch(batch.soft_labels) : at::Tensor();
-  at::Tensor loss;
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    const at::Tensor logits = rows(outputs[i]).to(at::kFloat);
-    const at::Tensor one = soft.defined() ? soft_cross_entropy(logits, soft, o.label_smoothing) : cross_entropy(logits, labels, o.label_smoothing);
-    loss = i == 0 ? one : loss + one * kAuxiliaryWeight;
-    if (i == 0) *first = logits;
-  }
+  LossOptions loss{.label_smoothing = o.label_smoothing, .taught = {}, .distill = o.distill, .temperature = o.temperature};
   if (teacher_) {
-    at::Tensor target;
-    {
-      const torch::NoGradGuard guard;
-      target = rows(teacher_->forward({inputs}, {})[0]);
-    }
-    if (target.sizes() != first->sizes()) fail(ErrorKind::kInput, "the teacher's classes are {}, the network's {}", target.size(1), first->size(1));
-    loss = loss * (1 - o.distill) + distillation(*first, target, o.temperature) * o.distill;
+    const torch::NoGradGuard guard;
+    loss.taught = teacher_->forward({inputs}, {})[0];
   }
-  return loss;
+  return objective_->loss(batch, outputs, loss);
 }
 
 void Trainer::step(double rate) {
@@ -240,16 +225,18 @@ LoaderOptions Trainer::evaluation_loader() const {
 std::pair<double, double> Trainer::evaluate(const std::shared_ptr<const TrainingSet>& set) {
   const torch::NoGradGuard guard;
   Loader loader(set, evaluation_loader());
-  int64_t right = 0, count = 0;
+  const std::unique_ptr<Judgement> judgement = objective_->judgement();
+  int64_t count = 0;
   double loss = 0;
   for (int64_t i = 0; i < loader.batches(); ++i) {
     const Batch batch = loader.next();
-    const at::Tensor labels = to_torch(batch.labels), logits = rows(net_.forward({to_torch(batch.inputs)}, {})[0]);
-    right += right_answers(logits, labels);
-    loss += cross_entropy(logits, labels, 0).item<double>() * static_cast<double>(labels.size(0));
-    count += labels.size(0);
+    const Tensors outputs = net_.forward({to_torch(batch.inputs)}, {});
+    judgement->add(batch, objective_->answers(outputs));
+    const auto samples = static_cast<int64_t>(batch.samples.size());
+    loss += objective_->loss(batch, outputs, {}).loss.item<double>() * static_cast<double>(samples);
+    count += samples;
   }
-  return {static_cast<double>(right) / static_cast<double>(count), loss / static_cast<double>(count)};
+  return {judgement->value(), loss / static_cast<double>(count)};
 }
 
 void Trainer::save(int64_t epoch, int64_t batch) {
@@ -265,9 +252,9 @@ void Trainer::save(int64_t epoch, int64_t batch) {
     }
   for (const auto& [name, tensor] : optimizer_->state()) put("optimizer/" + name, tensor);
   nlohmann::json records = nlohmann::json::array();
-  for (const EpochRecord& r : records_) records.push_back(to_json(r));
+  for (const EpochRecord& r : records_) records.push_back(to_json(r, objective_->measure()));
   const nlohmann::json place = {{"epoch", epoch}, {"batch", batch}, {"step", step_}, {"first_loss", first_loss_}, {"records", records},
-                                {"sums", {sums_.loss, sums_.gradient, sums_.samples, sums_.right, sums_.steps, sums_.batches}}};
+                                {"sums", {sums_.loss, sums_.gradient, sums_.judged, sums_.right, sums_.steps, sums_.batches}}};
   file.metadata = {{"place", place.dump()}, {"settings", settings().dump()}, {"format", "lathe checkpoint 1"}};
   write_safetensors(this->file("checkpoint.safetensors"), file);
 }
@@ -309,7 +296,7 @@ void Trainer::restore() {
     first_loss_ = place.at("first_loss");
     const nlohmann::json& s = place.at("sums");
     sums_ = {s.at(0), s.at(1), s.at(2), s.at(3), s.at(4), s.at(5)};
-    for (const nlohmann::json& r : place.at("records")) records_.push_back(epoch_record(r));
+    for (const nlohmann::json& r : place.at("records")) records_.push_back(epoch_record(r, objective_->measure()));
   } catch (const nlohmann::json::exception&) {
     fail(ErrorKind::kInput, "{}: no checkpoint of lathe", path);
   }
@@ -319,14 +306,14 @@ void Trainer::restore() {
 
 void Trainer::write_log() const {
   if (r_.folder.empty()) return;
-  write_file(file("log.jsonl"), log_lines(settings(), records_));
-  write_file(file("log.html"), log_page(settings(), records_));
+  write_file(file("log.jsonl"), log_lines(settings(), records_, objective_->measure()));
+  write_file(file("log.html"), log_page(settings(), records_, objective_->measure()));
 }
 
 void Trainer::epoch_done(int64_t epoch, double seconds) {
   EpochRecord r{.epoch = epoch};
   r.loss = sums_.loss / static_cast<double>(std::max<int64_t>(sums_.batches, 1));
-  r.accuracy = static_cast<double>(sums_.right) / static_cast<double>(std::max<int64_t>(sums_.samples, 1));
+  r.score = sums_.score();
   r.gradient_norm = sums_.gradient / static_cast<double>(std::max<int64_t>(sums_.steps, 1));
   r.learning_rate = rate_;
   r.seconds = seconds;
@@ -334,7 +321,7 @@ void Trainer::epoch_done(int64_t epoch, double seconds) {
   waited_before_ = loader_->waited_seconds();
   if (r_.data.validation->size() > 0) {
     swap_average();
-    std::tie(r.validation_accuracy, r.validation_loss) = evaluate(r_.data.validation);
+    std::tie(r.validation_score, r.validation_loss) = evaluate(r_.data.validation);
     swap_average();
   }
   records_.push_back(r);
@@ -348,10 +335,11 @@ void Trainer::report(int64_t epoch, int64_t batch, bool done) {
   reported_ = Clock::now();
   TrainProgress p{.epoch = epoch, .epochs = epochs(), .batch = batch, .batches = loader_->batches(), .learning_rate = rate_, .epoch_done = done};
   p.loss = sums_.loss / static_cast<double>(std::max<int64_t>(sums_.batches, 1));
-  p.accuracy = static_cast<double>(sums_.right) / static_cast<double>(std::max<int64_t>(sums_.samples, 1));
+  p.measure = objective_->measure();
+  p.score = sums_.score();
   p.seconds = since(start_);
   if (step_ > start_step_) p.seconds_left = p.seconds / static_cast<double>(step_ - start_step_) * static_cast<double>(total_steps_ - step_);
-  if (done && !records_.empty()) p.validation_accuracy = records_.back().validation_accuracy;
+  if (done && !records_.empty()) p.validation_score = records_.back().validation_score;
   progress_(p);
 }
 
@@ -361,15 +349,15 @@ Graph Trainer::deployed() {
   if (r_.options.conv_bn == ConvBnMode::kDeploy) fold_batch_norm(g);
   remove_dead(g);
   net_.write_back(g);
-  strip_training(g);
+  objective_->deploy(g);
   return g;
 }
 
-// The network as a file, how it wants its pictures, and its accuracy as the engine runs it.
+// The network as a file, how it wants its pictures, the names of its classes, and its score as the engine runs it.
 void Trainer::finish(TrainResult& result) const {
   const LoaderOptions l = evaluation_loader();
   const std::string bytes = onnx_bytes(result.network, {{"lathe.trained", settings().dump()}});
-  if (r_.data.test->size() > 0) result.test_accuracy = engine_accuracy(import_onnx_bytes(bytes).graph, r_.data.test, l, r_.options.threads);
+  if (r_.data.test->size() > 0) result.test_score = engine_score(import_onnx_bytes(bytes).graph, r_.data.test, l, r_.options.threads);
   if (r_.folder.empty()) return;
   write_file(file("model.onnx"), bytes);
   const Shape in = *result.network[result.network.inputs[0]].shape;
@@ -382,9 +370,12 @@ void Trainer::finish(TrainResult& result) const {
     p.scale = l.scale;
     p.write(Preprocess::path_beside(file("model.onnx")));
   }
-  nlohmann::json j = {{"settings", settings()}, {"epochs", records_.size()}, {"test_accuracy", nullptr}, {"torch_test_accuracy", nullptr}, {"test_samples", r_.data.test->size()}, {"seconds", since(start_)}};
-  if (result.test_accuracy >= 0) j["test_accuracy"] = result.test_accuracy, j["torch_test_accuracy"] = result.torch_accuracy;
-  if (!records_.empty()) j["last_epoch"] = to_json(records_.back());
+  write_file(labels_beside(file("model.onnx")), fmt::format("{}\n", fmt::join(r_.data.train->classes(), "\n")));
+  const std::string measure = objective_->measure();
+  nlohmann::json j = {{"settings", settings()}, {"epochs", records_.size()}, {"measure", measure}, {"test_" + measure, nullptr}, {"torch_test_" + measure, nullptr}, {"test_samples", r_.data.test->size()},
+                      {"seconds", since(start_)}};
+  if (result.test_score >= 0) j["test_" + measure] = result.test_score, j["torch_test_" + measure] = result.torch_score;
+  if (!records_.empty()) j["last_epoch"] = to_json(records_.back(), measure);
   write_file(file("result.json"), j.dump(2) + "\n");
 }
 
@@ -395,6 +386,7 @@ TrainResult Trainer::run() {
   loader_->seek(first_epoch_, first_batch_);
   start_step_ = step_;
   TrainResult result;
+  result.measure = objective_->measure();
   const int64_t batches = loader_->batches();
   bool stopped = false;
   for (int64_t epoch = first_epoch_; epoch < epochs() && !stopped; ++epoch) {
@@ -409,18 +401,17 @@ TrainResult Trainer::run() {
       if (b % o.accumulate == 0 && since(saved_) >= o.checkpoint_seconds) save(epoch, b);
       const Batch batch = loader_->next();
       rate_ = learning_rate(o.schedule, static_cast<double>(epoch) + static_cast<double>(b) / static_cast<double>(batches));
-      at::Tensor logits;
-      const at::Tensor loss = loss_of(batch, to_torch(batch.inputs), pass(epoch * batches + b), &logits);
-      const auto value = loss.item<double>();
+      const Learnt learnt = loss_of(batch, pass(epoch * batches + b));
+      const auto value = learnt.loss.item<double>();
       if (first_loss_ < 0) first_loss_ = value;
       if (!std::isfinite(value) || value > kDivergence * std::max(first_loss_, 1.0))
         fail(ErrorKind::kInput, "the loss is {} in epoch {}, batch {} (it began at {:.3g}): training diverges at a rate of {:.3g}; {}", value, epoch + 1, b + 1, first_loss_, rate_,
              r_.folder.empty() ? "try a smaller one" : "the last good state is in " + file("checkpoint.safetensors"));
-      loss.backward();
+      learnt.loss.backward();
       sums_.loss += value;
       ++sums_.batches;
-      sums_.samples += logits.size(0);
-      sums_.right += right_answers(logits.detach(), to_torch(batch.labels));
+      sums_.judged += learnt.judged;
+      sums_.right += learnt.right;
       if (last_of_step) step(rate_);
       report(epoch, b + 1, false);
     }
@@ -433,7 +424,7 @@ TrainResult Trainer::run() {
   result.samples = (step_ - start_step_) * o.loader.batch * o.accumulate;
   result.waited = loader_->waited_seconds();
   swap_average();
-  if (!stopped && r_.data.test->size() > 0) result.torch_accuracy = evaluate(r_.data.test).first;
+  if (!stopped && r_.data.test->size() > 0) result.torch_score = evaluate(r_.data.test).first;
   result.network = deployed();
   swap_average();
   if (!stopped) finish(result);
@@ -444,8 +435,8 @@ TrainResult Trainer::run() {
 
 }  // namespace
 
-void strip_training(Graph& g) {
-  if (g.outputs.size() > 1) g.outputs.resize(1);
+void strip_training(Graph& g, size_t outputs) {
+  if (g.outputs.size() > outputs) g.outputs.resize(outputs);
   for (NodeId id : g.order()) {
     const std::string& op = g[id].op->name;
     if (op != "Dropout" && op != "DropPath") continue;
@@ -462,25 +453,20 @@ void strip_training(Graph& g) {
   g.compact();
 }
 
-double engine_accuracy(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads) {
+double engine_score(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads) {
   CompiledModel model(network, {.threads = threads});
   LoaderOptions l = loader;
   l.shuffle = l.drop_last = false;
   l.mixup = l.cutmix = 0;
   l.augment.random = false;
   l.epochs = 1;
+  const std::unique_ptr<Judgement> judgement = Objective::make(set->truth())->judgement();
   Loader samples(std::move(set), l);
-  int64_t right = 0, count = 0;
   for (int64_t i = 0; i < samples.batches(); ++i) {
     const Batch batch = samples.next();
-    const Tensor& y = model.run(std::vector<Tensor>{batch.inputs})[0];
-    const int64_t classes = y.size() / batch.labels.size();
-    for (int64_t n = 0; n < batch.labels.size(); ++n, ++count) {
-      const float* row = y.data<float>() + n * classes;
-      right += std::max_element(row, row + classes) - row == batch.labels.data<int64_t>()[n];
-    }
+    judgement->add(batch, model.run(std::vector<Tensor>{batch.inputs}));
   }
-  return static_cast<double>(right) / static_cast<double>(count);
+  return judgement->value();
 }
 
 TrainResult train(TrainRequest request, const std::function<void(const TrainProgress&)>& progress, std::stop_token stop) {

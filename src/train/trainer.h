@@ -1,11 +1,12 @@
-// Trains a Graph on libtorch and gives it back trained, evaluated in the engine.
+// Trains a Graph on libtorch and gives it back trained, evaluated in the engine. What the samples hold says what is learnt: classes, or
+// boxes (a network with anchors, models/ssd.h).
 //
 //   TrainRequest r{.network = build_model("resnet18", {.classes = 10, .training = true}), .data = open_dataset("fashion-mnist")};
 //   r.folder = "out";
 //   TrainResult done = train(std::move(r), [](const TrainProgress& p) { ... });
 //
 // In `folder`: checkpoint.safetensors (weights, statistics, optimizer, averages, place in the data), log.jsonl (a line an epoch),
-// log.html (curves), model.onnx with model.preprocess.json, result.json. A training that was stopped or killed goes on from the
+// log.html (curves), model.onnx with model.preprocess.json and model.labels.txt, result.json. A training that was stopped or killed goes on from the
 // checkpoint to the same bits: what a step draws follows from seed and step alone.
 #pragma once
 
@@ -58,23 +59,25 @@ struct TrainRequest {
 struct TrainProgress {
   int64_t epoch = 0, epochs = 0, batch = 0, batches = 0;
   double loss = 0;             // mean of the epoch so far
-  double accuracy = 0;         // of training batches so far, 0 … 1
+  std::string measure = {};    // what scores are: "accuracy", "mAP@0.5"
+  double score = -1;           // of training batches so far, 0 … 1; −1: not known
   double learning_rate = 0;
   double seconds = 0, seconds_left = 0;
   bool epoch_done = false;
-  double validation_accuracy = -1;  // −1: not known (yet)
+  double validation_score = -1;  // −1: not known (yet)
 };
 
 struct EpochRecord {
   int64_t epoch = 0;
-  double loss = 0, accuracy = 0, validation_loss = 0, validation_accuracy = -1, learning_rate = 0, gradient_norm = 0, seconds = 0, waited = 0;
+  double loss = 0, score = -1, validation_loss = 0, validation_score = -1, learning_rate = 0, gradient_norm = 0, seconds = 0, waited = 0;
 };
 
 struct TrainResult {
   Graph network;               // trained, for deployment
   std::vector<EpochRecord> epochs;
-  double test_accuracy = -1;         // in lathe's engine; −1 where the data has no test part
-  double torch_accuracy = -1;        // of the same samples in libtorch
+  std::string measure;               // what scores are: "accuracy", "mAP@0.5"
+  double test_score = -1;            // in lathe's engine; −1 where the data has no test part
+  double torch_score = -1;           // of the same samples in libtorch
   bool stopped = false;        // before the end, by `stop` or most_steps
   double seconds = 0, waited = 0;    // of it, for the loader
   int64_t samples = 0;
@@ -84,10 +87,11 @@ struct TrainResult {
 // says where, and the folder holds the last checkpoint before.
 TrainResult train(TrainRequest request, const std::function<void(const TrainProgress&)>& progress = {}, std::stop_token stop = {});
 
-// What training alone uses (Dropout, DropPath, outputs beside the first) goes.
-void strip_training(Graph& graph);
+// What training alone uses (Dropout, DropPath, outputs behind the first `outputs`) goes.
+void strip_training(Graph& graph, size_t outputs = 1);
 
-// Share of samples of `set` whose class the network's first output names, in the engine, prepared as `loader` says.
-double engine_accuracy(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads);
+// How good the answers of a deployed network to the samples of `set` are in the engine, prepared as `loader` says: accuracy of classes, mAP@0.5
+// of boxes.
+double engine_score(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads);
 
 }  // namespace lathe

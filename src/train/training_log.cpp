@@ -10,18 +10,18 @@
 
 namespace lathe {
 
-nlohmann::json to_json(const EpochRecord& r) {
-  return {{"epoch", r.epoch}, {"loss", r.loss}, {"accuracy", r.accuracy}, {"validation_loss", r.validation_loss}, {"validation_accuracy", r.validation_accuracy},
+nlohmann::json to_json(const EpochRecord& r, const std::string& measure) {
+  return {{"epoch", r.epoch}, {"loss", r.loss}, {measure, r.score}, {"validation_loss", r.validation_loss}, {"validation_" + measure, r.validation_score},
           {"learning_rate", r.learning_rate}, {"gradient_norm", r.gradient_norm}, {"seconds", r.seconds}, {"waited", r.waited}};
 }
 
-EpochRecord epoch_record(const nlohmann::json& j) {
+EpochRecord epoch_record(const nlohmann::json& j, const std::string& measure) {
   EpochRecord r;
   r.epoch = j.at("epoch");
   r.loss = j.at("loss");
-  r.accuracy = j.at("accuracy");
+  r.score = j.at(measure);
   r.validation_loss = j.at("validation_loss");
-  r.validation_accuracy = j.at("validation_accuracy");
+  r.validation_score = j.at("validation_" + measure);
   r.learning_rate = j.at("learning_rate");
   r.gradient_norm = j.at("gradient_norm");
   r.seconds = j.at("seconds");
@@ -29,9 +29,9 @@ EpochRecord epoch_record(const nlohmann::json& j) {
   return r;
 }
 
-std::string log_lines(const nlohmann::json& head, const std::vector<EpochRecord>& epochs) {
+std::string log_lines(const nlohmann::json& head, const std::vector<EpochRecord>& epochs, const std::string& measure) {
   std::string text = head.dump() + "\n";
-  for (const EpochRecord& r : epochs) text += to_json(r).dump() + "\n";
+  for (const EpochRecord& r : epochs) text += to_json(r, measure).dump() + "\n";
   return text;
 }
 
@@ -78,7 +78,7 @@ std::string chart(const std::string& title, const std::vector<Curve>& curves, bo
 
 }  // namespace
 
-std::string log_page(const nlohmann::json& head, const std::vector<EpochRecord>& epochs) {
+std::string log_page(const nlohmann::json& head, const std::vector<EpochRecord>& epochs, const std::string& measure) {
   const auto column = [&](auto value) {
     std::vector<double> list;
     for (const EpochRecord& r : epochs) list.push_back(value(r));
@@ -90,14 +90,14 @@ std::string log_page(const nlohmann::json& head, const std::vector<EpochRecord>&
                                  "td:first-child,th:first-child{{text-align:left}}</style><h1>{0}</h1>\n",
                                  escape_html(head.value("name", "training")));
   page += chart("loss", {{"training", "#b3541e", column([](const EpochRecord& r) { return r.loss; })},
-                         {"validation", "#1f5fa8", column([&](const EpochRecord& r) { return known(r.validation_accuracy, r.validation_loss); })}}, false);
-  page += chart("accuracy", {{"training", "#b3541e", column([](const EpochRecord& r) { return r.accuracy; })},
-                             {"validation", "#1f5fa8", column([&](const EpochRecord& r) { return known(r.validation_accuracy, r.validation_accuracy); })}}, true);
+                         {"validation", "#1f5fa8", column([&](const EpochRecord& r) { return known(r.validation_score, r.validation_loss); })}}, false);
+  page += chart(measure, {{"training", "#b3541e", column([](const EpochRecord& r) { return r.score < 0 ? std::nan("") : r.score; })},
+                             {"validation", "#1f5fa8", column([&](const EpochRecord& r) { return known(r.validation_score, r.validation_score); })}}, true);
   page += chart("learning rate", {{"", "#444", column([](const EpochRecord& r) { return r.learning_rate; })}}, false);
-  page += "<table><tr><th>epoch</th><th>loss</th><th>accuracy</th><th>validation loss</th><th>accuracy</th><th>seconds</th></tr>\n";
+  page += "<table><tr><th>epoch</th><th>loss</th><th>" + measure + "</th><th>validation loss</th><th>" + measure + "</th><th>seconds</th></tr>\n";
   for (const EpochRecord& r : epochs)
-    page += fmt::format("<tr><td>{}</td><td>{:.4f}</td><td>{:.2f} %</td><td>{}</td><td>{}</td><td>{:.1f}</td></tr>\n", r.epoch + 1, r.loss, 100 * r.accuracy,
-                        r.validation_accuracy < 0 ? "" : fmt::format("{:.4f}", r.validation_loss), r.validation_accuracy < 0 ? "" : fmt::format("{:.2f} %", 100 * r.validation_accuracy), r.seconds);
+    page += fmt::format("<tr><td>{}</td><td>{:.4f}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1f}</td></tr>\n", r.epoch + 1, r.loss, r.score < 0 ? "" : fmt::format("{:.2f} %", 100 * r.score),
+                        r.validation_score < 0 ? "" : fmt::format("{:.4f}", r.validation_loss), r.validation_score < 0 ? "" : fmt::format("{:.2f} %", 100 * r.validation_score), r.seconds);
   page += "</table><h2>Settings</h2><table>\n";
   for (const auto& [key, value] : head.items()) page += fmt::format("<tr><td>{}</td><td>{}</td></tr>\n", escape_html(key), escape_html(value.is_string() ? value.get<std::string>() : value.dump()));
   return page + "</table></html>\n";

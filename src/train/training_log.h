@@ -9,12 +9,13 @@
 
 namespace lathe {
 
-nlohmann::json to_json(const EpochRecord& record);
-EpochRecord epoch_record(const nlohmann::json& json);
+// Scores stand under the name of their measure: "accuracy", "validation_accuracy".
+nlohmann::json to_json(const EpochRecord& record, const std::string& measure);
+EpochRecord epoch_record(const nlohmann::json& json, const std::string& measure);
 
 // The whole of log.jsonl: first a line that says what is trained and how, then the epochs.
-std::string log_lines(const nlohmann::json& head, const std::vector<EpochRecord>& epochs);
+std::string log_lines(const nlohmann::json& head, const std::vector<EpochRecord>& epochs, const std::string& measure);
 // One page, nothing loaded from elsewhere: loss, accuracy and learning rate over the epochs, and the settings.
-std::string log_page(const nlohmann::json& head, const std::vector<EpochRecord>& epochs);
+std::string log_page(const nlohmann::json& head, const std::vector<EpochRecord>& epochs, const std::string& measure);
 
 }  // namespace lathe

@@ -87,6 +87,18 @@ TEST(RunCommand, PreparesPicturesAsTheFileBesideTheModelSays) {
   EXPECT_EQ(read_image(in_scratch("drawn.png")).width, 20);
 }
 
+TEST(RunCommand, NamesClassesAsTheFileBesideTheModelDoes) {
+  std::string model = classifier(), picture = in_scratch("p.png"), beside = in_scratch("classifier.labels.txt"), other = in_scratch("other.txt");
+  write_png(picture, {8, 8, std::vector<uint8_t>(192, 90)});
+  fs::remove(beside);
+  EXPECT_EQ(json_of("run " + model + " " + picture)["classes"][0][0]["label"], "");
+  write_file(beside, "ant\nbee\ncat\ndog\n");
+  EXPECT_THAT((std::vector<std::string>{"ant", "bee", "cat", "dog"}), ::testing::Contains(json_of("run " + model + " " + picture)["classes"][0][0]["label"].get<std::string>()));
+  write_file(other, "elk\nelk\nelk\nelk\n");
+  EXPECT_EQ(json_of("run " + model + " " + picture + " --labels " + other)["classes"][0][0]["label"], "elk");
+  fs::remove(beside);
+}
+
 TEST(InspectCommand, TellsTypesShapesAndWhatCannotRun) {
   json j = json_of("inspect " + classifier());
   EXPECT_EQ(j["inputs"][0]["shape"], "[N, 3, 8, 8]");

@@ -287,6 +287,7 @@ TEST(MobileDets, BeginsWithFewDetections) {
   const Graph g = build_model("mobiledet_cpu", {.width = 0.25});
   const Weights w(g);
   EXPECT_FLOAT_EQ(static_cast<float>(w.get("head.0.class.project.bias", 5)), -4.6f);
+  for (int64_t slot : {0, 91, 182}) EXPECT_FLOAT_EQ(static_cast<float>(w.get("head.0.class.project.bias", slot)), 4.6f);  // background
   EXPECT_EQ(w.get("head.0.box.project.bias", 5), 0);
   EXPECT_EQ(w["head.1.class.project.bias"].size(), 6 * 91);
 }

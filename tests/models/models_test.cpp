@@ -9,6 +9,8 @@
 #include "error_of.h"
 #include "formats/onnx.h"
 #include "graph/op.h"
+#include "kernels/reference/reference.h"
+#include "transform/passes.h"
 
 namespace lathe {
 namespace {
@@ -74,10 +76,40 @@ TEST(Models, ASeedGivesTheSameFile) {
   EXPECT_EQ(count_model(again).parameters, count_model(build_model("resnet18", {.classes = 10, .input = {3, 32, 32}, .width = 0.125})).parameters);
 }
 
+// A clip's scores are the mean of those of its frames, each alone.
+TEST(Models, ResNetsTakeClipsFrameByFrame) {
+  BuildOptions o{.classes = 5, .input = {3, 4, 17, 16}, .width = 0.125, .more = {{"stem", "small"}}, .seed = 2};
+  const Graph clips = build_model("resnet18", o);
+  o.input = {3, 17, 16};
+  const Graph pictures = build_model("resnet18", o);
+  EXPECT_EQ(count_model(clips).parameters, count_model(pictures).parameters);
+  EXPECT_EQ(*clips[clips.outputs[0]].shape, (Shape{kUnknownDim, 5}));
+  const int64_t plane = 17 * 16;
+  Tensor clip(DType::kF32, {2, 3, 4, 17, 16});
+  for (int64_t i = 0; i < clip.size(); ++i) clip.data<float>()[i] = static_cast<float>(i * 2654435761u % 1000) / 500 - 1;
+  const auto run = [](Graph g, const Tensor& x) {
+    specialize(g, {{"input", x.shape()}});
+    return reference::run_graph(g, {x})[0];
+  };
+  const Tensor scores = run(clips, clip);
+  ASSERT_EQ(scores.shape(), (Shape{2, 5}));
+  for (int64_t n = 0; n < 2; ++n) {
+    std::vector<double> mean(5, 0);
+    for (int64_t t = 0; t < 4; ++t) {
+      Tensor frame(DType::kF32, {1, 3, 17, 16});
+      for (int64_t c = 0; c < 3; ++c) std::copy_n(clip.data<float>() + ((n * 3 + c) * 4 + t) * plane, plane, frame.data<float>() + c * plane);
+      const Tensor y = run(pictures, frame);
+      for (int64_t k = 0; k < 5; ++k) mean[static_cast<size_t>(k)] += y.get(k) / 4;
+    }
+    for (int64_t k = 0; k < 5; ++k) EXPECT_NEAR(scores.get(n * 5 + k), mean[static_cast<size_t>(k)], 1e-4 * std::max(1.0, std::abs(mean[static_cast<size_t>(k)])));
+  }
+}
+
 TEST(Models, WhatCannotBeBuiltIsNamed) {
   EXPECT_THAT(error_of("resnet1", {}), ::testing::AllOf(::testing::HasSubstr("no model resnet1; there are "), ::testing::HasSubstr(" resnet18,")));
   EXPECT_THAT(error_of("resnet18", {.classes = -1}), ::testing::HasSubstr("-1 classes"));
   EXPECT_THAT(error_of("resnet18", {.input = {3, 32}}), ::testing::HasSubstr("[3, 32]"));
+  EXPECT_THAT(error_of("mobilenet_v2", {.input = {3, 4, 32, 32}}), ::testing::HasSubstr("[3, 4, 32, 32]"));
   EXPECT_THAT(error_of("resnet18", {.input = {3, 0, 32}}), ::testing::HasSubstr("[3, 0, 32]"));
   EXPECT_THAT(error_of("resnet18", {.width = 0}), ::testing::HasSubstr("width 0"));
   EXPECT_THAT(error_of("resnet18", {.depths = {1, 0}}), ::testing::HasSubstr("0 blocks"));

@@ -9,6 +9,7 @@
 #include <random>
 
 #include "core/error.h"
+#include "models/models.h"
 #include "tasks/detect.h"
 
 namespace lathe {
@@ -193,6 +194,34 @@ TEST(Suppression, EqualsBruteForce) {
       EXPECT_EQ(kept[i].class_index, all[index].class_index);
     }
   }
+}
+
+TEST(Anchors, OfANetworkAreThoseOfItsMaps) {
+  const Graph g = build_model("mobiledet_cpu", {.classes = 3, .input = {3, 80, 48}, .width = 0.25, .draw = false});
+  const std::vector<Box> found = anchors_of(g), expected = grid_anchors({{5, 3}, {3, 2}, {2, 1}, {1, 1}, {1, 1}, {1, 1}}, {.height = 80, .width = 48});
+  ASSERT_EQ(found.size(), expected.size());
+  for (size_t i = 0; i < found.size(); ++i) expect_box(found[i], expected[i].y0, expected[i].x0, expected[i].y1, expected[i].x1, 0, std::to_string(i));
+}
+
+TEST(Anchors, NetworksWithoutThemAreRefused) {
+  const auto refused = [](const Graph& g, const std::string& why) {
+    try {
+      anchors_of(g);
+      ADD_FAILURE() << why;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind(), ErrorKind::kUnsupported);
+      EXPECT_THAT(e.what(), ::testing::HasSubstr(why));
+    }
+  };
+  refused(build_model("resnet18", {.width = 0.125, .draw = false}), "this one has 1 outputs");
+  Graph g = build_model("mobiledet_cpu", {.classes = 3, .input = {3, 96, 96}, .width = 0.25, .draw = false});
+  Graph swapped = g;
+  std::swap(swapped.outputs[0], swapped.outputs[1]);
+  EXPECT_NO_THROW(anchors_of(g));
+  Graph decoded = build_model("mobiledet_cpu", {.classes = 4, .input = {3, 96, 96}, .width = 0.25, .more = {{"output", "boxes"}}, .draw = false});
+  refused(decoded, "these are");
+  std::swap(decoded.outputs[0], decoded.outputs[1]);
+  refused(decoded, "is not made by");
 }
 
 }  // namespace

@@ -48,6 +48,27 @@ TEST_F(MetricsTest, AveragePrecisionByHand) {
   EXPECT_NEAR(average_precision({true, false}, 2), 51.0 / 101, 1e-12);
 }
 
+TEST_F(MetricsTest, BoxesAreJudgedByTheObjectThatTheyTake) {
+  const std::vector<TrueBox> truth = {{0, 0, 10, 10, 0}, {20, 0, 30, 10, 0}, {40, 0, 60, 20, 1, true}, {0, 20, 10, 30, 1}};
+  const std::vector<Detection> found = {{0, 0, 10, 10, 0.9f, 0, ""},     // the first object
+                                        {1, 0, 11, 10, 0.8f, 0, ""},     // the same again: it is taken
+                                        {20, 0, 30, 4.5, 0.7f, 0, ""},   // overlaps the second by 0.45
+                                        {42, 2, 50, 10, 0.6f, 1, ""},    // lies on the crowd: counts neither way
+                                        {0, 20, 10, 30, 0.5f, 0, ""}};   // of another class
+  const std::vector<JudgedBox> half = judge_boxes(found, truth, 0.5f), less = judge_boxes(found, truth, 0.4f);
+  const auto rights = [](const std::vector<JudgedBox>& list) {
+    std::vector<bool> right;
+    for (const JudgedBox& j : list) right.push_back(j.right);
+    return right;
+  };
+  EXPECT_EQ(rights(half), (std::vector<bool>{true, false, false, false}));
+  EXPECT_EQ(rights(less), (std::vector<bool>{true, false, true, false}));
+  // Class 0: one of two objects found, first of all. Class 1: nothing. Class 2 does not occur.
+  EXPECT_NEAR(mean_average_precision(half, {{0, 2}, {1, 1}, {2, 0}}), (51.0 / 101 + 0) / 2, 1e-12);
+  EXPECT_EQ(mean_average_precision({}, {}), 1);
+  EXPECT_EQ(mean_average_precision({}, {{3, 1}}), 0);
+}
+
 TEST_F(MetricsTest, CalibrationErrorByHand) {
   EXPECT_EQ(expected_calibration_error({}, {}), 0);
   EXPECT_NEAR(expected_calibration_error({0.9, 0.9, 0.9, 0.9}, {true, true, true, false}), 0.15, 1e-12);

@@ -113,31 +113,6 @@ class Layers {
   bool squeeze_;
 };
 
-// Box codes [N, A, 4] → left, top, right, bottom [N, A, 4], as decode_box.
-ValueId decoded(Builder& b, ValueId codes, const std::vector<Box>& anchors) {
-  auto scope = b.scope("decode");
-  const auto count = static_cast<int64_t>(anchors.size());
-  const auto column = [&](const std::string& name, auto value) {
-    Tensor t(DType::kF32, {count, 1});
-    for (int64_t i = 0; i < count; ++i) t.data<float>()[i] = value(anchors[static_cast<size_t>(i)]);
-    return b.frozen(name, t);
-  };
-  const auto code = [&](int64_t i) {
-    return b.op("Slice", {codes, b.graph().add_constant(Tensor::of_i64({i})), b.graph().add_constant(Tensor::of_i64({i + 1})), b.graph().add_constant(Tensor::of_i64({2}))});
-  };
-  // Start and end along one axis.
-  const auto along = [&](const std::string& axis, int64_t i, auto first, auto last) {
-    const ValueId size = column("size_" + axis, [&](const Box& a) { return last(a) - first(a); });
-    const ValueId middle = b.add(b.mul(b.mul(code(i), b.literal(1 / kCentreScale)), size), column("centre_" + axis, [&](const Box& a) { return (first(a) + last(a)) / 2; }));
-    const ValueId log = b.op("Min", {b.mul(code(i + 2), b.literal(1 / kSizeScale)), b.literal(kLargestLogSize)});
-    const ValueId half = b.mul(b.mul(b.op("Exp", {log}), size), b.literal(0.5));
-    return std::pair(b.op("Sub", {middle, half}), b.add(middle, half));
-  };
-  const auto [top, bottom] = along("y", 0, [](const Box& a) { return a.y0; }, [](const Box& a) { return a.y1; });
-  const auto [left, right] = along("x", 1, [](const Box& a) { return a.x0; }, [](const Box& a) { return a.x1; });
-  return b.concat({left, top, right, bottom}, 2);
-}
-
 // C4 and C5, and four maps more, each of half the size.
 std::vector<ValueId> feature_maps(Builder& b, const std::vector<ValueId>& stages, double width) {
   std::vector<ValueId> maps{stages[3], stages[4]};
@@ -169,6 +144,10 @@ Graph ssdlite(Builder& b, const std::vector<ValueId>& stages, const BuildOptions
       b.bias_init = Init::constant(bias);
       auto inner = b.scope("project");
       const ValueId y = b.conv(x, {.out = per_cell[i] * values, .bias = true});
+      // Slot 0 of each anchor is background, which nearly all are: it begins as sure as the others are not. At −4.6 it would make a first
+      // loss of about 100, and by steps of Adam's size it takes epochs to turn round.
+      if (bias != 0 && b.draws())
+        for (int64_t anchor = 0; anchor < per_cell[i]; ++anchor) b.graph()[b.graph()[b.graph()[y].producer].inputs[2]].constant.data<float>()[anchor * values] = static_cast<float>(-bias);
       return b.reshape(b.transpose(y, {0, 2, 3, 1}), {0, -1, values});
     };
     codes.push_back(predictor("box", 4, 0));
@@ -177,8 +156,9 @@ Graph ssdlite(Builder& b, const std::vector<ValueId>& stages, const BuildOptions
     sizes.push_back({b.shape(maps[i])[2], b.shape(maps[i])[3]});
   }
   const ValueId code = b.concat(codes), score = b.concat(scores);
-  if (!boxes) return b.finish({code, score}, {"codes", "logits"});
-  return b.finish({b.sigmoid(score), decoded(b, code, grid_anchors(sizes, anchors))}, {"scores", "boxes"});
+  Graph g = b.finish({code, score}, {"codes", "logits"});
+  if (boxes) append_decoding(g, grid_anchors(sizes, anchors));
+  return g;
 }
 
 Graph build(const Network& n, const BuildOptions& o) {

@@ -1,5 +1,5 @@
 // ResNet: He et al. 2015, Deep Residual Learning for Image Recognition, Table 1; the stride of a bottleneck stands in its 3×3
-// convolution (v1.5), as torchvision has it.
+// convolution (v1.5), as torchvision has it. Of a clip [C, T, H, W] each frame goes through it by itself, and the scores are averaged.
 #include "models/models.h"
 
 namespace lathe::family {
@@ -38,6 +38,9 @@ Graph build(const Size& size, const BuildOptions& o) {
   const std::vector<int64_t> depths = o.depths.empty() ? size.depths : o.depths;
   const auto width = [&](int64_t channels) { return make_divisible(static_cast<double>(channels) * o.width); };
   ValueId x = b.input(o.input);
+  const bool clip = o.input.size() == 4;
+  // [N, C, T, H, W] → [N·T, C, H, W].
+  if (clip) x = b.reshape(b.transpose(x, {0, 2, 1, 3, 4}), {-1, o.input[0], o.input[2], o.input[3]});
   const bool small = o.more.contains("stem") && o.more.at("stem") == "small";
   {
     auto scope = b.scope("stem");
@@ -52,7 +55,9 @@ Graph build(const Size& size, const BuildOptions& o) {
       x = block(b, x, width(planes), stage > 0 && i == 0 ? 2 : 1, size.bottleneck);
     }
   auto scope = b.scope("head");
-  return b.finish({b.linear(b.pooled(x), o.classes)});
+  x = b.linear(b.pooled(x), o.classes);
+  if (clip) x = b.op("ReduceMean", {b.reshape(x, {-1, o.input[1], o.classes}), b.graph().add_constant(Tensor::of_i64({1}))}, {{"keepdims", int64_t{0}}});
+  return b.finish({x});
 }
 
 }  // namespace
@@ -66,7 +71,7 @@ std::vector<ModelEntry> resnet() {
                         Size{"resnet152", {3, 8, 36, 3}, true, {60'192'808, 0, 11'513'626'624}, "60.2M", "11.3G", "78.3 %"}}) {
     ModelEntry m{.name = s.name, .family = "standard", .source = "He et al. 2015, Deep Residual Learning for Image Recognition", .input = {3, 224, 224}, .counts = s.counts,
                  .published_parameters = s.parameters, .published_macs = s.macs, .published_accuracy = s.accuracy,
-                 .options = {"stem: small is a 3×3 convolution without stride, for pictures of 32×32"}};
+                 .options = {"stem: small is a 3×3 convolution without stride, for pictures of 32×32"}, .frames_apart = true};
     if (s.name != "resnet18") m.macs_note = s.bottleneck ? "the paper's stride stands in the first 1×1, and it counts no shortcuts" : "the paper's count is rounded down";
     m.build = [s](const BuildOptions& o) { return build(s, o); };
     list.push_back(std::move(m));
