@@ -45,6 +45,7 @@ struct TrainSettings {
   double distill = 0.5, temperature = 4;
   std::string conv_bn = {};         // train, eval, deploy, tune; "": train, and tune where `new_head`
   std::vector<std::string> freeze = {};  // patterns of names of parameters
+  std::string quantize = {};        // how weights and activations are rounded in training, "w:int4 a:uint4" (docs/QUANTIZE.md); "": not at all
   bool bf16 = false, recompute = false;
   // The network, where it is a family's (docs/MODELS.md).
   std::vector<int64_t> input = {};  // [C, H, W]; empty: the data's, where its samples have one size

@@ -48,6 +48,7 @@ void declare(CLI::App& app, bool finetune, const TrainAction& action) {
   command->add_option("--temperature", s->temperature, "Of teacher and student")->check(CLI::Range(0.01, 1000.0))->capture_default_str();
   command->add_option("--convbn", s->conv_bn, finetune ? "Convolutions with batch norms: train, eval, deploy or tune (tune)" : "Convolutions with batch norms: train, eval, deploy or tune (train)")
       ->check(CLI::IsMember({"train", "eval", "deploy", "tune"}));
+  command->add_option("--quantize", s->quantize, "Round weights and activations in training, as \"w:int4 a:uint4\" (docs/QUANTIZE.md); what is written computes on their codes")->type_name("SCHEME");
   command->add_option("--freeze", s->freeze, "Parameters named like this are not trained, * stands for anything (repeat for several)")->type_name("PATTERN")->allow_extra_args(false);
   command->add_option("--mean", s->mean, "Taken off pixels of 0 to 1, for each channel (the data's)")->expected(1, 16);
   command->add_option("--std", s->std, "What they are divided by then (the data's)")->expected(1, 16);

@@ -184,6 +184,12 @@ bool implied(const Graph& graph, const Node& n, const Grid& grid) {
   return static_cast<double>(grid.value(grid.low)) > least - half && static_cast<double>(grid.value(grid.high)) < most + half && least <= most;
 }
 
+bool few_levels(const Tensor& codes) {
+  for (int64_t i = 0; i < codes.size(); ++i)
+    if (std::abs(codes.get_int(i)) > 63) return false;
+  return true;
+}
+
 }  // namespace
 
 QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products) { return Sites(graph, products).find(); }
@@ -282,7 +288,9 @@ void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Gri
       graph[layer.node].inputs[1] = graph.add("DequantizeLinear", {codes, s, z}, {{"axis", layer.axis}});
       continue;
     }
+    const bool few = options.float_biases && few_levels(w->second.codes);
     store_weights(graph, layer, w->second);
+    if (few) continue;
     Node& n = graph[layer.node];
     if (n.inputs.size() < 3 || !n.inputs[2] || !graph[n.inputs[2]].is_constant() || graph[n.inputs[2]].constant.size() != layer.rows) continue;
     const Tensor& bias = graph[n.inputs[2]].constant;

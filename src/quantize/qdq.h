@@ -38,6 +38,7 @@ ValueId add_rounding(Graph& graph, ValueId value, const Grid& grid, ZeroPoints* 
 
 struct QdqOptions {
   bool fake_weights = false;  // QuantizeLinear of float weights, as training wants them, instead of codes
+  bool float_biases = false;  // of layers with codes up to ±63 stay in f32: the planner then has finer units for them (transform/integer.cpp)
 };
 // Puts the pairs in. `grids`: by value index of the sites; `weights`: by node index of the products, per tensor or channel, 8 bits, symmetric.
 // Biases become i32 in units of input scale · weight scale.

@@ -41,7 +41,7 @@ class AdamW : public Optimizer {
   }
   void update(TorchNetwork::Parameter& p, std::vector<at::Tensor>& slots, double rate) override {
     if (p.decays()) p.tensor.mul_(1 - rate * options_.weight_decay);
-    p.tensor.sub_(direction(p, slots, options_.epsilon > 0 ? options_.epsilon : 1e-8), rate);
+    p.tensor.sub_(direction(p, slots, options_.epsilon > 0 ? options_.epsilon : 1e-8), rate * p.step);
   }
 };
 
@@ -58,7 +58,7 @@ class Lamb : public AdamW {
       const double weight = p.tensor.norm().item<double>(), length = step.norm().item<double>();
       if (weight > 0 && length > 0) ratio = weight / length;
     }
-    p.tensor.sub_(step, rate * ratio);
+    p.tensor.sub_(step, rate * ratio * p.step);
   }
 };
 

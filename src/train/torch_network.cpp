@@ -52,11 +52,17 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
     at::Tensor t = to_torch(graph_[v].constant).to(options_.type);
     t.set_requires_grad(trained);
     constants_[v.index] = t;
-    return Parameter{graph_[v].name, v, t, trained};
+    return Parameter{graph_[v].name, v, t, trained, 1};
   };
   for (ValueId v : found.trained) parameters_.push_back(take(v, !frozen_by_user(graph_[v].name)));
   for (ValueId v : found.frozen) parameters_.push_back(take(v, false));
   for (ValueId v : found.statistics) statistics_.push_back(take(v, false));
+  for (NodeId id : graph_.order()) {
+    if (graph_[id].op->name != "FakeQuantize") continue;
+    for (Parameter& p : parameters_)
+      for (size_t i = 1; i < graph_[id].inputs.size(); ++i)
+        if (graph_[id].inputs[i] == p.value) p.step = std::max(p.tensor.abs().mean().item<double>(), 1e-8);
+  }
   for (const std::string& pattern : options_.freeze)
     if (!used.contains(pattern)) fail(ErrorKind::kUsage, "no parameter is named like {}", pattern);
   for (size_t i = 0; i < graph_.value_count(); ++i) {

@@ -36,6 +36,7 @@ class TorchNetwork {
     ValueId value;
     at::Tensor tensor;
     bool trained = true;
+    double step = 1;  // of optimizers whose steps do not grow with the gradient: learned scales move in proportion to their first size
     // Weights of products alone: vectors (biases, norms, scales) are exempt from weight decay.
     bool decays() const { return tensor.dim() >= 2; }
   };

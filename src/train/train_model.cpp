@@ -53,6 +53,7 @@ TrainOptions options_of(const TrainSettings& s, const DataParts& data) {
   o.accumulate = s.accumulate, o.clip = s.clip, o.label_smoothing = s.smoothing, o.ema = s.ema, o.bf16 = s.bf16, o.recompute = s.recompute;
   o.conv_bn = conv_bn_mode(!s.conv_bn.empty() ? s.conv_bn : s.new_head ? "tune" : "train");
   o.freeze = s.freeze;
+  o.quantize = s.quantize;
   o.distill = s.distill, o.temperature = s.temperature;
   o.threads = s.threads, o.seed = s.seed, o.resume = s.resume, o.checkpoint_seconds = s.checkpoint_seconds, o.most_steps = s.most_steps;
   return o;
@@ -96,6 +97,7 @@ TrainReport run_training(const std::string& network, const std::string& data, co
     if (s.progress && !s.progress({p.epoch, p.epochs, p.batch, p.batches, p.loss, p.measure, p.score, p.learning_rate, p.seconds, p.seconds_left, p.epoch_done, p.validation_score})) stop.request_stop();
   };
   const TrainResult done = train(std::move(r), progress, stop.get_token());
+  for (const std::string& line : done.notices) notice(line);
   return {.model = done.stopped ? "" : output + "/model.onnx", .epochs = static_cast<int64_t>(done.epochs.size()), .measure = done.measure, .test_score = done.test_score, .torch_score = done.torch_score,
           .seconds = done.seconds, .waited_for_data = done.waited, .stopped = done.stopped};
 }

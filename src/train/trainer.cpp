@@ -15,6 +15,7 @@
 #include "tasks/preprocess.h"
 #include "train/objective.h"
 #include "train/optimizer.h"
+#include "train/quantization_aware.h"
 #include "train/torch_network.h"
 #include "train/training_log.h"
 #include "transform/passes.h"
@@ -69,6 +70,7 @@ class Trainer {
   std::string file(const char* name) const { return r_.folder + "/" + name; }
   int64_t epochs() const { return static_cast<int64_t>(std::ceil(r_.options.schedule.epochs)); }
 
+  std::vector<std::string> notices_;  // of quantization
   TrainRequest r_;
   const std::function<void(const TrainProgress&)>& progress_;
   std::stop_token stop_;
@@ -87,6 +89,30 @@ class Trainer {
   double waited_before_ = 0;
 };
 
+// The request with a network that is rounded in training, where that is asked for. First scales of activations are those of one batch.
+TrainRequest rounded(TrainRequest r, std::vector<std::string>* notices) {
+  const TrainOptions& o = r.options;
+  if (o.quantize.empty()) return r;
+  const QatScheme scheme = parse_qat_scheme(o.quantize);
+  Graph& g = r.network;
+  if (o.conv_bn == ConvBnMode::kDeploy) fold_batch_norm(g);
+  LoaderOptions l = o.loader;
+  l.seed = o.seed;
+  l.batch = std::min<int64_t>(l.batch, static_cast<int64_t>(r.data.train->size()));
+  l.mixup = l.cutmix = 0;
+  l.epochs = 1;
+  l.augment.random = false;
+  const std::optional<Shape>& in = g[g.inputs.at(0)].shape;
+  if (in && in->size() >= 2) {
+    if (l.augment.height == 0 && (*in)[in->size() - 2] != kUnknownDim) l.augment.height = (*in)[in->size() - 2];
+    if (l.augment.width == 0 && in->back() != kUnknownDim) l.augment.width = in->back();
+  }
+  const Tensor batch = Loader(r.data.train, l).next().inputs;
+  const auto add = [notices](const std::vector<std::string>& more) { notices->insert(notices->end(), more.begin(), more.end()); };
+  add(insert_fake_quantize(g, scheme, {1, [batch](size_t) { return std::vector<Tensor>{batch}; }}, o.conv_bn == ConvBnMode::kTrain));
+  return r;
+}
+
 Graph Trainer::prepared(const TrainRequest& r) {
   Graph g = r.network;
   end_in_logits(g);
@@ -96,7 +122,7 @@ Graph Trainer::prepared(const TrainRequest& r) {
 }
 
 Trainer::Trainer(TrainRequest request, const std::function<void(const TrainProgress&)>& progress, std::stop_token stop)
-    : r_(std::move(request)), progress_(progress), stop_(std::move(stop)),
+    : r_(rounded(std::move(request), &notices_)), progress_(progress), stop_(std::move(stop)),
       net_(prepared(r_), {.type = at::kFloat, .freeze = r_.options.freeze, .conv_bn = r_.options.conv_bn, .recompute = r_.options.recompute}) {
   const TrainOptions& o = r_.options;
   if (o.accumulate < 1) fail(ErrorKind::kUsage, "{} batches for a step", o.accumulate);
@@ -147,6 +173,7 @@ nlohmann::json Trainer::settings() const {
                       {"rate", o.schedule.rate}, {"schedule", o.schedule.name}, {"warm_up", o.schedule.warm_up}, {"weight_decay", o.optimizer.weight_decay}, {"momentum", o.optimizer.momentum}, {"clip", o.clip},
                       {"label_smoothing", o.label_smoothing}, {"mixup", l.mixup}, {"cutmix", l.cutmix}, {"ema", o.ema}, {"bf16", o.bf16}, {"conv_bn", name_of(o.conv_bn)}, {"freeze", o.freeze},
                       {"seed", o.seed}, {"mean", l.mean}, {"std", l.std}, {"threads", o.threads}, {"teacher", teacher_ != nullptr}};
+  if (!o.quantize.empty()) j["quantize"] = o.quantize;
   for (const auto& [key, value] : r_.notes) j[key] = value;
   return j;
 }
@@ -350,6 +377,8 @@ Graph Trainer::deployed() {
   remove_dead(g);
   net_.write_back(g);
   objective_->deploy(g);
+  if (!r_.options.quantize.empty())
+    for (std::string& notice : finish_quantization(g)) notices_.push_back(std::move(notice));
   return g;
 }
 
@@ -426,6 +455,7 @@ TrainResult Trainer::run() {
   swap_average();
   if (!stopped && r_.data.test->size() > 0) result.torch_score = evaluate(r_.data.test).first;
   result.network = deployed();
+  result.notices = notices_;
   swap_average();
   if (!stopped) finish(result);
   result.epochs = records_;

@@ -39,6 +39,7 @@ struct TrainOptions {
   std::vector<std::string> freeze;   // patterns of names of parameters
   double distill = 0.5;        // of the loss, the teacher's part, where there is one
   double temperature = 4;      // of teacher and student (Hinton et al. 2015)
+  std::string quantize = {};   // how weights and activations are rounded in training (train/quantization_aware.h); empty: not at all
   int threads = 2;
   uint64_t seed = 1;
   bool resume = false;         // from the folder's checkpoint
@@ -81,6 +82,7 @@ struct TrainResult {
   bool stopped = false;        // before the end, by `stop` or most_steps
   double seconds = 0, waited = 0;    // of it, for the loader
   int64_t samples = 0;
+  std::vector<std::string> notices = {};  // of quantization
 };
 
 // Throws kUsage and kInput for what cannot be trained; kInput when the loss is no number or grows without bound: the message

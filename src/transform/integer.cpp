@@ -282,9 +282,25 @@ class IntegerPass {
     }
   }
 
+  // Codes of few levels times a power of two that i8 has room for, scales divided by it: sums in finer units. A bias in f32 is
+  // rounded to those; in units of two-bit codes it would be off by as much as an output's step.
+  void refine_units(Weights& w, ValueId bias) const {
+    if (!bias || !g_[bias].is_constant() || g_[bias].dtype != DType::kF32 || w.codes.dtype() != DType::kI8) return;
+    if (std::any_of(w.zeros.begin(), w.zeros.end(), [](int zero) { return zero != 0; })) return;
+    int64_t largest = 0, times = 1;
+    for (int64_t i = 0; i < w.codes.size(); ++i) largest = std::max(largest, std::abs(w.codes.get_int(i)));
+    while (largest > 0 && 2 * times * largest <= 127) times *= 2;
+    if (times == 1) return;
+    Tensor finer(DType::kI8, w.codes.shape());
+    for (int64_t i = 0; i < finer.size(); ++i) finer.set_int(i, times * w.codes.get_int(i));
+    w.codes = std::move(finer);
+    for (float& scale : w.scales) scale /= static_cast<float>(times);
+  }
+
   // Inputs of IntegerConv and IntegerMatMul.
   std::optional<std::vector<ValueId>> product_inputs(const Target& t, const Codes& x, Weights w, int64_t axis, ValueId bias, const Tensor* factor = nullptr) {
     if (w.codes.dtype() == DType::kI32) return std::nullopt;
+    refine_units(w, bias);
     widen_scales(w, axis, x.scale.scale, bias);
     std::optional<Tensor> sums;
     if (bias) {

@@ -44,7 +44,10 @@ std::optional<Weights> weights_of(const Graph& g, ValueId v, int64_t axis) {
   if (!is_node(g, v, "DequantizeLinear")) return std::nullopt;
   const Node& n = g[g[v].producer];
   if (n.get_int("block_size") != 0 || !constant(g, n.inputs[0]) || !constant(g, n.inputs[1]) || g[n.inputs[1]].dtype != DType::kF32) return std::nullopt;
-  const Tensor &codes = g[n.inputs[0]].constant, &scales = g[n.inputs[1]].constant;
+  const DType type = g[n.inputs[0]].dtype;
+  // Four bits take a byte each in memory: kernels for eight take them as they are.
+  const Tensor codes = type == DType::kI4 || type == DType::kU4 ? cast(g[n.inputs[0]].constant, type == DType::kI4 ? DType::kI8 : DType::kU8) : g[n.inputs[0]].constant;
+  const Tensor& scales = g[n.inputs[1]].constant;
   if (codes.dtype() != DType::kU8 && codes.dtype() != DType::kI8 && codes.dtype() != DType::kI32) return std::nullopt;
   const int64_t count = codes.dim(axis);
   if (scales.size() != 1 && (scales.rank() != 1 || scales.size() != count || normalize_axis(n.get_int("axis"), codes.rank()) != axis)) return std::nullopt;

@@ -68,6 +68,28 @@ void infer_dynamic_quantize(InferContext& c) {
   c.set_output(2, DType::kU8, Shape{});
 }
 
+void infer_fake_quantize(InferContext& c) {
+  static const std::vector<std::string> families = {"uniform", "pact", "dorefa", "twn", "ttq", "binary", "sign"};
+  static const std::vector<std::string> estimators = {"identity", "clipped", "polynomial", "annealed"};
+  const Node& n = c.node();
+  const std::string &family = n.get_string("family"), &estimator = n.get_string("estimator");
+  check_model(std::find(families.begin(), families.end(), family) != families.end(), "family is {}", family);
+  check_model(std::find(estimators.begin(), estimators.end(), estimator) != estimators.end(), "estimator is {}", estimator);
+  const int64_t bits = n.get_int("bits"), axis = n.get_int("axis");
+  check_model(bits >= 1 && bits <= 8, "bits is {}, expected 1 to 8", bits);
+  check_model(n.get_int("zero") >= 0 && n.get_int("zero") < int64_t{1} << bits, "zero is {}", n.get_int("zero"));
+  check_model(c.dtype(0) == DType::kF32 || c.dtype(0) == DType::kUndefined, "X is {}, expected f32", name_of(c.dtype(0)));
+  check_model(!c.shape(0) || (axis >= -1 && axis < static_cast<int64_t>(c.shape(0)->size())), "axis is {}", axis);
+  const size_t learned = family == "ttq" ? 2 : family == "pact" ? 1 : 0;
+  for (size_t i = 1; i <= 2; ++i) {
+    check_model(c.has_input(i) || i > learned, "{} wants {} learned numbers", family, learned);
+    if (!c.has_input(i) || !c.shape(i) || !c.shape(0)) continue;
+    const int64_t count = axis < 0 ? 1 : (*c.shape(0))[static_cast<size_t>(axis)];
+    check_model(*c.shape(i) == Shape{count}, "learned numbers of shape {}, expected [{}]", to_string(*c.shape(i)), count);
+  }
+  infer::same_as_first(c);
+}
+
 }  // namespace
 
 void declare_quantize(OpRegistry& r) {
@@ -80,6 +102,23 @@ void declare_quantize(OpRegistry& r) {
          .infer = infer_dequantize});
   r.add({.name = "DynamicQuantizeLinear", .minimum_outputs = 3, .maximum_outputs = 3,
          .infer = infer_dynamic_quantize});
+  // X f32, S f32 [1] or [C], T as S → as X: the numbers that X is rounded to, for training (quantization-aware: Jacob et al. 2018). Whole tensor
+  // (axis −1), or each entry of `axis`, which has C. sign(x) is 1 for x ≥ 0, else −1; a NaN counts as the lowest number. Means, largest
+  // numbers and thresholds are those of the entry.
+  //   uniform   |S|·clamp(round(x / |S|), low, high), half to even; low … high: −(2^(bits−1) − 1) … 2^(bits−1) − 1 where `signed`, else
+  //             −zero … 2^bits − 1 − zero; S omitted: max|x| / high
+  //   pact      the same with S/high as scale, S the largest number (Choi et al. 2018)
+  //   dorefa    2·round(h·(tanh(x) / (2·max|tanh(x)|) + ½))/h − 1, h = 2^bits − 1 (Zhou et al. 2016)
+  //   twn       {−α, 0, α}: 0 for |x| ≤ Δ = 0.7·mean|x|, α the mean of |x| of all else (Li et al. 2016)
+  //   ttq       {−|T|, 0, |S|}: 0 for |x| ≤ 0.05·max|x| (Zhu et al. 2017)
+  //   binary    mean|x|·sign(x) (Rastegari et al. 2016)
+  //   sign      sign(x)
+  // `estimator`, `batched` (the first axis are samples), `pull` say what gradients are (train/lower_quantize.cpp); `codes`: the product that reads
+  // these weights computes on codes when training is done (train/quantization_aware.h).
+  r.add({.name = "FakeQuantize", .domain = std::string(kLatheDomain), .minimum_inputs = 1, .maximum_inputs = 3,
+         .attributes = {{"family", std::string("uniform")}, {"bits", int64_t{8}}, {"signed", int64_t{1}}, {"zero", int64_t{0}}, {"axis", int64_t{-1}}, {"estimator", std::string("clipped")},
+                        {"batched", int64_t{0}}, {"pull", 0.0f}, {"codes", int64_t{0}}},
+         .infer = infer_fake_quantize});
 }
 
 }  // namespace lathe::ops

@@ -107,9 +107,52 @@ void dynamic_quantize_linear(Context& c) {
   if (c.has_output(2)) c.output(2).set(0, zero);
 }
 
+void fake_quantize(Context& c) {
+  const Tensor& in = c.input(0);
+  Tensor& out = c.output();
+  const Node& n = c.node();
+  const std::string& family = n.get_string("family");
+  const int64_t axis = n.get_int("axis"), bits = n.get_int("bits");
+  const bool is_signed = n.get_int("signed") != 0;
+  const int64_t entries = axis < 0 ? 1 : in.dim(axis), inner = axis < 0 ? in.size() : product(in.shape(), static_cast<size_t>(axis) + 1, in.shape().size());
+  const double low = is_signed ? 1 - std::ldexp(1.0, static_cast<int>(bits) - 1) : -static_cast<double>(n.get_int("zero"));
+  const double high = is_signed ? -low : std::ldexp(1.0, static_cast<int>(bits)) - 1 + low;
+  const float* x = in.data<float>();
+  for (int64_t e = 0; e < entries; ++e) {
+    std::vector<int64_t> own;  // elements of the entry
+    for (int64_t i = 0; i < in.size(); ++i)
+      if (entries == 1 || i / inner % entries == e) own.push_back(i);
+    double mean = 0, largest = 0, tail = 0, others = 0;
+    for (int64_t i : own) mean += std::abs(x[i]) / static_cast<double>(own.size()), largest = std::max<double>(largest, std::abs(x[i]));
+    for (int64_t i : own)
+      if (std::abs(x[i]) > 0.7 * mean) tail += std::abs(x[i]), ++others;
+    const double first = c.has_input(1) ? std::abs(c.input(1).get(e)) : 0, second = c.has_input(2) ? std::abs(c.input(2).get(e)) : 0;
+    const auto scale = static_cast<float>(family == "pact" ? first / high : c.has_input(1) ? first : largest / high);
+    for (int64_t i : own) {
+      const double v = x[i], side = v >= 0 ? 1 : -1;
+      double y = side;
+      if (family == "uniform" || family == "pact") {
+        const auto q = static_cast<double>(x[i] / scale);
+        y = scale * (q > low ? std::nearbyint(std::min(q, high)) : low);
+      } else if (family == "dorefa") {
+        const double steps = std::ldexp(1.0, static_cast<int>(bits)) - 1;
+        y = 2 * std::nearbyint(steps * (std::tanh(v) / (largest > 0 ? 2 * std::tanh(largest) : 1) + 0.5)) / steps - 1;
+      } else if (family == "twn") {
+        y = std::abs(v) > 0.7 * mean ? side * tail / others : 0;
+      } else if (family == "ttq") {
+        y = std::abs(v) > 0.05 * largest ? (v > 0 ? first : -second) : 0;
+      } else if (family == "binary") {
+        y = side * mean;
+      }
+      out.data<float>()[i] = static_cast<float>(y);
+    }
+  }
+}
+
 }  // namespace
 
 void register_quantize(Registry& r) {
+  r.add("FakeQuantize", fake_quantize, "ai.lathe");
   r.add("QuantizeLinear", quantize_linear);
   r.add("DequantizeLinear", dequantize_linear);
   r.add("DynamicQuantizeLinear", dynamic_quantize_linear);

@@ -1,0 +1,121 @@
+// You et al. 2024, Efficient ConvBN Blocks for Transfer Learning and Beyond: Tune has Eval's accuracy, and is stable where Deploy is not. In
+// small: a ResNet of a quarter's width and four blocks learns Fashion-MNIST, and goes on with statistics that stay on other pictures of it.
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "train/experiment.h"
+#include "transform/passes.h"
+
+namespace lathe::experiments {
+namespace {
+
+constexpr const char* kData = "fashion-mnist";
+
+Graph pretrained(const ReproduceContext& c, const std::string& network, std::map<std::string, std::string> set, double width, std::vector<int64_t> depths) {
+  TrainSettings s{.epochs = c.quick ? 2.0 : 4.0, .batch = 64, .rate = 2e-3, .warm_up = 0.2};
+  s.width = width;
+  s.depths = std::move(depths);
+  s.set = std::move(set);
+  s.threads = 1;
+  s.seed = c.seed;
+  const auto progress = [&](const TrainProgress& p) { c.tell(fmt::format("{} learns: epoch {} of {}", network, p.epoch + 1, p.epochs)); };
+  return train(training_request(network, open_dataset(fmt::format("{},limit={}", kData, c.quick ? 4000 : 20000)), s), progress).network;
+}
+
+TrainRequest tuning(const Graph& network, const DataParts& data, ConvBnMode mode, double rate, double epochs, uint64_t seed) {
+  TrainRequest r;
+  r.network = network;
+  r.name = "tuned";
+  r.data = data;
+  r.options.optimizer = {.name = "sgd", .weight_decay = 5e-4};
+  r.options.schedule = {.rate = rate, .last = 0, .epochs = epochs};
+  r.options.loader.batch = 64;
+  const ChannelStatistics statistics = channel_statistics(*data.train);
+  r.options.loader.mean = statistics.mean, r.options.loader.std = statistics.std;
+  r.options.conv_bn = mode;
+  r.options.threads = 1;
+  r.options.seed = seed;
+  return r;
+}
+
+struct Network {
+  const char* name;
+  std::map<std::string, std::string> set;
+  double width;
+  std::vector<int64_t> depths;
+};
+const std::vector<Network>& networks() {
+  static const std::vector<Network> all = {{"resnet18", {{"stem", "small"}}, 0.125, {1, 1, 1, 1}}, {"mobilenet_v2", {}, 0.25, {}}, {"mobilenet_v1", {}, 0.25, {}}};
+  return all;
+}
+
+CheckResult tune_has_evals_accuracy(const ReproduceContext& c) {
+  if (const std::string why = missing_data(kData); !why.empty()) return CheckResult::skipped(why);
+  const DataParts data = open_dataset(fmt::format("{},limit={},seed=7", kData, c.quick ? 2000 : 10000));
+  std::string measured;
+  bool within = true;
+  for (size_t i = 0; i < (c.quick ? 1 : networks().size()); ++i) {
+    const Network& n = networks()[i];
+    const Graph start = pretrained(c, n.name, n.set, n.width, n.depths);
+    Scores eval, tune;
+    for (uint64_t seed = c.seed; seed < c.seed + (c.quick ? 2 : 3); ++seed)
+      for (ConvBnMode mode : {ConvBnMode::kEval, ConvBnMode::kTune}) {
+        c.tell(fmt::format("{}, {}, seed {}", n.name, name_of(mode), seed));
+        (mode == ConvBnMode::kEval ? eval : tune).values.push_back(100 * train(tuning(start, data, mode, 0.01, c.quick ? 2 : 4, seed)).test_score);
+      }
+    const Gap g = gap(tune, eval);
+    within = within && std::abs(g.points) <= std::max(2 * g.error, 0.1);
+    measured += fmt::format("{}{}: tune {} %, eval {} % ({})", measured.empty() ? "" : "; ", n.name, tune.text(), eval.text(), g.text());
+  }
+  return CheckResult::of(within, measured);
+}
+
+// Whether an epoch at this rate ends with a loss below the one it began with.
+bool learns(const Graph& start, const DataParts& data, ConvBnMode mode, double rate, uint64_t seed) {
+  try {
+    TrainRequest r = tuning(start, data, mode, rate, 1, seed);
+    r.options.schedule.name = "constant";
+    const TrainResult done = train(std::move(r));
+    return std::isfinite(done.epochs.back().loss) && done.test_score > 0.5;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+CheckResult deploy_diverges(const ReproduceContext& c) {
+  if (const std::string why = missing_data(kData); !why.empty()) return CheckResult::skipped(why);
+  const DataParts data = open_dataset(fmt::format("{},limit=1000,seed=7", kData));
+  const Network& n = networks()[0];
+  const Graph start = pretrained(c, n.name, n.set, n.width, n.depths);
+  double largest[2] = {0, 0};
+  for (int i = 0; i < 2; ++i)
+    for (double rate = 1e-4; rate < 20; rate *= 2) {
+      const ConvBnMode mode = i == 0 ? ConvBnMode::kTune : ConvBnMode::kDeploy;
+      c.tell(fmt::format("{} at a rate of {:.2g}", name_of(mode), rate));
+      if (!learns(start, data, mode, rate, c.seed)) break;
+      largest[i] = rate;
+    }
+  // 1/c² = (σ² + ε) / γ²: how much larger deploy's steps are, channel by channel.
+  double least = 1e300, most = 0;
+  for (const ConvBn& pair : find_conv_bn(start)) {
+    const Node& norm = start[pair.batch_norm];
+    const Tensor &gamma = start[norm.inputs[1]].constant, &variance = start[norm.inputs[4]].constant;
+    for (int64_t i = 0; i < gamma.size(); ++i) {
+      const double factor = (variance.get(i) + norm.get_float("epsilon")) / (gamma.get(i) * gamma.get(i));
+      least = std::min(least, factor), most = std::max(most, factor);
+    }
+  }
+  return CheckResult::of(largest[1] < largest[0], fmt::format("largest stable rate: tune {:.2g}, deploy {:.2g} (ratio {:.2g}); 1/c² of channels from {:.2g} to {:.2g}", largest[0], largest[1],
+                                                              largest[0] / std::max(largest[1], 1e-12), least, most));
+}
+
+}  // namespace
+
+Reproduction convbn_tune() {
+  return {"convbn-tune", "Convolutions with batch norms in four modes", "You et al. 2024, arXiv 2305.11624",
+          {{"tune has eval's accuracy", "performance kept (abstract)", "within two standard errors, or 0.1 points", true, tune_has_evals_accuracy},
+           {"tune is stable where deploy is not", "deploy: training instability (section 3.2)", "a larger rate at which an epoch learns", true, deploy_diverges}}};
+}
+
+}  // namespace lathe::experiments
