@@ -233,7 +233,9 @@ TEST_F(TrainerTest, RoundedNetworksLearnAndGoOnToTheSameBits) {
       r.options.resume = steps == 0;
       const TrainResult part = train(std::move(r));
       EXPECT_EQ(part.stopped, steps > 0);
-      if (!part.stopped) EXPECT_EQ(onnx_bytes(part.network), onnx_bytes(done.network)) << scheme;
+      if (!part.stopped) {
+        EXPECT_EQ(onnx_bytes(part.network), onnx_bytes(done.network)) << scheme;
+      }
     }
     fs::remove_all(folder("parts"));
     fs::remove_all(folder("whole"));
