@@ -11,8 +11,11 @@ Tensors batch_norm(const LowerCall& c) {
   return {at::batch_norm(c.in(0), c.in(1), c.in(2), mean, variance, c.state.batch_statistics, 1 - static_cast<double>(c.node.get_float("momentum")), c.node.get_float("epsilon"), false)};
 }
 
+// What is normalized, in the type of the weights: behind products in bf16 it may be another.
+at::Tensor wide(const LowerCall& c) { return c.in(0).to(c.in(1).scalar_type()); }
+
 Tensors layer_norm(const LowerCall& c) {
-  const at::Tensor& x = c.in(0);
+  const at::Tensor x = wide(c);
   const int64_t axis = normalize_axis(c.node.get_int("axis"), x.dim());
   const std::vector<int64_t> shape = x.sizes().slice(static_cast<size_t>(axis)).vec();
   const at::Tensor w = c.in(1).expand(shape);
@@ -20,11 +23,11 @@ Tensors layer_norm(const LowerCall& c) {
 }
 
 Tensors instance_norm(const LowerCall& c) {
-  return {at::instance_norm(c.in(0), c.in(1), c.in(2), {}, {}, true, 0, c.node.get_float("epsilon"), false)};
+  return {at::instance_norm(wide(c), c.in(1), c.in(2), {}, {}, true, 0, c.node.get_float("epsilon"), false)};
 }
 
 Tensors group_norm(const LowerCall& c) {
-  return {at::group_norm(c.in(0), c.node.get_int("num_groups"), c.in(1), c.in(2), c.node.get_float("epsilon"), false)};
+  return {at::group_norm(wide(c), c.node.get_int("num_groups"), c.in(1), c.in(2), c.node.get_float("epsilon"), false)};
 }
 
 Tensors rms_norm(const LowerCall& c) {

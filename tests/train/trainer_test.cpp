@@ -271,6 +271,27 @@ TEST_F(TrainerTest, RecomputingChangesNothing) {
   EXPECT_GT(train(std::move(small)).test_score, 0.9);
 }
 
+// Products in bf16, with each kind of norm and attention behind them.
+TEST_F(TrainerTest, ProductsInBf16Learn) {
+  for (const char* network : {"", "caformer_s18", "poolformer_s12", "mobilenet_v2"}) {
+    TrainRequest r = request();
+    if (*network) {
+      const bool former = std::string(network).ends_with("former_s18") || std::string(network).ends_with("former_s12");
+      BuildOptions o{.classes = 4, .input = {1, 8, 8}, .seed = 1, .training = true};
+      if (former) o.depths = {1, 1, 1, 1}, o.widths = {8, 16, 32, 32};
+      else o.width = 0.125;
+      r.network = build_model(network, o);
+      r.options.schedule.epochs = 1;
+    }
+    r.options.bf16 = true;
+    const TrainResult done = train(std::move(r));
+    EXPECT_TRUE(std::isfinite(done.epochs.back().loss)) << network;
+    if (!*network) {
+      EXPECT_GT(done.test_score, 0.9);
+    }
+  }
+}
+
 TEST_F(TrainerTest, AnotherTrainingsCheckpointIsRefused) {
   TrainRequest r = request(folder("a"));
   r.options.most_steps = 4;
