@@ -7,39 +7,32 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-file(GLOB api_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/api/*.cpp)
-add_library(liblathe SHARED ${api_sources})
-add_library(lathe::lathe ALIAS liblathe)
-target_link_libraries(liblathe PRIVATE lathe_optimize)
-target_include_directories(liblathe INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
-                           $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/public> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-target_compile_features(liblathe INTERFACE cxx_std_20)
-# Before 1.0 a new minor version may change the interface: the soname says both numbers.
-set_target_properties(liblathe PROPERTIES OUTPUT_NAME lathe EXPORT_NAME lathe
-                      VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
-                      CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
-# The folders are compiled once, for the command, the tests and the library: what is shown is told to the linker.
-target_link_options(liblathe PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/liblathe.map -Wl,--no-undefined)
-set_target_properties(liblathe PROPERTIES LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/liblathe.map)
-if(LATHE_SANITIZE)
-  # The sanitizers' run time is in the program, not in a library.
-  target_link_options(liblathe PRIVATE -Wl,-z,undefs)
-endif()
-
+# lib${output}: what src/${folder} declares in include/lathe and `map` shows, over the folder target `links`.
+function(lathe_shared_library target name output folder links)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${folder}/*.cpp)
+  add_library(${target} SHARED ${sources})
+  add_library(lathe::${name} ALIAS ${target})
+  target_link_libraries(${target} PRIVATE ${links})
+  target_include_directories(${target} INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+                             $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/public> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_compile_features(${target} INTERFACE cxx_std_20)
+  # Before 1.0 a new minor version may change the interface: the soname says both numbers.
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${output} EXPORT_NAME ${name}
+                        VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+                        CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  # The folders are compiled once, for the command, the tests and the library: what is shown is told to the linker.
+  target_link_options(${target} PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/lib${output}.map -Wl,--no-undefined)
+  set_target_properties(${target} PROPERTIES LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/lib${output}.map)
+  if(LATHE_SANITIZE)
+    # The sanitizers' run time is in the program, not in a library.
+    target_link_options(${target} PRIVATE -Wl,-z,undefs)
+  endif()
+  install(TARGETS ${target} EXPORT lathe LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endfunction()
+lathe_shared_library(liblathe lathe lathe api lathe_optimize)
 # Training is a library of its own, so that nothing else loads libtorch.
 if(LATHE_HAS_TRAINING)
-  file(GLOB api_train_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/api_train/*.cpp)
-  add_library(liblathe_train SHARED ${api_train_sources})
-  add_library(lathe::train ALIAS liblathe_train)
-  target_link_libraries(liblathe_train PRIVATE lathe_train)
-  target_include_directories(liblathe_train INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
-                             $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/public> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-  target_compile_features(liblathe_train INTERFACE cxx_std_20)
-  set_target_properties(liblathe_train PROPERTIES OUTPUT_NAME lathe_train EXPORT_NAME train VERSION ${PROJECT_VERSION}
-                        SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
-  target_link_options(liblathe_train PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/liblathe_train.map)
-  set_target_properties(liblathe_train PROPERTIES LINK_DEPENDS ${PROJECT_SOURCE_DIR}/cmake/liblathe_train.map)
-  install(TARGETS liblathe_train EXPORT lathe LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  lathe_shared_library(liblathe_train train lathe_train api_train lathe_train)
   install(TARGETS lathe-train RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 
@@ -62,7 +55,6 @@ add_custom_command(OUTPUT ${man_page} ${completions}
 add_custom_target(lathe_pages ALL DEPENDS ${man_page} ${completions})
 
 install(TARGETS lathe RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(TARGETS liblathe EXPORT lathe LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/lathe/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lathe FILES_MATCHING PATTERN "*.h")
 install(FILES ${PROJECT_BINARY_DIR}/include/public/lathe/version.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/lathe)
 install(FILES ${man_page} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)

@@ -3,31 +3,21 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <filesystem>
 #include <functional>
 #include <random>
 
+#include "../folder_test.h"
 #include "core/file.h"
 #include "data/dataset.h"
 #include "formats/image.h"
 
 namespace lathe {
 
-class DataTest : public testing::Test {
+class DataTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::path(testing::TempDir()) / "lathe-data-XXXXXX").string();
-    ASSERT_TRUE(::mkdtemp(pattern.data()));
-    folder_ = pattern;
-  }
-  void TearDown() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
   std::string in_folder(const std::string& name) const {
     std::filesystem::create_directories(folder_ / std::filesystem::path(name).parent_path());
     return path(name);
@@ -50,9 +40,6 @@ class DataTest : public testing::Test {
     }
     return "";
   }
-
- private:
-  std::filesystem::path folder_;
 };
 
 class FunctionSet : public TrainingSet {

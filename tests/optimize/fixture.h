@@ -3,11 +3,11 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <random>
 
+#include "../folder_test.h"
 #include "core/file.h"
 #include "formats/image.h"
 #include "formats/onnx.h"
@@ -15,18 +15,8 @@
 
 namespace lathe {
 
-class OptimizeTest : public testing::Test {
+class OptimizeTest : public FolderTest {
  protected:
-  void SetUp() override {
-    std::string pattern = (std::filesystem::path(testing::TempDir()) / "lathe-optimize-XXXXXX").string();
-    ASSERT_TRUE(::mkdtemp(pattern.data()));
-    folder_ = pattern;
-  }
-  void TearDown() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
 
   // `size`² pictures of 3 classes, `count` each: labels.tsv, or a folder for each class.
   void make_pictures(const std::string& name, int count, bool subfolders, int size = 24) const {
@@ -96,7 +86,6 @@ class OptimizeTest : public testing::Test {
     return g;
   }
 
-  std::filesystem::path folder_;
 };
 
 }  // namespace lathe
