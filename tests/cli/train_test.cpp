@@ -70,7 +70,7 @@ TEST_F(TrainCommandTest, KilledAtAnyMomentItGoesOnToTheSameBits) {
   NEEDS_TRAINING();
   const auto start = std::chrono::steady_clock::now();
   ASSERT_EQ(lathe_command(lenet(out("whole"))).code, 0);
-  const double whole_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  double whole_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const std::string whole = shell("sha256sum < " + out("whole") + "/model.onnx").out;
   const auto command = [&] {
     const bool first = !fs::exists(out("parts") + "/checkpoint.safetensors");
@@ -78,11 +78,18 @@ TEST_F(TrainCommandTest, KilledAtAnyMomentItGoesOnToTheSameBits) {
   };
   std::mt19937 random(3);
   int killed = 0;
-  for (int i = 0; i < 20; ++i, ++killed) {
+  for (int i = 0; i < 20; ++i) {
     // From the start of libtorch to the end.
     const double after = whole_seconds * (0.4 + 0.6 * static_cast<double>(random() % 1000) / 1000);
     const ShellResult r = shell("timeout -s KILL " + std::to_string(after) + " " + LATHE_BINARY + " " + command() + " 2>&1");
-    if (r.code == 0) break;
+    if (r.code == 0 && killed > 0) break;
+    if (r.code == 0) {
+      // Other programs made the first run slow: sooner next time.
+      whole_seconds /= 2;
+      fs::remove_all(out("parts"));
+      continue;
+    }
+    ++killed;
     ASSERT_THAT(r.out, ::testing::Not(::testing::HasSubstr("error"))) << r.out;
   }
   if (!fs::exists(out("parts") + "/model.onnx")) {
