@@ -76,23 +76,12 @@ void print_list(const Options& o, int* exit_code) {
   if (wrong) *exit_code = 1;
 }
 
-std::vector<int64_t> list_of(const std::string& text, const char* option) {
-  if (text.empty()) return {};
-  std::string with_x = text;
-  std::replace(with_x.begin(), with_x.end(), ',', 'x');
-  return parse_sizes(with_x, fmt::format("{} {}: expected numbers with commas between them", option, text));
-}
-
 void build(Options& o) {
   const ModelEntry& m = find_model(o.name);
   if (!o.input.empty()) o.build.input = parse_sizes(o.input, fmt::format("--input {}: expected sizes as {}", o.input, sizes_text(m.input)));
-  o.build.depths = list_of(o.depths, "--depths");
-  o.build.widths = list_of(o.widths, "--widths");
-  for (const std::string& text : o.set) {
-    const size_t equals = text.find('=');
-    if (equals == text.npos) fail(ErrorKind::kUsage, "--set {}: expected KEY=VALUE", text);
-    o.build.more[text.substr(0, equals)] = text.substr(equals + 1);
-  }
+  o.build.depths = parse_numbers(o.depths, "--depths");
+  o.build.widths = parse_numbers(o.widths, "--widths");
+  o.build.more = parse_settings(o.set, "--set");
   o.build.draw = !o.output.empty();
   const Graph g = build_model(m, o.build);
   const ModelCounts counted = count_model(g);

@@ -28,6 +28,25 @@ inline Shape parse_sizes(const std::string& text, const std::string& error) {
   return shape;
 }
 
+// "1,2,3"; "" is none.
+inline std::vector<int64_t> parse_numbers(std::string text, const char* option) {
+  if (text.empty()) return {};
+  const std::string error = fmt::format("{} {}: expected numbers with commas between them", option, text);
+  std::replace(text.begin(), text.end(), ',', 'x');
+  return parse_sizes(text, error);
+}
+
+// Each "KEY=VALUE".
+inline std::map<std::string, std::string> parse_settings(const std::vector<std::string>& texts, const char* option) {
+  std::map<std::string, std::string> settings;
+  for (const std::string& text : texts) {
+    const size_t equals = text.find('=');
+    if (equals == text.npos) fail(ErrorKind::kUsage, "{} {}: expected KEY=VALUE", option, text);
+    settings[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+  return settings;
+}
+
 struct ModelOptions {
   std::string model;
   std::vector<std::string> shapes;  // NAME=1x3x224x224

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -30,13 +29,7 @@ void reproduce_command(Options& o, int* exit_code, const std::vector<Reproductio
     for (const Reproduction& r : list) fmt::print("{:<24} {} ({})\n", r.key, r.title, r.source);
     return;
   }
-  const auto found = std::find_if(list.begin(), list.end(), [&](const Reproduction& r) { return r.key == o.key; });
-  if (found == list.end()) {
-    std::string keys;
-    for (const Reproduction& r : list) keys += (keys.empty() ? "" : ", ") + r.key;
-    fail(ErrorKind::kUsage, "no reproduction {}; there are {}", o.key, keys);
-  }
-  const Reproduction& r = *found;
+  const Reproduction& r = find_reproduction(o.key, list);
   if (const char* assets = std::getenv("LATHE_ASSETS"); o.context.assets.empty() && assets) o.context.assets = assets;
   if (!o.context.assets.empty() && !std::filesystem::is_directory(o.context.assets)) fail(ErrorKind::kInput, "--assets {}: no such folder", o.context.assets);
   const bool shows = ::isatty(2) != 0;

@@ -29,26 +29,15 @@ void show(const TrainStep& p) {
   std::fflush(stderr);
 }
 
-std::vector<int64_t> numbers(std::string text, const char* option) {
-  if (text.empty()) return {};
-  const std::string given = text;
-  std::replace(text.begin(), text.end(), ',', 'x');
-  return parse_sizes(text, fmt::format("{} {}: expected numbers with commas between them", option, given));
-}
-
 }  // namespace
 
 void train_command(const TrainCommand& c, const std::function<bool()>& stops) {
   TrainSettings s = c.settings;
   s.new_head = c.finetune;
   if (!c.input.empty()) s.input = parse_sizes(c.input, fmt::format("--input {}: expected sizes as 3x224x224", c.input));
-  s.depths = numbers(c.depths, "--depths");
-  s.widths = numbers(c.widths, "--widths");
-  for (const std::string& text : c.set) {
-    const size_t equals = text.find('=');
-    if (equals == text.npos) fail(ErrorKind::kUsage, "--set {}: expected KEY=VALUE", text);
-    s.set[text.substr(0, equals)] = text.substr(equals + 1);
-  }
+  s.depths = parse_numbers(c.depths, "--depths");
+  s.widths = parse_numbers(c.widths, "--widths");
+  s.set = parse_settings(c.set, "--set");
   s.nesterov = !c.no_nesterov;
   s.notice = [](const std::string& line) { fmt::print(stderr, "{}\n", line); };
   s.progress = [&](const TrainStep& p) {

@@ -43,12 +43,6 @@ class ArraySet : public TrainingSet {
   std::string name_;
 };
 
-std::vector<std::string> numbered(int64_t count) {
-  std::vector<std::string> names;
-  for (int64_t i = 0; i < count; ++i) names.push_back(std::to_string(i));
-  return names;
-}
-
 std::vector<std::string> class_names_in(const std::string& path, size_t count) {
   std::vector<std::string> names;
   std::ifstream file(path);

@@ -189,6 +189,12 @@ void DataSpec::finish() const {
   }
 }
 
+std::vector<std::string> numbered(int64_t count) {
+  std::vector<std::string> names;
+  for (int64_t i = 0; i < count; ++i) names.push_back(std::to_string(i));
+  return names;
+}
+
 DataParts open_dataset(const std::string& text) {
   DataSpec spec(text);
   if (spec.path().starts_with("generated:")) return open_generated(spec);

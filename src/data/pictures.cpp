@@ -175,10 +175,8 @@ FoundParts open_pictures(const std::string& folder, DataSpec& spec) {
     if (named > 0 && most >= named) fail(ErrorKind::kInput, "{}: has class {}, but classes={} was given", table.string(), most, named);
     most = std::max(most, named - 1);
     if (most > 1'000'000) fail(ErrorKind::kInput, "{}: a class has a number of at most 1000000, found {}", table.string(), most);
-    std::vector<std::string> classes;
-    for (int64_t i = 0; i <= most; ++i) classes.push_back(std::to_string(i));
     found.what = boxes ? "pictures with boxes in labels.tsv" : "pictures with classes in labels.tsv";
-    found.train = picture_set(std::move(items), std::move(classes), boxes ? TrainingTruth::kBoxes : TrainingTruth::kClass, grey);
+    found.train = picture_set(std::move(items), numbered(most + 1), boxes ? TrainingTruth::kBoxes : TrainingTruth::kClass, grey);
     return found;
   }
   if (named == 0) fail(ErrorKind::kUsage, "data {}: maps of classes do not say how many there are; add ,classes=N", spec.text());
@@ -187,10 +185,8 @@ FoundParts open_pictures(const std::string& folder, DataSpec& spec) {
     if (!fs::exists(mask)) fail(ErrorKind::kInput, "{}: holds no map of classes for {}", maps.string(), p.filename().string());
     items.push_back({p.string(), -1, {}, mask.string()});
   }
-  std::vector<std::string> classes;
-  for (int64_t i = 0; i < named; ++i) classes.push_back(std::to_string(i));
   found.what = "pictures with maps of classes in labels/";
-  found.train = picture_set(std::move(items), std::move(classes), TrainingTruth::kMask, grey);
+  found.train = picture_set(std::move(items), numbered(named), TrainingTruth::kMask, grey);
   return found;
 }
 

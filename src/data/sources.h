@@ -30,6 +30,9 @@ class DataSpec {
   std::map<std::string, bool> asked_;
 };
 
+// "0", "1", ...: of classes that have no names.
+std::vector<std::string> numbered(int64_t count);
+
 // A set in the parts in which it comes; null where it has none.
 struct FoundParts {
   std::shared_ptr<const TrainingSet> train, validation, test;

@@ -5,6 +5,7 @@
 #include <numbers>
 
 #include "graph/op.h"
+#include "graph/ops/window.h"
 
 namespace lathe {
 
@@ -102,27 +103,23 @@ ValueId Builder::op(std::string_view name, std::vector<ValueId> inputs, Attribut
 
 namespace {
 
-// [begin of each axis, end of each axis].
-std::vector<int64_t> pads_of(const Shape& x, const Sizes& kernel, const Sizes& stride, const Sizes& pad, const Sizes& dilation) {
-  const size_t axes = x.size() - 2;
-  std::vector<int64_t> pads(2 * axes);
-  for (size_t i = 0; i < axes; ++i) {
-    if (pad.at(i) != kSamePad) {
-      pads[i] = pads[axes + i] = pad.at(i);
-      continue;
-    }
-    const int64_t size = x[2 + i], reach = (kernel.at(i) - 1) * dilation.at(i) + 1, outputs = (size + stride.at(i) - 1) / stride.at(i);
-    const int64_t all = std::max<int64_t>((outputs - 1) * stride.at(i) + reach - size, 0);
-    pads[i] = all / 2;
-    pads[axes + i] = all - all / 2;
-  }
-  return pads;
-}
-
 std::vector<int64_t> each_of(const Sizes& sizes, size_t axes) {
   std::vector<int64_t> all(axes);
   for (size_t i = 0; i < axes; ++i) all[i] = sizes.at(i);
   return all;
+}
+
+// [begin of each axis, end of each axis].
+std::vector<int64_t> pads_of(const Shape& x, const Sizes& kernel, const Sizes& stride, const Sizes& pad, const Sizes& dilation) {
+  const size_t axes = x.size() - 2;
+  const ops::Window same = ops::resolve_window(
+      ops::spatial_of(x), {.kernel = each_of(kernel, axes), .strides = each_of(stride, axes), .dilations = each_of(dilation, axes), .auto_pad = "SAME_UPPER"});
+  std::vector<int64_t> pads(2 * axes);
+  for (size_t i = 0; i < axes; ++i) {
+    pads[i] = pad.at(i) == kSamePad ? same.begin[i] : pad.at(i);
+    pads[axes + i] = pad.at(i) == kSamePad ? same.end[i] : pad.at(i);
+  }
+  return pads;
 }
 
 }  // namespace

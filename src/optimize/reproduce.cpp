@@ -10,9 +10,9 @@ const std::vector<Reproduction>& reproductions() {
   return all;
 }
 
-const Reproduction& find_reproduction(std::string_view key) {
+const Reproduction& find_reproduction(std::string_view key, const std::vector<Reproduction>& list) {
   std::string known;
-  for (const Reproduction& r : reproductions()) {
+  for (const Reproduction& r : list) {
     if (r.key == key) return r;
     known += (known.empty() ? "" : ", ") + r.key;
   }

@@ -45,6 +45,7 @@ struct Reproduction {
 };
 
 const std::vector<Reproduction>& reproductions();
-const Reproduction& find_reproduction(std::string_view key);  // throws kUsage with the list of keys
+// Throws kUsage with the list of keys.
+const Reproduction& find_reproduction(std::string_view key, const std::vector<Reproduction>& list = reproductions());
 
 }  // namespace lathe

@@ -314,13 +314,9 @@ void insert_qdq(Graph& graph, const QdqSites& sites, const std::map<int32_t, Gri
   for (ValueId v : sites.values) {
     const Grid* grid = sites.grid_of(grids, v);
     if (!grid) continue;
-    const std::vector<ValueId> outputs = graph.outputs;
     // All readers but the graph's outputs take what the codes stand for.
     const ValueId near = add_rounding(graph, v, *grid, &zeros);
-    const NodeId quantizes = graph[graph[graph[near].producer].inputs[0]].producer;
-    graph.replace_uses(v, near);
-    graph[quantizes].inputs[0] = v;
-    graph.outputs = outputs;
+    replace_readers(graph, v, near, graph[graph[graph[near].producer].inputs[0]].producer);
   }
   // A Relu or Clip whose limits the codes keep to by themselves goes: other runtimes would leave integers for it.
   const auto consumers = graph.consumers();

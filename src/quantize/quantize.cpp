@@ -134,7 +134,6 @@ void name_global_pools(Graph& g) {
     n.attributes.clear();
     if (keeps) continue;
     const ValueId y = n.outputs[0];
-    const std::vector<ValueId> outputs = g.outputs;
     const ValueId flat = g.add("Flatten", {y}, {{"axis", int64_t{1}}});
     const NodeId flatten = g[flat].producer;
     const std::string name = g[y].name;

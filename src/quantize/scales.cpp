@@ -249,7 +249,6 @@ void add_to_bias(Graph& graph, const Layer& layer, const std::vector<float>& cha
       }
     }
     const ValueId value = graph.add_constant(Tensor::of_f32({rows}, change), name_of_node(graph, layer.node) + "_bias");
-    const std::vector<ValueId> outputs = graph.outputs;
     const ValueId sum = graph.add("Add", {y, value});
     const NodeId add = graph[sum].producer;
     graph.replace_uses(y, sum);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/text.h"
 #include "quantize/quantize.h"
 
 namespace lathe {
@@ -15,16 +16,6 @@ constexpr std::pair<std::string_view, Rounding> kRoundings[] = {
        "ends:QUANTIZER or ends:same, float:first, float:last, seed=N", text, word);
 }
 
-std::vector<std::string_view> split(std::string_view text, char at) {
-  std::vector<std::string_view> parts;
-  while (!text.empty()) {
-    const size_t end = std::min(text.find(at), text.size());
-    if (end > 0) parts.push_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return parts;
-}
-
 }  // namespace
 
 Scheme default_scheme() { return parse_scheme("w:int8,gptq a:uint8,mse bias"); }
@@ -32,7 +23,7 @@ Scheme default_scheme() { return parse_scheme("w:int8,gptq a:uint8,mse bias"); }
 Scheme parse_scheme(std::string_view text) {
   Scheme scheme;
   bool any = false, same_ends = false;
-  for (std::string_view word : split(text, ' ')) {
+  for (std::string_view word : words_of(text, ' ')) {
     any = true;
     auto number = [&](std::string_view digits, double least, double most) {
       const std::string copy(digits);
@@ -45,7 +36,7 @@ Scheme parse_scheme(std::string_view text) {
       scheme.weights.reset();
     } else if (word.starts_with("w:")) {
       std::string quantizer;
-      for (std::string_view part : split(word.substr(2), ',')) {
+      for (std::string_view part : words_of(word.substr(2), ',')) {
         bool rounding = false;
         for (const auto& [name, value] : kRoundings)
           if (part == name) scheme.rounding = value, rounding = true;
@@ -54,7 +45,7 @@ Scheme parse_scheme(std::string_view text) {
       scheme.weights = parse_quantizer(quantizer);
     } else if (word.starts_with("a:")) {
       ActivationScheme a;
-      const auto parts = split(word.substr(2), ',');
+      const auto parts = words_of(word.substr(2), ',');
       if (parts.empty() || parts.size() > 2 || (parts[0] != "uint8" && parts[0] != "int8")) wrong(text, word);
       a.symmetric = parts[0] == "int8";
       if (parts.size() == 2) a.range = parse_range(parts[1]);

@@ -9,7 +9,7 @@
 #include "tasks/detect.h"
 #include "train/loss.h"
 #include "train/objectives.h"
-#include "train/trainer.h"
+#include "train/training_nodes.h"
 
 namespace lathe {
 namespace {

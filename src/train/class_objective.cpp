@@ -4,7 +4,7 @@
 #include "train/loss.h"
 #include "train/objective.h"
 #include "train/objectives.h"
-#include "train/trainer.h"
+#include "train/training_nodes.h"
 
 namespace lathe {
 namespace {

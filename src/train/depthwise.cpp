@@ -30,31 +30,18 @@ using Half = float __attribute__((vector_size(32), aligned(4), may_alias));
 
 // y[c] = Σ x[c]·w[c] over taps.
 LATHE_VECTORS void sum_taps(const Tap* taps, int64_t count, int64_t channels, float* y) {
-  const auto at = [](const float* p) { return *reinterpret_cast<const Vector*>(p); };
-  const auto half_at = [](const float* p) { return *reinterpret_cast<const Half*>(p); };
   int64_t c = 0;
-  for (; c + kBlock <= channels; c += kBlock) {
-    Vector a{}, b{}, d{}, e{};
-    for (int64_t t = 0; t < count; ++t) {
-      const float *x = taps[t].x + c, *w = taps[t].w + c;
-      a += at(x) * at(w);
-      b += at(x + 16) * at(w + 16);
-      d += at(x + 32) * at(w + 32);
-      e += at(x + 48) * at(w + 48);
+  const auto blocks = [&]<class V, int64_t kVectors>() __attribute__((always_inline)) {
+    for (; c + kVectors * static_cast<int64_t>(sizeof(V) / 4) <= channels; c += kVectors * static_cast<int64_t>(sizeof(V) / 4)) {
+      V sums[kVectors] = {};
+      for (int64_t t = 0; t < count; ++t)
+        for (int64_t v = 0; v < kVectors; ++v) sums[v] += reinterpret_cast<const V*>(taps[t].x + c)[v] * reinterpret_cast<const V*>(taps[t].w + c)[v];
+      for (int64_t v = 0; v < kVectors; ++v) reinterpret_cast<V*>(y + c)[v] = sums[v];
     }
-    auto* to = reinterpret_cast<Vector*>(y + c);
-    to[0] = a, to[1] = b, to[2] = d, to[3] = e;
-  }
-  for (; c + 16 <= channels; c += 16) {
-    Vector a{};
-    for (int64_t t = 0; t < count; ++t) a += at(taps[t].x + c) * at(taps[t].w + c);
-    *reinterpret_cast<Vector*>(y + c) = a;
-  }
-  for (; c + 8 <= channels; c += 8) {
-    Half a{};
-    for (int64_t t = 0; t < count; ++t) a += half_at(taps[t].x + c) * half_at(taps[t].w + c);
-    *reinterpret_cast<Half*>(y + c) = a;
-  }
+  };
+  blocks.template operator()<Vector, kBlock / 16>();
+  blocks.template operator()<Vector, 1>();
+  blocks.template operator()<Half, 1>();
   for (; c < channels; ++c) {
     float sum = 0;
     for (int64_t t = 0; t < count; ++t) sum += taps[t].x[c] * taps[t].w[c];
@@ -65,27 +52,18 @@ LATHE_VECTORS void sum_taps(const Tap* taps, int64_t count, int64_t channels, fl
 // sum[c] += Σ a[c]·b[c] over `count` pixels, a_step and b_step elements apart.
 LATHE_VECTORS void sum_products(const float* a, int64_t a_step, const float* b, int64_t b_step, int64_t count, int64_t channels, float* sum) {
   int64_t c = 0;
-  for (; c + kBlock <= channels; c += kBlock) {
-    float part[kBlock];
-    std::memcpy(part, sum + c, sizeof part);
-    for (int64_t n = 0; n < count; ++n)
-      for (int64_t i = 0; i < kBlock; ++i) part[i] += a[n * a_step + c + i] * b[n * b_step + c + i];
-    std::memcpy(sum + c, part, sizeof part);
-  }
-  for (; c + 16 <= channels; c += 16) {
-    float part[16];
-    std::memcpy(part, sum + c, sizeof part);
-    for (int64_t n = 0; n < count; ++n)
-      for (int64_t i = 0; i < 16; ++i) part[i] += a[n * a_step + c + i] * b[n * b_step + c + i];
-    std::memcpy(sum + c, part, sizeof part);
-  }
-  for (; c + 8 <= channels; c += 8) {
-    float part[8];
-    std::memcpy(part, sum + c, sizeof part);
-    for (int64_t n = 0; n < count; ++n)
-      for (int64_t i = 0; i < 8; ++i) part[i] += a[n * a_step + c + i] * b[n * b_step + c + i];
-    std::memcpy(sum + c, part, sizeof part);
-  }
+  const auto blocks = [&]<int64_t kWidth>() __attribute__((always_inline)) {
+    for (; c + kWidth <= channels; c += kWidth) {
+      float part[kWidth];
+      std::memcpy(part, sum + c, sizeof part);
+      for (int64_t n = 0; n < count; ++n)
+        for (int64_t i = 0; i < kWidth; ++i) part[i] += a[n * a_step + c + i] * b[n * b_step + c + i];
+      std::memcpy(sum + c, part, sizeof part);
+    }
+  };
+  blocks.template operator()<kBlock>();
+  blocks.template operator()<16>();
+  blocks.template operator()<8>();
   for (; c < channels; ++c)
     for (int64_t n = 0; n < count; ++n) sum[c] += a[n * a_step + c] * b[n * b_step + c];
 }

@@ -1,30 +1,21 @@
 // Convolutions, pooling and products of matrices.
 #include "graph/op.h"
+#include "graph/ops/window.h"
 #include "train/depthwise.h"
 #include "train/lower.h"
 
 namespace lathe {
 namespace {
 
-std::vector<int64_t> list_or(const Node& n, std::string_view name, size_t axes, int64_t value) {
-  std::vector<int64_t> list = n.get_ints(name);
-  if (list.empty()) list.assign(axes, value);
-  return list;
+// [begin of each axis, end of each axis].
+std::vector<int64_t> pads_of(const ops::Window& w) {
+  std::vector<int64_t> pads = w.begin;
+  pads.insert(pads.end(), w.end.begin(), w.end.end());
+  return pads;
 }
 
-// Pads of [begin each axis, end each axis] for an input whose spatial sizes are `sizes`; auto_pad is worked out.
-std::vector<int64_t> pads_of(const Node& n, c10::IntArrayRef sizes, const std::vector<int64_t>& kernel, const std::vector<int64_t>& strides, const std::vector<int64_t>& dilations) {
-  const size_t axes = kernel.size();
-  std::vector<int64_t> pads = list_or(n, "pads", 2 * axes, 0);
-  const std::string& automatic = n.get_string("auto_pad");
-  if (automatic != "SAME_UPPER" && automatic != "SAME_LOWER") return pads;
-  for (size_t i = 0; i < axes; ++i) {
-    const int64_t size = sizes[2 + i], reach = (kernel[i] - 1) * dilations[i] + 1, outputs = (size + strides[i] - 1) / strides[i];
-    const int64_t all = std::max<int64_t>((outputs - 1) * strides[i] + reach - size, 0), less = all / 2;
-    pads[i] = automatic == "SAME_UPPER" ? less : all - less;
-    pads[axes + i] = all - pads[i];
-  }
-  return pads;
+ops::Window window_of(const LowerCall& c, std::vector<int64_t> kernel = {}) {
+  return ops::resolve_window(ops::spatial_of(c.in(0).sizes().vec()), ops::window_attributes(c.node, std::move(kernel)));
 }
 
 bool symmetric(const std::vector<int64_t>& pads) {
@@ -91,13 +82,14 @@ Tensors conv(const LowerCall& c) {
   at::Tensor x = c.in(0);
   const at::Tensor& w = c.in(1);
   const size_t axes = static_cast<size_t>(w.dim()) - 2;
-  const std::vector<int64_t> kernel = w.sizes().slice(2).vec(), strides = list_or(c.node, "strides", axes, 1), dilations = list_or(c.node, "dilations", axes, 1);
-  std::vector<int64_t> pads = pads_of(c.node, x.sizes(), kernel, strides, dilations);
+  const ops::Window window = window_of(c, w.sizes().slice(2).vec());
+  const std::vector<int64_t>&strides = window.strides, &dilations = window.dilations;
+  std::vector<int64_t> pads = pads_of(window);
   if (axes == 2 && w.size(1) == 1 && w.size(0) == x.size(1) && c.node.get_int("group") == x.size(1) && x.size(1) % 8 == 0 && x.scalar_type() == at::kFloat && w.scalar_type() == at::kFloat) {
-    std::vector<int64_t> window = strides;
-    window.insert(window.end(), pads.begin(), pads.end());
-    window.insert(window.end(), dilations.begin(), dilations.end());
-    const at::Tensor y = Depthwise::apply(x, w, window);
+    std::vector<int64_t> all = strides;
+    all.insert(all.end(), pads.begin(), pads.end());
+    all.insert(all.end(), dilations.begin(), dilations.end());
+    const at::Tensor y = Depthwise::apply(x, w, all);
     return {c.has(2) ? y + c.in(2).reshape({1, -1, 1, 1}) : y};
   }
   if (!symmetric(pads)) {
@@ -111,49 +103,37 @@ Tensors conv(const LowerCall& c) {
 Tensors conv_transpose(const LowerCall& c) {
   const at::Tensor& w = c.in(1);
   const size_t axes = static_cast<size_t>(w.dim()) - 2;
-  const std::vector<int64_t> strides = list_or(c.node, "strides", axes, 1), dilations = list_or(c.node, "dilations", axes, 1);
-  std::vector<int64_t> extra = list_or(c.node, "output_padding", axes, 0), pads = list_or(c.node, "pads", 2 * axes, 0);
-  if (!c.node.get_ints("output_shape").empty() || c.node.get_string("auto_pad").starts_with("SAME"))
-    fail(ErrorKind::kUnsupported, "{}: ConvTranspose with output_shape or auto_pad cannot be trained", c.node.name);
+  const ops::Window window = ops::resolve_transposed_window(ops::spatial_of(c.in(0).sizes().vec()), ops::window_attributes(c.node, w.sizes().slice(2).vec()),
+                                                            c.node.get_ints("output_padding"), c.node.get_ints("output_shape"));
   // All of the output, then the pads are cut off: they may differ at both ends.
-  at::Tensor y = at::convolution(c.in(0), w, c.has(2) ? c.in(2) : at::Tensor(), strides, std::vector<int64_t>(axes, 0), dilations, true, extra, c.node.get_int("group"));
-  for (size_t i = 0; i < axes; ++i) {
-    const auto axis = static_cast<int64_t>(2 + i);
-    y = y.narrow(axis, pads[i], y.size(axis) - pads[i] - pads[axes + i]);
-  }
+  const std::vector<int64_t> none(axes, 0), extra = ops::window_list(c.node.get_ints("output_padding"), axes, 0, 0, "output_padding");
+  at::Tensor y = at::convolution(c.in(0), w, c.has(2) ? c.in(2) : at::Tensor(), window.strides, none, window.dilations, true, extra, c.node.get_int("group"));
+  for (size_t i = 0; i < axes; ++i) y = y.narrow(static_cast<int64_t>(2 + i), window.begin[i], window.outputs[i]);
   return {y};
 }
 
-struct Window {
+// A window of pooling, with pads that reach as far as the last one does: what rounding up adds lies behind the last element.
+struct Pooling {
   std::vector<int64_t> kernel, strides, dilations, pads;
+  bool inside;  // libtorch takes the pads: the same at both ends, half a window at most
 };
-Window window_of(const LowerCall& c) {
-  Window w;
-  w.kernel = c.node.get_ints("kernel_shape");
+Pooling pooling_of(const LowerCall& c) {
+  const ops::Window w = window_of(c);
+  Pooling p{w.kernel, w.strides, w.dilations, pads_of(w), true};
   const size_t axes = w.kernel.size();
-  w.strides = list_or(c.node, "strides", axes, 1);
-  w.dilations = list_or(c.node, "dilations", axes, 1);
-  w.pads = pads_of(c.node, c.in(0).sizes(), w.kernel, w.strides, w.dilations);
-  if (c.node.get_int("ceil_mode") != 0) {
-    // What rounding up adds lies behind the last element; a window that begins there is none.
-    for (size_t i = 0; i < axes; ++i) {
-      const int64_t size = c.in(0).size(static_cast<int64_t>(2 + i)), reach = (w.kernel[i] - 1) * w.dilations[i] + 1;
-      int64_t outputs = (size + w.pads[i] + w.pads[axes + i] - reach + w.strides[i] - 1) / w.strides[i] + 1;
-      if ((outputs - 1) * w.strides[i] >= size + w.pads[i]) --outputs;
-      w.pads[axes + i] = std::max((outputs - 1) * w.strides[i] + reach - size - w.pads[i], w.pads[axes + i]);
-    }
-  }
-  return w;
+  for (size_t i = 0; i < axes; ++i)
+    p.pads[axes + i] = std::max((w.outputs[i] - 1) * w.strides[i] + w.reach(i) - c.in(0).size(static_cast<int64_t>(2 + i)) - w.begin[i], w.end[i]);
+  p.inside = symmetric(p.pads);
+  for (size_t i = 0; i < axes; ++i) p.inside = p.inside && p.pads[i] <= p.kernel[i] / 2;
+  return p;
 }
 
 Tensors max_pool(const LowerCall& c) {
-  const Window w = window_of(c);
+  const Pooling w = pooling_of(c);
   const size_t axes = w.kernel.size();
   at::Tensor x = c.in(0);
   std::vector<int64_t> pads(w.pads.begin(), w.pads.begin() + static_cast<std::ptrdiff_t>(axes));
-  bool inside = symmetric(w.pads);
-  for (size_t i = 0; i < axes; ++i) inside = inside && pads[i] <= w.kernel[i] / 2;
-  if (!inside) {
+  if (!w.inside) {
     x = padded(x, w.pads, -std::numeric_limits<double>::infinity());
     std::fill(pads.begin(), pads.end(), 0);
   }
@@ -163,7 +143,7 @@ Tensors max_pool(const LowerCall& c) {
 }
 
 Tensors average_pool(const LowerCall& c) {
-  const Window w = window_of(c);
+  const Pooling w = pooling_of(c);
   const size_t axes = w.kernel.size();
   for (int64_t d : w.dilations)
     if (d != 1) fail(ErrorKind::kUnsupported, "{}: AveragePool with dilations cannot be trained", c.node.name);
@@ -174,17 +154,17 @@ Tensors average_pool(const LowerCall& c) {
     return at::avg_pool3d(x, w.kernel, w.strides, pads, false, count);
   };
   const bool count = c.node.get_int("count_include_pad") != 0;
-  std::vector<int64_t> pads(w.pads.begin(), w.pads.begin() + static_cast<std::ptrdiff_t>(axes));
-  bool inside = symmetric(w.pads);
-  for (size_t i = 0; i < axes; ++i) inside = inside && pads[i] <= w.kernel[i] / 2;
-  if (inside) return {pool(c.in(0), pads, count)};
+  const std::vector<int64_t> pads(w.pads.begin(), w.pads.begin() + static_cast<std::ptrdiff_t>(axes));
+  if (w.inside) return {pool(c.in(0), pads, count)};
   const at::Tensor sums = pool(padded(c.in(0), w.pads, 0), none, true);
   // Means over the elements that count: with pads those that were asked for, without only those of the picture.
   at::Tensor one = at::ones_like(c.in(0).slice(0, 0, 1).slice(1, 0, 1)).detach();
-  if (count) one = padded(one, list_or(c.node, "pads", 2 * axes, 0), 1);
   std::vector<int64_t> rest = w.pads;
-  if (count)
-    for (size_t i = 0; i < rest.size(); ++i) rest[i] -= list_or(c.node, "pads", 2 * axes, 0)[i];
+  if (count) {
+    const std::vector<int64_t> asked = ops::window_list(c.node.get_ints("pads"), 2 * axes, 0, 0, "pads");
+    one = padded(one, asked, 1);
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] -= asked[i];
+  }
   return {sums / pool(padded(one, rest, 0), none, true)};
 }
 

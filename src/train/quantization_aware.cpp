@@ -9,10 +9,12 @@
 #include <map>
 #include <set>
 
+#include "core/text.h"
 #include "graph/op.h"
 #include "quantize/calibrate.h"
 #include "quantize/qdq.h"
 #include "train/torch_network.h"
+#include "train/training_nodes.h"
 #include "transform/passes.h"
 
 namespace lathe {
@@ -27,16 +29,6 @@ const std::vector<std::string> kEstimators = {"identity", "clipped", "polynomial
        "a:uint2 … uint8[,lsq]|pact:BITS|hwgq:BITS|dorefa:BITS|sign[,ESTIMATOR], ends:same, "
        "pull=NUMBER; estimators are {}",
        text, word, fmt::join(kEstimators, ", "));
-}
-
-std::vector<std::string> split(std::string_view text, char at) {
-  std::vector<std::string> parts;
-  while (!text.empty()) {
-    const size_t end = std::min(text.find(at), text.size());
-    if (end > 0) parts.emplace_back(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return parts;
 }
 
 bool is_estimator(const std::string& word) {
@@ -90,24 +82,11 @@ Tensor numbers(const std::vector<float>& values) {
   return t;
 }
 
-// All readers but the graph's outputs take `near`, which reads `value`.
-void read_rounded(Graph& g, ValueId value, ValueId near) {
-  const std::vector<ValueId> outputs = g.outputs;
-  g.replace_uses(value, near);
-  g[g[near].producer].inputs[0] = value;
-  g.outputs = outputs;
-}
-
 // The network as it will run, with the same handles for values and products: what training alone
 // uses is passed by, norms are folded.
 Graph as_deployed(const Graph& graph) {
   Graph g = graph;
-  for (NodeId id : g.order()) {
-    if (g[id].op->name != "Dropout" && g[id].op->name != "DropPath") continue;
-    const ValueId from = g[id].outputs[0], to = g[id].inputs[0];
-    g.replace_uses(from, to);
-    g.remove(id);
-  }
+  pass_by_training(g);
   fold_batch_norm(g);
   remove_dead(g);
   return g;
@@ -251,7 +230,7 @@ class Inserter {
                                  {"estimator", estimator},
                                  {"batched", int64_t{1}}},
                                 g_[v].name + "_rounded");
-    read_rounded(g_, v, near);
+    replace_readers(g_, v, near, g_[near].producer);
   }
 
   // Each product reads the sign of its input: of what a Relu reads where that makes it, whose own
@@ -432,10 +411,7 @@ class Finisher {
       const ValueId least = g_.add_constant(Tensor::scalar(scale * static_cast<float>(-zero))),
                     most = g_.add_constant(Tensor::scalar(scale * static_cast<float>(high - zero)));
       site = g_.add("Clip", {from, least, most}, {}, g_[v].name + "_limited");
-      const std::vector<ValueId> outputs = g_.outputs;
-      g_.replace_uses(v, site);
-      g_[g_[site].producer].inputs[0] = from;
-      g_.outputs = outputs;
+      replace_readers(g_, v, site, g_[site].producer);
     }
     grids_[site.index] = Grid{scale, static_cast<int>(zero), 0, 255, {}, {}};
   }
@@ -510,10 +486,10 @@ class Finisher {
 
 QatScheme parse_qat_scheme(std::string_view text) {
   QatScheme scheme;
-  for (const std::string& word : split(text, ' ')) {
+  for (const std::string& word : words_of(text, ' ')) {
     if (word.starts_with("w:") && word != "w:float") {
       std::string quantizer;
-      for (const std::string& part : split(word.substr(2), ',')) {
+      for (const std::string& part : words_of(std::string_view(word).substr(2), ',')) {
         if (is_estimator(part))
           scheme.weight_estimator = part;
         else if (part == "lsq" || part == "minmax")
@@ -532,7 +508,7 @@ QatScheme parse_qat_scheme(std::string_view text) {
         scheme.weights->granularity = Granularity::kTensor;
     } else if (word.starts_with("a:")) {
       bool first = true;
-      for (const std::string& part : split(word.substr(2), ',')) {
+      for (const std::string& part : words_of(std::string_view(word).substr(2), ',')) {
         if (!first && is_estimator(part)) {
           scheme.activation_estimator = part;
         } else if (first) {

@@ -121,25 +121,24 @@ void TorchNetwork::find_cuts() {
 // A run of steps whose values are thrown away and made again when their gradients are wanted.
 class Recomputed : public torch::autograd::Function<Recomputed> {
  public:
-  struct Part {
+  struct Part : torch::CustomClassHolder {
     TorchNetwork* network;
     size_t begin, end;
     int32_t from, to;
     uint64_t seed;
     PassState state;
   };
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const std::shared_ptr<Part>& part) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const c10::intrusive_ptr<Part>& part) {
     context->save_for_backward({x});
-    // The context holds plain numbers alone: the address of a copy, which backward() frees.
-    context->saved_data["part"] = reinterpret_cast<int64_t>(new std::shared_ptr<Part>(part));
+    context->saved_data["part"] = c10::IValue::make_capsule(part);
     const torch::NoGradGuard guard;
     return once(*part, x, false);
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
-    const std::unique_ptr<std::shared_ptr<Part>> part(reinterpret_cast<std::shared_ptr<Part>*>(context->saved_data["part"].toInt()));
+    const auto part = c10::static_intrusive_pointer_cast<Part>(context->saved_data["part"].toCapsule());
     const at::Tensor x = context->get_saved_variables()[0].detach().set_requires_grad(true);
     const at::AutoGradMode on(true);
-    const at::Tensor y = once(**part, x, true);
+    const at::Tensor y = once(*part, x, true);
     // Gradients of parameters are added where they stand.
     torch::autograd::backward({y}, {gradients[0]});
     return {x.grad(), at::Tensor()};
@@ -156,6 +155,12 @@ class Recomputed : public torch::autograd::Function<Recomputed> {
     return values[p.to];
   }
 };
+
+std::vector<TorchNetwork::Parameter> TorchNetwork::state() const {
+  std::vector<Parameter> all = parameters_;
+  all.insert(all.end(), statistics_.begin(), statistics_.end());
+  return all;
+}
 
 Tensors TorchNetwork::trained() const {
   Tensors list;
@@ -239,8 +244,12 @@ Tensors TorchNetwork::forward(const Tensors& inputs, const PassState& state) {
     // The first part's input asks for no gradient, the last part's end is the loss's: both are kept.
     run(0, cuts_[0].first, values, pass);
     for (size_t i = 0; i + 1 < cuts_.size(); ++i) {
-      const uint64_t seed = pass.generator.defined() ? pass.generator.get<at::CPUGeneratorImpl>()->random64() : 0;
-      const auto part = std::make_shared<Recomputed::Part>(Recomputed::Part{this, cuts_[i].first, cuts_[i + 1].first, cuts_[i].second, cuts_[i + 1].second, seed, pass});
+      auto part = c10::make_intrusive<Recomputed::Part>();
+      part->network = this;
+      part->begin = cuts_[i].first, part->end = cuts_[i + 1].first;
+      part->from = cuts_[i].second, part->to = cuts_[i + 1].second;
+      part->seed = pass.generator.defined() ? pass.generator.get<at::CPUGeneratorImpl>()->random64() : 0;
+      part->state = pass;
       values[cuts_[i + 1].second] = Recomputed::apply(values[cuts_[i].second], part);
       values[cuts_[i].second] = at::Tensor();
     }
@@ -254,11 +263,10 @@ Tensors TorchNetwork::forward(const Tensors& inputs, const PassState& state) {
 
 void TorchNetwork::write_back(Graph& to) const {
   require(to.value_count() >= graph_.value_count(), "another graph");
-  for (const std::vector<Parameter>* list : {&parameters_, &statistics_})
-    for (const Parameter& p : *list) {
-      require(to[p.value].is_constant() && to[p.value].name == p.name, "{} is another value of the graph", p.name);
-      to[p.value].constant = from_torch(p.tensor.to(at::kFloat));
-    }
+  for (const Parameter& p : state()) {
+    require(to[p.value].is_constant() && to[p.value].name == p.name, "{} is another value of the graph", p.name);
+    to[p.value].constant = from_torch(p.tensor.to(at::kFloat));
+  }
 }
 
 }  // namespace lathe

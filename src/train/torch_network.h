@@ -49,6 +49,7 @@ class TorchNetwork {
 
   std::vector<Parameter>& parameters() { return parameters_; }  // trained and frozen
   std::vector<Parameter>& statistics() { return statistics_; }  // of batch norms
+  std::vector<Parameter> state() const;                         // parameters, then statistics: the tensors themselves
   Tensors trained() const;
   const Graph& graph() const { return graph_; }
   const TorchNetworkOptions& options() const { return options_; }

@@ -17,6 +17,7 @@
 #include "train/optimizer.h"
 #include "train/quantization_aware.h"
 #include "train/torch_network.h"
+#include "train/training_nodes.h"
 #include "train/training_log.h"
 #include "transform/passes.h"
 
@@ -37,6 +38,23 @@ void end_in_logits(Graph& g) {
   }
 }
 
+// Samples once, in their order, as they are.
+LoaderOptions once(LoaderOptions l) {
+  l.shuffle = l.drop_last = false;
+  l.mixup = l.cutmix = 0;
+  l.augment.random = false;
+  l.epochs = 1;
+  return l;
+}
+
+// Samples become as large as the network's input, where that says so and nothing else does.
+void fit_to(const Shape& input, AugmentOptions& a) {
+  const size_t rank = input.size();
+  if (rank < 2) return;
+  if (a.height == 0 && input[rank - 2] != kUnknownDim) a.height = input[rank - 2];
+  if (a.width == 0 && input[rank - 1] != kUnknownDim) a.width = input[rank - 1];
+}
+
 // Of an epoch, so far.
 struct Sums {
   double loss = 0, gradient = 0;
@@ -53,7 +71,7 @@ class Trainer {
   static Graph prepared(const TrainRequest& r);
   nlohmann::json settings() const;
   void check_data();
-  PassState pass(int64_t step) const;
+  PassState pass(int64_t batch) const;  // of all
   Learnt loss_of(const Batch& batch, const PassState& state);
   void step(double rate);
   void move_average();
@@ -65,7 +83,6 @@ class Trainer {
   void epoch_done(int64_t epoch, double seconds);
   void report(int64_t epoch, int64_t batch, bool done);
   void finish(TrainResult& result) const;
-  LoaderOptions evaluation_loader() const;
   Graph deployed();
   std::string file(const char* name) const { return r_.folder + "/" + name; }
   int64_t epochs() const { return static_cast<int64_t>(std::ceil(r_.options.schedule.epochs)); }
@@ -96,17 +113,12 @@ TrainRequest rounded(TrainRequest r, std::vector<std::string>* notices) {
   const QatScheme scheme = parse_qat_scheme(o.quantize);
   Graph& g = r.network;
   if (o.conv_bn == ConvBnMode::kDeploy) fold_batch_norm(g);
-  LoaderOptions l = o.loader;
+  LoaderOptions l = once(o.loader);
+  l.shuffle = o.loader.shuffle;
+  l.drop_last = o.loader.drop_last;
   l.seed = o.seed;
   l.batch = std::min<int64_t>(l.batch, static_cast<int64_t>(r.data.train->size()));
-  l.mixup = l.cutmix = 0;
-  l.epochs = 1;
-  l.augment.random = false;
-  const std::optional<Shape>& in = g[g.inputs.at(0)].shape;
-  if (in && in->size() >= 2) {
-    if (l.augment.height == 0 && (*in)[in->size() - 2] != kUnknownDim) l.augment.height = (*in)[in->size() - 2];
-    if (l.augment.width == 0 && in->back() != kUnknownDim) l.augment.width = in->back();
-  }
+  if (const std::optional<Shape>& in = g[g.inputs.at(0)].shape) fit_to(*in, l.augment);
   const Tensor batch = Loader(r.data.train, l).next().inputs;
   const auto add = [notices](const std::vector<std::string>& more) { notices->insert(notices->end(), more.begin(), more.end()); };
   add(insert_fake_quantize(g, scheme, {1, [batch](size_t) { return std::vector<Tensor>{batch}; }}, o.conv_bn == ConvBnMode::kTrain));
@@ -138,8 +150,7 @@ Trainer::Trainer(TrainRequest request, const std::function<void(const TrainProgr
     teacher_ = std::make_unique<TorchNetwork>(std::move(g), TorchNetworkOptions{.freeze = {"*"}});
   }
   if (o.ema > 0)
-    for (auto* list : {&net_.parameters(), &net_.statistics()})
-      for (const TorchNetwork::Parameter& p : *list) average_.push_back(p.tensor.detach().clone());
+    for (const TorchNetwork::Parameter& p : net_.state()) average_.push_back(p.tensor.detach().clone());
   LoaderOptions l = o.loader;
   l.seed = o.seed;
   l.epochs = epochs();
@@ -160,9 +171,7 @@ void Trainer::check_data() {
     fail(ErrorKind::kInput, "{}: the network takes {}, samples are {}", r_.name, in ? to_string(*in) : "any rank", to_string(sample.input.shape()));
   if ((*in)[1] != kUnknownDim && (*in)[1] != sample.input.dim(0))
     fail(ErrorKind::kInput, "{}: the network takes {} channels, samples have {}", r_.name, (*in)[1], sample.input.dim(0));
-  const size_t rank = in->size();
-  if (l.augment.height == 0 && (*in)[rank - 2] != kUnknownDim) l.augment.height = (*in)[rank - 2];
-  if (l.augment.width == 0 && (*in)[rank - 1] != kUnknownDim) l.augment.width = (*in)[rank - 1];
+  fit_to(*in, l.augment);
   objective_->check(r_.name, g, *r_.data.train, {.label_smoothing = r_.options.label_smoothing, .taught = r_.teacher ? at::zeros({}) : at::Tensor()}, l);
 }
 
@@ -178,10 +187,10 @@ nlohmann::json Trainer::settings() const {
   return j;
 }
 
-PassState Trainer::pass(int64_t step) const {
-  PassState s{.training = true, .batch_statistics = true, .progress = static_cast<double>(step) / static_cast<double>(total_steps_), .generator = {}};
-  s.generator = at::detail::createCPUGenerator(Random(r_.options.seed, static_cast<uint64_t>(step), 0x7261696e).bits());
-  return s;
+PassState Trainer::pass(int64_t batch) const {
+  const double all = static_cast<double>(loader_->batches() * epochs());
+  return {.training = true, .batch_statistics = true, .progress = static_cast<double>(batch) / all,
+          .generator = at::detail::createCPUGenerator(Random(r_.options.seed, static_cast<uint64_t>(batch), 0x7261696e).bits())};
 }
 
 Learnt Trainer::loss_of(const Batch& batch, const PassState& state) {
@@ -222,36 +231,23 @@ void Trainer::move_average() {
   // The first steps count more than they will: the average of few is near the weights.
   const double decay = std::min(r_.options.ema, (1 + static_cast<double>(step_)) / (10 + static_cast<double>(step_)));
   size_t i = 0;
-  for (auto* list : {&net_.parameters(), &net_.statistics()})
-    for (const TorchNetwork::Parameter& p : *list) average_[i++].lerp_(p.tensor, 1 - decay);
+  for (const TorchNetwork::Parameter& p : net_.state()) average_[i++].lerp_(p.tensor, 1 - decay);
 }
 
 void Trainer::swap_average() {
   const torch::NoGradGuard guard;
-  size_t i = 0;
   if (average_.empty()) return;
-  for (auto* list : {&net_.parameters(), &net_.statistics()})
-    for (const TorchNetwork::Parameter& p : *list) {
-      const at::Tensor now = p.tensor.clone();
-      p.tensor.copy_(average_[i]);
-      average_[i++].copy_(now);
-    }
-}
-
-LoaderOptions Trainer::evaluation_loader() const {
-  LoaderOptions l = r_.options.loader;
-  l.shuffle = l.drop_last = false;
-  l.mixup = l.cutmix = 0;
-  const AugmentOptions a = l.augment;
-  l.augment = {};
-  l.augment.height = a.height, l.augment.width = a.width, l.augment.fit = a.fit, l.augment.crop_ratio = a.crop_ratio, l.augment.frames = a.frames;
-  l.epochs = 1;
-  return l;
+  size_t i = 0;
+  for (const TorchNetwork::Parameter& p : net_.state()) {
+    const at::Tensor now = p.tensor.clone();
+    p.tensor.copy_(average_[i]);
+    average_[i++].copy_(now);
+  }
 }
 
 std::pair<double, double> Trainer::evaluate(const std::shared_ptr<const TrainingSet>& set) {
   const torch::NoGradGuard guard;
-  Loader loader(set, evaluation_loader());
+  Loader loader(set, once(r_.options.loader));
   const std::unique_ptr<Judgement> judgement = objective_->judgement();
   int64_t count = 0;
   double loss = 0;
@@ -272,11 +268,10 @@ void Trainer::save(int64_t epoch, int64_t batch) {
   Safetensors file;
   const auto put = [&](const std::string& name, const at::Tensor& t) { file.tensors[name] = from_torch(t); };
   size_t i = 0;
-  for (auto* list : {&net_.parameters(), &net_.statistics()})
-    for (const TorchNetwork::Parameter& p : *list) {
-      put("network/" + p.name, p.tensor);
-      if (!average_.empty()) put("average/" + p.name, average_[i++]);
-    }
+  for (const TorchNetwork::Parameter& p : net_.state()) {
+    put("network/" + p.name, p.tensor);
+    if (!average_.empty()) put("average/" + p.name, average_[i++]);
+  }
   for (const auto& [name, tensor] : optimizer_->state()) put("optimizer/" + name, tensor);
   nlohmann::json records = nlohmann::json::array();
   for (const EpochRecord& r : records_) records.push_back(to_json(r, objective_->measure()));
@@ -307,11 +302,10 @@ void Trainer::restore() {
     to.copy_(from);
   };
   size_t i = 0;
-  for (auto* list : {&net_.parameters(), &net_.statistics()})
-    for (const TorchNetwork::Parameter& p : *list) {
-      get("network/" + p.name, p.tensor);
-      if (!average_.empty()) get("average/" + p.name, average_[i++]);
-    }
+  for (const TorchNetwork::Parameter& p : net_.state()) {
+    get("network/" + p.name, p.tensor);
+    if (!average_.empty()) get("average/" + p.name, average_[i++]);
+  }
   std::map<std::string, at::Tensor> state;
   for (const auto& [name, tensor] : saved.tensors)
     if (name.starts_with("optimizer/")) state[name.substr(10)] = to_torch(tensor);
@@ -384,7 +378,7 @@ Graph Trainer::deployed() {
 
 // The network as a file, how it wants its pictures, the names of its classes, and its score as the engine runs it.
 void Trainer::finish(TrainResult& result) const {
-  const LoaderOptions l = evaluation_loader();
+  const LoaderOptions& l = r_.options.loader;
   const std::string bytes = onnx_bytes(result.network, {{"lathe.trained", settings().dump()}});
   if (r_.data.test->size() > 0) result.test_score = engine_score(import_onnx_bytes(bytes).graph, r_.data.test, l, r_.options.threads);
   if (r_.folder.empty()) return;
@@ -465,33 +459,10 @@ TrainResult Trainer::run() {
 
 }  // namespace
 
-void strip_training(Graph& g, size_t outputs) {
-  if (g.outputs.size() > outputs) g.outputs.resize(outputs);
-  for (NodeId id : g.order()) {
-    const std::string& op = g[id].op->name;
-    if (op != "Dropout" && op != "DropPath") continue;
-    const ValueId from = g[id].outputs[0], to = g[id].inputs[0];
-    for (ValueId& v : g.outputs)
-      if (v == from && g[to].producer) {
-        // The name of an output stays.
-        std::swap(g[to].name, g[from].name);
-      }
-    g.replace_uses(from, to);
-    g.remove(id);
-  }
-  remove_dead(g);
-  g.compact();
-}
-
 double engine_score(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads) {
   CompiledModel model(network, {.threads = threads});
-  LoaderOptions l = loader;
-  l.shuffle = l.drop_last = false;
-  l.mixup = l.cutmix = 0;
-  l.augment.random = false;
-  l.epochs = 1;
   const std::unique_ptr<Judgement> judgement = Objective::make(set->truth())->judgement();
-  Loader samples(std::move(set), l);
+  Loader samples(std::move(set), once(loader));
   for (int64_t i = 0; i < samples.batches(); ++i) {
     const Batch batch = samples.next();
     judgement->add(batch, model.run(std::vector<Tensor>{batch.inputs}));

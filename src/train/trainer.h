@@ -89,9 +89,6 @@ struct TrainResult {
 // says where, and the folder holds the last checkpoint before.
 TrainResult train(TrainRequest request, const std::function<void(const TrainProgress&)>& progress = {}, std::stop_token stop = {});
 
-// What training alone uses (Dropout, DropPath, outputs behind the first `outputs`) goes.
-void strip_training(Graph& graph, size_t outputs = 1);
-
 // How good the answers of a deployed network to the samples of `set` are in the engine, prepared as `loader` says: accuracy of classes, mAP@0.5
 // of boxes.
 double engine_score(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads);

@@ -235,4 +235,11 @@ void clean_up(Graph& g, bool keep_quantized) {
   g.compact();
 }
 
+void replace_readers(Graph& g, ValueId from, ValueId to, NodeId except) {
+  const std::vector<ValueId> outputs = g.outputs, read = g[except].inputs;
+  g.replace_uses(from, to);
+  g[except].inputs = read;
+  g.outputs = outputs;
+}
+
 }  // namespace lathe

@@ -92,6 +92,9 @@ std::vector<std::string> real_operators(const Graph& graph);
 // at run time.
 void fuse_dynamic_products(Graph& graph);
 
+// Every node but `except` that reads `from` reads `to`; the graph's outputs stay.
+void replace_readers(Graph& graph, ValueId from, ValueId to, NodeId except);
+
 // The shape of a value, which must be static.
 const Shape& static_shape(const Graph& graph, ValueId value);
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "graph/op.h"
+#include "numbers_test.h"
 #include "models/models.h"
 #include "train/torch_network.h"
 #include "transform/passes.h"
@@ -20,15 +21,9 @@ struct Block {
   double least_variance, most_variance;
 };
 
-class ConvBnTest : public ::testing::Test {
+class ConvBnTest : public NumbersTest {
  protected:
-  std::mt19937 random_{5};
-  Tensor numbers(const Shape& shape, double low = -1, double high = 1) {
-    Tensor t(DType::kF32, shape);
-    std::uniform_real_distribution<double> of(low, high);
-    for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = static_cast<float>(of(random_));
-    return t;
-  }
+  ConvBnTest() : NumbersTest(5) {}
   // Equal in their logarithm between the two.
   Tensor variances(int64_t count, double low, double high) {
     Tensor t = numbers({count}, std::log(low), std::log(high));

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "graph/op.h"
+#include "numbers_test.h"
 #include "kernels/reference/reference.h"
 #include "train/torch_network.h"
 
@@ -25,16 +26,10 @@ struct Case {
   bool differentiable = true;
 };
 
-class Lowering : public ::testing::Test {
+class Lowering : public NumbersTest {
  protected:
-  std::mt19937 random_{7};
+  Lowering() : NumbersTest(7) {}
 
-  Tensor numbers(const Shape& shape, double low = -1, double high = 1) {
-    Tensor t(DType::kF32, shape);
-    std::uniform_real_distribution<float> of(static_cast<float>(low), static_cast<float>(high));
-    for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = of(random_);
-    return t;
-  }
   // No two alike, and none near another: maxima and kinks stay on their side.
   Tensor apart(const Shape& shape) {
     Tensor t(DType::kF32, shape);

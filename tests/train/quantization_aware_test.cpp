@@ -10,6 +10,7 @@
 #include <random>
 
 #include "graph/op.h"
+#include "numbers_test.h"
 #include "kernels/reference/reference.h"
 #include "models/builder.h"
 #include "planner/plan.h"
@@ -29,15 +30,9 @@ struct Spec {
   float pull = 0;
 };
 
-class QuantizationAware : public ::testing::Test {
+class QuantizationAware : public NumbersTest {
  protected:
-  std::mt19937 random_{11};
-  Tensor numbers(const Shape& shape, double low = -1, double high = 1) {
-    Tensor t(DType::kF32, shape);
-    std::uniform_real_distribution<double> of(low, high);
-    for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = static_cast<float>(of(random_));
-    return t;
-  }
+  QuantizationAware() : NumbersTest(11) {}
 
   // X an input, S and T parameters.
   Graph graph_of(const Spec& s, const Shape& shape) {

@@ -128,6 +128,23 @@ class TrainerTest : public ::testing::Test {
     }
     return "";
   }
+  // Stopped after 1 step, and every `steps` further ones, it ends with the same bits.
+  void expect_in_parts(const TrainRequest& asked, const std::string& expected, int64_t steps) const {
+    int64_t parts = 0;
+    for (int64_t most = 1;; most += steps, ++parts) {
+      TrainRequest r = asked;
+      r.folder = folder("parts");
+      r.options.most_steps = most;
+      r.options.resume = parts > 0;
+      const TrainResult part = train(std::move(r));
+      if (!part.stopped) {
+        EXPECT_EQ(onnx_bytes(part.network), expected);
+        break;
+      }
+      ASSERT_LT(parts, 20);
+    }
+    EXPECT_GE(parts, 2);
+  }
   fs::path folder_;
 };
 
@@ -153,21 +170,7 @@ TEST_F(TrainerTest, GoesOnToTheSameBits) {
     whole.options.loader.mixup = 0.2;
     whole.options.loader.augment = parse_augment("flip,crop=1");
     const TrainRequest asked = whole;
-    const std::string expected = onnx_bytes(train(std::move(whole)).network);
-    int64_t parts = 0;
-    for (int64_t steps = 1;; steps += 7, ++parts) {
-      TrainRequest r = asked;
-      r.folder = folder("parts");
-      r.options.most_steps = steps;
-      r.options.resume = parts > 0;
-      const TrainResult part = train(std::move(r));
-      if (!part.stopped) {
-        EXPECT_EQ(onnx_bytes(part.network), expected);
-        break;
-      }
-      ASSERT_LT(parts, 20);
-    }
-    EXPECT_GE(parts, 2);
+    expect_in_parts(asked, onnx_bytes(train(std::move(whole)).network), 7);
     fs::remove_all(folder("parts"));
     fs::remove_all(folder("whole"));
   }
@@ -201,20 +204,21 @@ TEST_F(TrainerTest, TrainingOfBoxesGoesOnToTheSameBits) {
   whole.options.ema = 0.9;
   whole.options.loader.augment = parse_augment("flip,ssd-crop");
   const TrainRequest asked = whole;
-  const std::string expected = onnx_bytes(train(std::move(whole)).network);
-  for (int64_t steps = 1, parts = 0;; steps += 5, ++parts) {
-    TrainRequest r = asked;
-    r.folder = folder("parts");
-    r.options.most_steps = steps;
-    r.options.resume = parts > 0;
-    const TrainResult part = train(std::move(r));
-    if (!part.stopped) {
-      EXPECT_EQ(onnx_bytes(part.network), expected);
-      EXPECT_GE(parts, 2);
-      break;
-    }
-    ASSERT_LT(parts, 20);
-  }
+  expect_in_parts(asked, onnx_bytes(train(std::move(whole)).network), 5);
+}
+
+// The rate of a scheduled drop path is a part of training that is done: with several batches a step too it ends at its own.
+TEST_F(TrainerTest, ScheduledDropPathEndsAtItsRate) {
+  TrainRequest r = request();
+  BuildOptions o;
+  o.training = true;
+  Builder b("scheduled", o);
+  ValueId x = b.input({1, 8, 8});
+  x = b.drop_path(b.relu(b.conv(x, {.out = 8, .kernel = 3, .stride = 2, .pad = 1, .bias = true})), 0.6, true);
+  auto scope = b.scope("head");
+  r.network = b.finish({b.linear(b.flatten(x), 4)});
+  r.options.accumulate = 3;
+  EXPECT_TRUE(std::isfinite(train(std::move(r)).epochs.back().loss));
 }
 
 // With learned scales of weights and activations.

@@ -198,21 +198,31 @@ HWY_EXPORT(CodedDotFinish);
 
 namespace {
 
-// A row in digits: [blocks, kDigits, block] bytes, [blocks] of DotBlock, and where the row itself is if it must be
+// How rows in digits lie: [blocks, kDigits, block] bytes, [blocks] of DotBlock, and where the row itself is if it must be
 // multiplied as it stands.
 struct SplitRow {
   int8_t* digits;
   DotBlock* blocks;
   const float** plain;
 };
-int64_t blocks_of(const CodedGemm& g) { return (g.depth + coded_dot_block(g) - 1) / coded_dot_block(g); }
-SplitRow row_at(const CodedGemm& g, const void* split, int64_t row) {
-  auto* at = static_cast<char*>(const_cast<void*>(split)) + row * coded_dot_row_bytes(g);
-  const int64_t count = blocks_of(g), digits = count * kDigits * coded_dot_block(g);
-  return {reinterpret_cast<int8_t*>(at), reinterpret_cast<DotBlock*>(at + digits), reinterpret_cast<const float**>(at + digits + count * static_cast<int64_t>(sizeof(DotBlock)))};
-}
+struct SplitLayout {
+  int64_t block, count, row_bytes;  // elements that are brought to one scale, such blocks of a row
+  explicit SplitLayout(const CodedGemm& g) {
+    const int64_t most = g.bits == 8 ? 128 : 256;
+    block = std::min(g.groups <= 1 ? (g.depth + kDotDepth - 1) / kDotDepth * kDotDepth : g.group / kDotDepth * kDotDepth, most);
+    while (g.groups > 1 && g.group % block != 0) block -= kDotDepth;
+    count = (g.depth + block - 1) / block;
+    row_bytes = (digit_bytes() + count * kBlockBytes + static_cast<int64_t>(sizeof(float*)) + 63) / 64 * 64;
+  }
+  SplitRow row(void* split, int64_t r) const {
+    auto* at = static_cast<char*>(split) + r * row_bytes;
+    return {reinterpret_cast<int8_t*>(at), reinterpret_cast<DotBlock*>(at + digit_bytes()), reinterpret_cast<const float**>(at + digit_bytes() + count * kBlockBytes)};
+  }
 
-int32_t moved_up(const CodedGemm& g) { return g.is_signed ? 1 << (g.bits - 1) : 0; }
+ private:
+  static constexpr int64_t kBlockBytes = sizeof(DotBlock);
+  int64_t digit_bytes() const { return count * kDigits * block; }
+};
 
 // A row without digits: element by element.
 void plain_tile(const CodedGemm& g, const float* x, int64_t tile, float* to) {
@@ -223,7 +233,7 @@ void plain_tile(const CodedGemm& g, const float* x, int64_t tile, float* to) {
       const uint8_t* unit = g.codes + (tile * units + k / kDotDepth) * kDotColumns * g.bits;
       const int64_t half = k % kDotDepth / 4, group = g.groups > 1 ? k / g.group : 0, at = (tile * g.groups + group) * kDotColumns + c;
       const int code = g.bits == 4 ? unit[c * 4 + k % 4] >> 4 * half & 15 : unit[(half * kDotColumns + c) * 4 + k % 4];
-      sum += (static_cast<float>(code) - (g.zeros ? g.zeros[at] : static_cast<float>(moved_up(g)))) * g.scales[at] * x[k];
+      sum += (static_cast<float>(code) - (g.zeros ? g.zeros[at] : static_cast<float>(g.moved_up()))) * g.scales[at] * x[k];
     }
     to[c] = sum;
   }
@@ -233,33 +243,25 @@ void plain_tile(const CodedGemm& g, const float* x, int64_t tile, float* to) {
 
 bool has_coded_dot() { return has_vnni_instructions() && HWY_DYNAMIC_DISPATCH(HasCodedDot)(); }
 
-int64_t coded_dot_block(const CodedGemm& g) {
-  const int64_t most = g.bits == 8 ? 128 : 256;
-  if (g.groups <= 1) return std::min((g.depth + kDotDepth - 1) / kDotDepth * kDotDepth, most);
-  int64_t block = std::min(g.group, most) / kDotDepth * kDotDepth;
-  while (g.group % block != 0) block -= kDotDepth;
-  return block;
-}
+int64_t coded_dot_row_bytes(const CodedGemm& g) { return SplitLayout(g).row_bytes; }
 
-int64_t coded_dot_row_bytes(const CodedGemm& g) {
-  return (blocks_of(g) * (kDigits * coded_dot_block(g) + static_cast<int64_t>(sizeof(DotBlock))) + static_cast<int64_t>(sizeof(float*)) + 63) / 64 * 64;
-}
-
-void coded_dot_split(const CodedGemm& g, const float* a, void* row) {
-  const SplitRow r = row_at(g, row, 0);
-  const int64_t block = coded_dot_block(g), count = blocks_of(g);
-  *r.plain = nullptr;
-  for (int64_t b = 0; b < count; ++b) {
-    // Where columns have zero points of their own, they are multiplied in later.
-    const int32_t zero = g.zeros ? 1 : moved_up(g);
-    if (HWY_DYNAMIC_DISPATCH(DotSplit)(a + b * block, std::min(block, g.depth - b * block), block, zero, r.digits + b * block * kDigits, r.blocks[b])) continue;
-    *r.plain = a;
-    return;
+void coded_dot_split(const CodedGemm& g, int64_t from, int64_t to, void* split) {
+  const SplitLayout layout(g);
+  // Where columns have zero points of their own, they are multiplied in later.
+  const int32_t zero = g.zeros ? 1 : g.moved_up();
+  for (int64_t row = from; row < to; ++row) {
+    const float* a = g.a + row * g.a_step;
+    const SplitRow r = layout.row(split, row);
+    bool cut = true;
+    for (int64_t b = 0, first = 0; cut && b < layout.count; ++b, first += layout.block)
+      cut = HWY_DYNAMIC_DISPATCH(DotSplit)(a + first, std::min(layout.block, g.depth - first), layout.block, zero, r.digits + first * kDigits, r.blocks[b]);
+    *r.plain = cut ? nullptr : a;
   }
 }
 
-void coded_dot_panels(const CodedGemm& g, const void* split, int64_t row0, int64_t row1, int64_t chunk0, int64_t chunk1, float* sums) {
-  const int64_t block = coded_dot_block(g), tiles = (g.columns + kDotColumns - 1) / kDotColumns;
+void coded_dot_panels(const CodedGemm& g, void* split, int64_t row0, int64_t row1, int64_t chunk0, int64_t chunk1, float* sums) {
+  const SplitLayout layout(g);
+  const int64_t tiles = (g.columns + kDotColumns - 1) / kDotColumns;
   for (int64_t chunk = chunk0; chunk < chunk1; ++chunk) {
     const int64_t first = chunk * kCodedChunkColumns / kDotColumns, last = std::min(first + kCodedChunkColumns / kDotColumns, tiles);
     for (int64_t tile = first; tile < last; ++tile) {
@@ -270,12 +272,12 @@ void coded_dot_panels(const CodedGemm& g, const void* split, int64_t row0, int64
         int64_t count = 0;
         const float* plain = nullptr;
         while (count < kMostDotRows && row + count < row1) {
-          const SplitRow r = row_at(g, split, row + count);
+          const SplitRow r = layout.row(split, row + count);
           if ((plain = *r.plain)) break;
           digits[count] = r.digits;
           blocks[count++] = r.blocks;
         }
-        if (count > 0) HWY_DYNAMIC_DISPATCH(CodedDotTile)(g, tile, block, count, digits, blocks, to + (row - row0) * kCodedChunkColumns, kCodedChunkColumns);
+        if (count > 0) HWY_DYNAMIC_DISPATCH(CodedDotTile)(g, tile, layout.block, count, digits, blocks, to + (row - row0) * kCodedChunkColumns, kCodedChunkColumns);
         row += count;
         if (plain) plain_tile(g, plain, tile, to + (row++ - row0) * kCodedChunkColumns);
       }

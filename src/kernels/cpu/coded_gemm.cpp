@@ -471,9 +471,7 @@ class CodedProduct : public Kernel {
       g.y = y + row * g.columns;
       g.residual = residual ? residual + row * g.columns : nullptr;
       if (dot_)
-        parallel_for(g.rows, kParallelGrain / (gemm_.depth + 1) + 1, [&](int64_t begin, int64_t end) {
-          for (; begin < end; ++begin) coded_dot_split(g, g.a + begin * g.a_step, reinterpret_cast<char*>(split) + begin * coded_dot_row_bytes(g));
-        });
+        parallel_for(g.rows, kParallelGrain / (gemm_.depth + 1) + 1, [&](int64_t begin, int64_t end) { coded_dot_split(g, begin, end, split); });
       multiply(g, split, own);
     }
   }
@@ -519,7 +517,7 @@ class CodedProduct : public Kernel {
       numbers_ = r.packed_input(4, DType::kF32, in_tiles, layout(), [&](const Tensor& t) { return to_tiles(t, 0); });
       gemm_.scales = numbers_.data<float>();
       if (r.has_input(5)) {
-        zeros_ = r.packed_input(5, DType::kF32, in_tiles, layout(), [&](const Tensor& t) { return to_tiles(t, dot_ ? moved_up() : 0); });
+        zeros_ = r.packed_input(5, DType::kF32, in_tiles, layout(), [&](const Tensor& t) { return to_tiles(t, dot_ ? gemm_.moved_up() : 0); });
         gemm_.zeros = zeros_.data<float>();
       }
     }
@@ -545,7 +543,6 @@ class CodedProduct : public Kernel {
  private:
   int64_t tile_columns() const { return dot_ ? kDotColumns : kTileColumns; }
   int64_t tiles() const { return (gemm_.columns + tile_columns() - 1) / tile_columns(); }
-  int moved_up() const { return gemm_.is_signed ? 1 << (gemm_.bits - 1) : 0; }  // of codes that are bytes from 0 on
   uint64_t layout() const { return 2 | static_cast<uint64_t>(lanes_) << 8 | static_cast<uint64_t>(dot_) << 16; }
   int64_t block_rows() const { return std::clamp<int64_t>(kRowBytes / (row_step() * 4), 24, 192); }
   int64_t copied_rows() const { return copies_ ? split_rows() : 0; }
@@ -564,7 +561,7 @@ class CodedProduct : public Kernel {
         for (int64_t k = 0; k < depth; ++k) {
           uint8_t* unit = tile + k / kDotDepth * shape[2];
           const int64_t half = k % kDotDepth / 4, lane = n % kDotColumns * 4 + k % 4;
-          const int code = (row[k] + moved_up()) & most;
+          const int code = (row[k] + gemm_.moved_up()) & most;
           if (gemm_.bits == 4) unit[lane] |= static_cast<uint8_t>(code << 4 * half);
           else unit[half * kDotColumns * 4 + lane] = static_cast<uint8_t>(code);
         }
@@ -597,7 +594,7 @@ class CodedProduct : public Kernel {
     return packed;
   }
 
-  void multiply(const CodedGemm& g, const void* split, float* scratch) const {
+  void multiply(const CodedGemm& g, void* split, float* scratch) const {
     const int64_t chunks = (g.columns + kCodedChunkColumns - 1) / kCodedChunkColumns, cost = g.depth * kCodedChunkColumns / 16 + 1;
     const int64_t block = std::min(block_rows(), g.rows), blocks = (g.rows + block - 1) / block;
     const auto panels = [&](int64_t row0, int64_t row1, int64_t chunk0, int64_t chunk1) {

@@ -27,6 +27,7 @@ struct CodedGemm {
   bool residual_first = false;
   const float* residual = nullptr;
   float* y = nullptr;
+  int moved_up() const { return is_signed ? 1 << (bits - 1) : 0; }  // of codes that are to be bytes from 0 on
 };
 
 // Weights of 4 or 8 bits in groups, on processors that add up four products of u8 and i8 (AVX512_VNNI). Packed codes:
@@ -36,14 +37,12 @@ constexpr int64_t kDotColumns = 32;
 constexpr int64_t kDotDepth = 8;
 
 bool has_coded_dot();
-// Elements of a row that are brought to one scale.
-int64_t coded_dot_block(const CodedGemm&);
 // Of a row that is cut into digits.
 int64_t coded_dot_row_bytes(const CodedGemm&);
-// Cuts row `a` of `g.depth` elements. A row with elements that are no number, or too large or small, is only marked.
-void coded_dot_split(const CodedGemm& g, const float* a, void* row);
+// Cuts rows [from, to) of A, all of them to `split`. A row with elements that are no number, or too large or small, is only marked.
+void coded_dot_split(const CodedGemm& g, int64_t from, int64_t to, void* split);
 // Rows [row0, row1) of Y in chunks [chunk0, chunk1) of columns. `split`: all rows of A in digits; `sums`:
 // [rows, kCodedChunkColumns].
-void coded_dot_panels(const CodedGemm& g, const void* split, int64_t row0, int64_t row1, int64_t chunk0, int64_t chunk1, float* sums);
+void coded_dot_panels(const CodedGemm& g, void* split, int64_t row0, int64_t row1, int64_t chunk0, int64_t chunk1, float* sums);
 
 }  // namespace lathe
