@@ -2,9 +2,12 @@
 #include <malloc.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <climits>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
+#include <ctime>
 #include <functional>
 
 #include "commands.h"
@@ -19,17 +22,22 @@ void train_command(const TrainCommand& c, const std::function<bool()>& stops);
 
 namespace {
 
-volatile std::sig_atomic_t asked = 0;
+// When the first interrupt came, in milliseconds of CLOCK_MONOTONIC; 0: none did.
+std::atomic<int64_t> asked = 0;
+static_assert(std::atomic<int64_t>::is_always_lock_free);
 
-// The first time training ends at the next step, with a checkpoint; the second time at once.
+// The first time training ends at the next step, with a checkpoint; the second time at once. What runs the program (timeout, make)
+// often sends one interrupt twice, to the process and to its group: within half a second they are one.
 void interrupted(int number) {
-  const bool again = asked != 0;
-  asked = 1;
-  if (again) {
+  timespec now = {};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  const int64_t at = now.tv_sec * int64_t{1000} + now.tv_nsec / 1'000'000;
+  if (asked == 0) {
+    asked = at;
+  } else if (at - asked > 500) {
     lathe::remove_uncommitted_files();
     std::signal(number, SIG_DFL);
     ::raise(number);
-    return;
   }
 }
 

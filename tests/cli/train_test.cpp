@@ -107,6 +107,14 @@ TEST_F(TrainCommandTest, AnInterruptKeepsTheCheckpoint) {
   EXPECT_TRUE(fs::exists(out("a") + "/checkpoint.safetensors"));
 }
 
+TEST_F(TrainCommandTest, AnInterruptThatComesTwiceIsOne) {
+  NEEDS_TRAINING();
+  const std::string command = std::string(LATHE_BINARY) + " train lenet5 --data " + data_ + " --epochs 4000 --threads 1 --checkpoint 0 -o " + out("a");
+  const ShellResult r = shell(command + " & p=$!; while [ ! -e " + out("a") + "/checkpoint.safetensors ] && kill -0 $p; do sleep 0.1; done; kill -TERM $p; sleep 0.02; kill -TERM $p; wait $p");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_THAT(r.err, ::testing::HasSubstr("stopped"));
+}
+
 TEST_F(TrainCommandTest, RefusalsAreOneLine) {
   NEEDS_TRAINING();
   const auto refuses = [&](const std::string& arguments, int code, const std::string& text) {
