@@ -8,6 +8,8 @@ find_path(TORCH_HEADERS torch/torch.h PATH_SUFFIXES torch/csrc/api/include inclu
 find_library(TORCH_LIBRARY torch)
 find_library(TORCH_CPU_LIBRARY torch_cpu)
 find_library(C10_LIBRARY c10)
+# With CUDA the registration of its kernels is all that is used of them, so that the linker must be told to keep them.
+find_library(TORCH_CUDA_LIBRARY torch_cuda)
 if(NOT TORCH_HEADERS OR NOT TORCH_LIBRARY OR NOT TORCH_CPU_LIBRARY OR NOT C10_LIBRARY)
   message(STATUS "No libtorch (Debian: libtorch-dev): lathe is built without training")
   return()
@@ -16,8 +18,20 @@ set(LATHE_HAS_TRAINING ON)
 
 # Its own CMake package asks for CUDA, MKL and Python in turn; three libraries are all that is needed.
 add_library(lathe_torch INTERFACE)
-target_include_directories(lathe_torch SYSTEM INTERFACE ${TORCH_HEADERS})
+# Beside its own headers libtorch 2 brings those of fmt, oneDNN and others, of other versions than ours: a view shows the former alone.
+get_filename_component(torch_headers_root ${TORCH_HEADERS}/../../../.. ABSOLUTE)
+set(torch_view ${PROJECT_BINARY_DIR}/include/torch_view)
+file(MAKE_DIRECTORY ${torch_view})
+foreach(part ATen c10 caffe2 torch)
+  if(EXISTS ${torch_headers_root}/${part})
+    file(CREATE_LINK ${torch_headers_root}/${part} ${torch_view}/${part} SYMBOLIC)
+  endif()
+endforeach()
+target_include_directories(lathe_torch SYSTEM INTERFACE ${torch_view}/torch/csrc/api/include ${torch_view})
 target_link_libraries(lathe_torch INTERFACE ${TORCH_LIBRARY} ${TORCH_CPU_LIBRARY} ${C10_LIBRARY})
+if(TORCH_CUDA_LIBRARY)
+  target_link_libraries(lathe_torch INTERFACE -Wl,--no-as-needed ${TORCH_CUDA_LIBRARY} -Wl,--as-needed)
+endif()
 
 list_files_of(train/reproduce training_reproduction Reproduction experiments train/reproduction_files.h)
 lathe_folder(train LINK lathe_optimize lathe_models lathe_data lathe_torch)

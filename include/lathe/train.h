@@ -54,6 +54,7 @@ struct TrainSettings {
   std::map<std::string, std::string> set = {};
   bool new_head = false;            // a file's last layer is made anew for the data's classes (finetune)
   // The process.
+  std::string device = "cpu";       // where libtorch trains: cpu, cuda, cuda:N
   int threads = 2, loader_threads = 1;
   uint64_t seed = 1;
   bool resume = false;              // from the folder's checkpoint, to the same bits

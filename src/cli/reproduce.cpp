@@ -1,8 +1,11 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
+#include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
@@ -13,10 +16,18 @@ namespace lathe::cli {
 namespace {
 
 struct Options {
-  std::string key;
+  std::string key, only;
   ReproduceContext context;
   bool json = false;
 };
+
+// `progress` is shown, by however many threads.
+std::function<void(const std::string&)> shown(const std::string& check) {
+  return [check, lock = std::make_shared<std::mutex>()](const std::string& what) {
+    const std::lock_guard guard(*lock);
+    fmt::print(stderr, "\r\033[K{}: {}", check, what);
+  };
+}
 
 const char* name_of(CheckResult::State state) {
   constexpr const char* names[] = {"pass", "FAIL", "skipped"};
@@ -32,13 +43,19 @@ void reproduce_command(Options& o, int* exit_code, const std::vector<Reproductio
   const Reproduction& r = find_reproduction(o.key, list);
   if (const char* assets = std::getenv("LATHE_ASSETS"); o.context.assets.empty() && assets) o.context.assets = assets;
   if (!o.context.assets.empty() && !std::filesystem::is_directory(o.context.assets)) fail(ErrorKind::kInput, "--assets {}: no such folder", o.context.assets);
+  const auto chosen = [&](const Check& c) { return (!o.context.quick || c.quick) && c.name.find(o.only) != c.name.npos; };
+  if (std::none_of(r.checks.begin(), r.checks.end(), chosen)) {
+    std::string names;
+    for (const Check& c : r.checks) names += fmt::format("\n  {}{}", c.name, c.quick ? "" : " (not in --quick)");
+    fail(ErrorKind::kUsage, "{} has no check named like \"{}\"{}; there are{}", r.key, o.only, o.context.quick ? " in its quick form" : "", names);
+  }
   const bool shows = ::isatty(2) != 0;
   nlohmann::json results = nlohmann::json::array();
   int counts[3] = {0, 0, 0};
   if (!o.json) fmt::print("{}: {}\n{}\nseed {}\n\n", r.key, r.title, r.source, o.context.seed);
   for (const Check& c : r.checks) {
-    if (o.context.quick && !c.quick) continue;
-    if (shows) o.context.progress = [&](const std::string& what) { fmt::print(stderr, "\r\033[K{}: {}", c.name, what); };
+    if (!chosen(c)) continue;
+    if (shows) o.context.progress = shown(c.name);
     CheckResult got;
     try {
       got = c.run(o.context);
@@ -76,6 +93,11 @@ void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction
   command->add_flag("--quick", o->context.quick, "Fewer networks and samples");
   command->add_option("--assets", o->context.assets, "Folder with networks and pictures")->type_name("DIR");
   command->add_option("--seed", o->context.seed, "Of every random choice")->capture_default_str();
+  command->add_option("--seeds", o->context.seeds, "Trainings from different seeds for each figure; 0: what the check says")->check(CLI::Range(0, 1000))->capture_default_str();
+  command->add_option("--jobs", o->context.jobs, "Trainings at once")->check(CLI::Range(1, 256))->capture_default_str();
+  command->add_option("--only", o->only, "Checks whose names hold this text")->type_name("TEXT");
+  command->add_option("--keep", o->context.keep, "Trained networks and logs go to folders in this one")->type_name("DIR");
+  command->add_option("--device", o->context.device, "Of trainings: cpu, cuda, cuda:N")->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o, exit_code, &list, others] { reproduce_command(*o, exit_code, list, others); });
 }

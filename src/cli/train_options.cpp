@@ -54,6 +54,7 @@ void declare(CLI::App& app, bool finetune, const TrainAction& action) {
   command->add_option("--std", s->std, "What they are divided by then (the data's)")->expected(1, 16);
   command->add_flag("--bf16", s->bf16, "Products in bf16");
   command->add_flag("--recompute", s->recompute, "Make activations again in the backward pass: less memory, more time");
+  command->add_option("--device", s->device, "Where libtorch trains: cpu, cuda, cuda:N")->capture_default_str();
   command->add_option("--threads", s->threads, "Of the training")->check(CLI::Range(1, 1024))->capture_default_str();
   command->add_option("--loader-threads", s->loader_threads, "That decode and augment beside it")->check(CLI::Range(0, 1024))->capture_default_str();
   command->add_option("--seed", s->seed, "Of weights, order, augmentation and dropout")->capture_default_str();

@@ -18,6 +18,10 @@ struct ReproduceContext {
   bool quick = false;      // fewer samples and models: what takes a minute
   std::string assets;      // a folder with models/ and images/imagenet/ (labels.tsv); "" or none there: checks that need them are skipped
   uint64_t seed = 1;
+  int seeds = 0;           // trainings that are compared, each from a seed of its own; 0: as many as the check says
+  int jobs = 1;            // trainings at once, a thread each
+  std::string device = "cpu";  // of trainings: cpu, cuda, cuda:N
+  std::string keep;        // a folder for trained networks and their logs; "": none is kept
   std::function<void(const std::string&)> progress = nullptr;  // what is done now
   void tell(const std::string& what) const {
     if (progress) progress(what);

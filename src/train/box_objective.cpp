@@ -93,11 +93,11 @@ class BoxObjective : public Objective {
     }
     const auto positives = static_cast<double>(std::max<size_t>(matched.size(), 1));
     at::Tensor truth = at::zeros({count * anchors, slots}, logits.options());
-    truth.scatter_(1, at::tensor(slot, at::kLong).unsqueeze(1), 1);
+    truth.scatter_(1, at::tensor(slot, at::kLong).unsqueeze(1).to(logits.device()), 1);
     at::Tensor loss = focal_loss(logits.reshape({-1, slots}), truth, kAlpha, kGamma) / positives;
     if (!matched.empty()) {
-      const at::Tensor own = codes.reshape({-1, 4}).index_select(0, at::tensor(matched, at::kLong));
-      loss = loss + at::smooth_l1_loss(own, at::tensor(wanted, at::kFloat).reshape({-1, 4}), at::Reduction::Sum) / (4 * positives);
+      const at::Tensor own = codes.reshape({-1, 4}).index_select(0, at::tensor(matched, at::kLong).to(codes.device()));
+      loss = loss + at::smooth_l1_loss(own, at::tensor(wanted, at::kFloat).reshape({-1, 4}).to(codes.device()), at::Reduction::Sum) / (4 * positives);
     }
     return {loss, 0, 0};
   }

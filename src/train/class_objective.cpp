@@ -39,7 +39,8 @@ class ClassObjective : public Objective {
   }
 
   Learnt loss(const Batch& batch, const Tensors& outputs, const LossOptions& o) const override {
-    const at::Tensor labels = to_torch(batch.labels), soft = batch.soft_labels.defined() ? to_torch(batch.soft_labels) : at::Tensor();
+    const at::Device device = outputs[0].device();
+    const at::Tensor labels = to_torch(batch.labels).to(device), soft = batch.soft_labels.defined() ? to_torch(batch.soft_labels).to(device) : at::Tensor();
     at::Tensor loss, first;
     for (size_t i = 0; i < outputs.size(); ++i) {
       const at::Tensor logits = rows(outputs[i]);

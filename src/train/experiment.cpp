@@ -2,10 +2,29 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
+#include <cctype>
 #include <cmath>
+#include <filesystem>
+#include <future>
+#include <map>
+#include <mutex>
 #include <numeric>
 
 namespace lathe {
+namespace {
+
+// Letters and digits of it, with - between.
+std::string file_name(const std::string& name) {
+  std::string text;
+  for (const char c : name) {
+    if (std::isalnum(static_cast<unsigned char>(c))) text += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    else if (!text.empty() && text.back() != '-') text += '-';
+  }
+  return text;
+}
+
+}  // namespace
 
 double Scores::mean() const { return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(std::max<size_t>(values.size(), 1)); }
 double Scores::deviation() const {
@@ -15,23 +34,57 @@ double Scores::deviation() const {
   return std::sqrt(sum / static_cast<double>(values.size() - 1));
 }
 double Scores::error() const { return deviation() / std::sqrt(static_cast<double>(std::max<size_t>(values.size(), 1))); }
-std::string Scores::text() const { return fmt::format("{:.2f} ± {:.2f}", mean(), deviation()); }
+std::string Scores::text() const { return values.size() > 1 ? fmt::format("{:.2f} ± {:.2f}", mean(), deviation()) : fmt::format("{:.2f}", mean()); }
 
 std::string Gap::text() const { return fmt::format("{:+.2f} ± {:.2f}", points, error); }
 Gap gap(const Scores& a, const Scores& b) { return {a.mean() - b.mean(), std::hypot(a.error(), b.error())}; }
 
-Scores scores_of(const ReproduceContext& context, const std::string& name, const Experiment& e, int seeds) {
-  Scores scores;
-  const DataParts data = open_dataset(e.data);
-  for (int i = 0; i < seeds; ++i) {
+void in_jobs(const ReproduceContext& context, size_t count, const std::function<void(size_t)>& one) {
+  std::atomic<size_t> next = 0;
+  std::vector<std::future<void>> workers;
+  for (size_t w = 0; w < std::min(count, static_cast<size_t>(context.jobs)); ++w)
+    workers.push_back(std::async(std::launch::async, [&] {
+      for (size_t i = next++; i < count; i = next++) one(i);
+    }));
+  for (std::future<void>& w : workers) w.wait();
+  for (std::future<void>& w : workers) w.get();
+}
+
+std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds) {
+  std::map<std::string, DataParts> data;
+  for (const Experiment& e : experiments)
+    if (!data.contains(e.data)) data[e.data] = open_dataset(e.data);
+  const auto each = static_cast<size_t>(context.seeds > 0 ? context.seeds : seeds);
+  std::vector<TrainResult> results(experiments.size() * each);
+  in_jobs(context, results.size(), [&](size_t i) {
+    const Experiment& e = experiments[i / each];
     TrainSettings s = e.settings;
-    s.seed = context.seed + static_cast<uint64_t>(i);
+    s.seed = context.seed + i % each;
+    s.threads = 1;
+    s.device = context.device;
     const auto progress = [&](const TrainProgress& p) {
-      context.tell(fmt::format("{}, seed {}: epoch {} of {}, {:.0f} %, {} {:.1f} %", name, s.seed, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), p.measure, 100 * p.score));
+      context.tell(fmt::format("{}, seed {}: epoch {} of {}, {:.0f} %, {} {:.1f} %", e.name, s.seed, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), p.measure, 100 * p.score));
     };
-    scores.values.push_back(100 * train(training_request(e.network, data, s), progress).test_score);
+    TrainRequest r = training_request(e.network, data.at(e.data), s);
+    if (!context.keep.empty()) r.folder = fmt::format("{}/{}-{}", context.keep, file_name(e.name), s.seed);
+    results[i] = train(std::move(r), progress);
+  });
+  std::vector<Scores> all(experiments.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    Scores& s = all[i / each];
+    s.values.push_back(100 * results[i].test_score);
+    s.disagreement = std::max(s.disagreement, 100 * std::abs(results[i].test_score - results[i].torch_score));
+    s.seconds += results[i].seconds;
   }
-  return scores;
+  return all;
+}
+
+CheckResult reaches(const ReproduceContext& context, const Experiment& e, double percent, int seeds) {
+  if (const std::string why = missing_data(e.data); !why.empty()) return CheckResult::skipped(why);
+  const Scores s = scores_of(context, {e}, seeds)[0];
+  return CheckResult::of(s.mean() >= percent && s.disagreement <= 0.1,
+                         fmt::format("{} %{}, engine and libtorch {:.2f} points apart, {:.0f} s each", s.text(), s.values.size() > 1 ? fmt::format(" ({} seeds)", s.values.size()) : "", s.disagreement,
+                                     s.seconds / static_cast<double>(s.values.size())));
 }
 
 std::string missing_data(const std::string& data) {

@@ -1,6 +1,7 @@
 // Small trainings whose results are compared: what reproductions of training methods are made of.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,8 @@ namespace lathe {
 // Test accuracies in percent, one for each seed.
 struct Scores {
   std::vector<double> values;
+  double disagreement = 0;   // of libtorch with the engine on the same samples, in points: the largest
+  double seconds = 0;        // of all trainings together
   double mean() const;
   double deviation() const;  // of one run, by n − 1
   double error() const;      // of the mean
@@ -19,12 +22,16 @@ struct Scores {
 };
 
 struct Experiment {
+  std::string name;        // "pooling"
   std::string network;     // of `lathe models`
   std::string data;        // docs/DATA.md
   TrainSettings settings;
 };
-// Trains with seeds context.seed, context.seed + 1, ... and tests each.
-Scores scores_of(const ReproduceContext& context, const std::string& name, const Experiment& experiment, int seeds);
+// Trains with seeds context.seed, context.seed + 1, ... (`seeds` of them, or as many as the context says) and tests each.
+std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
+
+// Whether trained networks reach `percent` on the test part, in the engine and within 0.1 points in libtorch.
+CheckResult reaches(const ReproduceContext& context, const Experiment& experiment, double percent, int seeds = 1);
 
 // a − b, and its standard error.
 struct Gap {
@@ -32,6 +39,9 @@ struct Gap {
   std::string text() const;  // "+0.62 ± 0.15"
 };
 Gap gap(const Scores& a, const Scores& b);
+
+// Calls one(0), one(1), ..., as many at once as the context says. Throws what they throw.
+void in_jobs(const ReproduceContext& context, size_t count, const std::function<void(size_t)>& one);
 
 // A check that needs data which is not there is skipped with this reason; "" where it is there.
 std::string missing_data(const std::string& data);

@@ -33,7 +33,7 @@ Lowering find_lowering(const Op& op) {
 }
 
 std::vector<int64_t> LowerCall::ints(size_t i) const {
-  const at::Tensor t = inputs[i].to(at::kLong).contiguous();
+  const at::Tensor t = inputs[i].to(at::kCPU, at::kLong).contiguous();
   return {t.data_ptr<int64_t>(), t.data_ptr<int64_t>() + t.numel()};
 }
 
@@ -66,7 +66,7 @@ at::Tensor to_torch(const Tensor& tensor) {
 }
 
 Tensor from_torch(const at::Tensor& tensor) {
-  const at::Tensor t = tensor.detach().contiguous();
+  const at::Tensor t = tensor.detach().cpu().contiguous();
   Tensor copy(from_torch(t.scalar_type()), t.sizes().vec());
   if (copy.bytes()) std::memcpy(copy.raw(), t.data_ptr(), copy.bytes());
   return copy;

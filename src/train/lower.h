@@ -53,6 +53,6 @@ void lower_quantize(LoweringRegistry&);
 at::ScalarType to_torch(DType type);   // throws kUnsupported for types that libtorch lacks
 DType from_torch(at::ScalarType type);
 at::Tensor to_torch(const Tensor& tensor);  // a copy
-Tensor from_torch(const at::Tensor& tensor);
+Tensor from_torch(const at::Tensor& tensor);  // from whatever device
 
 }  // namespace lathe

@@ -45,12 +45,17 @@ at::Tensor maximum(const at::Tensor& a, const at::Tensor& b) { return at::maximu
 at::Tensor minimum(const at::Tensor& a, const at::Tensor& b) { return at::minimum(a, b); }
 at::Tensor plus(const at::Tensor& a, const at::Tensor& b) { return a + b; }
 
+// 1 / keep with probability `keep`, else 0. The same on every device.
+at::Tensor kept(const LowerCall& c, const std::vector<int64_t>& shape, double keep) {
+  const at::Tensor mask = at::empty(shape, c.in().options().device(at::kCPU)).bernoulli_(keep, c.state.generator).div_(keep);
+  return mask.to(c.in().device());
+}
+
 Tensors dropout(const LowerCall& c) {
   const double rate = c.has(1) ? c.number(1) : 0.5;
   const bool on = c.has(2) && c.in(2).item<bool>();
   if (!on || !c.state.training || rate == 0) return {c.in(), at::Tensor()};
-  const at::Tensor mask = at::empty_like(c.in()).bernoulli_(1 - rate, c.state.generator).div_(1 - rate);
-  return {c.in() * mask, at::Tensor()};
+  return {c.in() * kept(c, c.in().sizes().vec(), 1 - rate), at::Tensor()};
 }
 
 Tensors drop_path(const LowerCall& c) {
@@ -59,7 +64,7 @@ Tensors drop_path(const LowerCall& c) {
   if (!c.state.training || rate == 0) return {c.in()};
   std::vector<int64_t> shape(static_cast<size_t>(c.in().dim()), 1);
   shape[0] = c.in().size(0);
-  return {c.in() * at::empty(shape, c.in().options()).bernoulli_(1 - rate, c.state.generator).div_(1 - rate)};
+  return {c.in() * kept(c, shape, 1 - rate)};
 }
 
 }  // namespace

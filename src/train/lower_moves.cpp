@@ -64,14 +64,14 @@ Tensors slice(const LowerCall& c) {
     end = std::clamp<int64_t>(end, -1, size - 1);
     std::vector<int64_t> indices;
     for (int64_t at = start; at > end; at += steps[i]) indices.push_back(at);
-    y = y.index_select(axis, whole_numbers(indices));
+    y = y.index_select(axis, whole_numbers(indices).to(y.device()));
   }
   return {y};
 }
 
 Tensors gather(const LowerCall& c) {
   const int64_t axis = normalize_axis(c.node.get_int("axis"), c.in().dim()), size = c.in().size(axis);
-  at::Tensor indices = c.in(1).to(at::kLong);
+  at::Tensor indices = c.in(1).to(c.in().device(), at::kLong);
   indices = at::where(indices < 0, indices + size, indices);
   std::vector<int64_t> shape = c.in().sizes().slice(0, static_cast<size_t>(axis)).vec();
   shape.insert(shape.end(), indices.sizes().begin(), indices.sizes().end());
@@ -82,7 +82,7 @@ Tensors gather(const LowerCall& c) {
 
 Tensors gather_elements(const LowerCall& c) {
   const int64_t axis = normalize_axis(c.node.get_int("axis"), c.in().dim());
-  const at::Tensor indices = c.in(1).to(at::kLong);
+  const at::Tensor indices = c.in(1).to(c.in().device(), at::kLong);
   return {at::gather(c.in(), axis, at::where(indices < 0, indices + c.in().size(axis), indices))};
 }
 

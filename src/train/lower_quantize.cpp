@@ -96,25 +96,35 @@ class Uniform : public torch::autograd::Function<Uniform> {
                             std::vector<double> codes) {
     const at::Tensor x =
         scales.numel() == 1 && given.is_non_overlapping_and_dense() ? given : given.contiguous();
+    const Codes c = of(codes);
+    context->save_for_backward({x, scales});
+    context->saved_data["codes"] = std::move(codes);
+    if (!x.is_cpu()) {
+      const at::Tensor s = beside(scales, x);
+      return at::round(at::clamp(x / s, c.low, c.high)) * s;
+    }
     at::Tensor y = at::empty_like(x);
     const int64_t rows = scales.numel(), each = rows ? x.numel() / rows : 0;
-    const Codes c = of(codes);
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "fake_quantize", [&] {
       const at::Tensor s = scales.to(x.scalar_type()).contiguous();
       for (int64_t r = 0; r < rows; ++r)
         uniform_row(x.data_ptr<scalar_t>() + r * each, y.data_ptr<scalar_t>() + r * each, each,
                     s.data_ptr<scalar_t>()[r], c);
     });
-    context->save_for_backward({x, scales});
-    context->saved_data["codes"] = std::move(codes);
     return y;
   }
   static List backward(Context* context, List gradients) {
     const List saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &scales = saved[1], g = like(x, gradients[0]);
-    at::Tensor dx = at::empty_like(x), ds = at::empty({scales.numel()}, scales.options());
     const int64_t rows = scales.numel(), each = rows ? x.numel() / rows : 0;
     const Codes c = of(context->saved_data["codes"].toDoubleVector());
+    if (!x.is_cpu()) {
+      const at::Tensor s = beside(scales, x), q = x / s, r = at::round(at::clamp(q, c.low, c.high)), in = at::logical_and(q >= c.low, q <= c.high);
+      const at::Tensor of_scales = g * at::where(in, (c.learns_inside ? 1.0 : 0.0) * (r - q), r);
+      const at::Tensor sums = rows == 1 ? of_scales.sum() : of_scales.reshape({rows, -1}).sum(1);
+      return {g * (c.identity ? at::ones_like(x) : in.to(x.scalar_type())) + c.pull * (x - s * r), (sums * c.scale_gradient).reshape(scales.sizes()), at::Tensor()};
+    }
+    at::Tensor dx = at::empty_like(x), ds = at::empty({scales.numel()}, scales.options());
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "fake_quantize_gradient", [&] {
       const at::Tensor s = scales.contiguous();
       for (int64_t r = 0; r < rows; ++r)
@@ -128,6 +138,12 @@ class Uniform : public torch::autograd::Function<Uniform> {
   }
 
  private:
+  // On accelerators, whose kernels are libtorch's: a scale a row, as it is multiplied with rows of x.
+  static at::Tensor beside(const at::Tensor& scales, const at::Tensor& x) {
+    std::vector<int64_t> shape(static_cast<size_t>(std::max<int64_t>(x.dim(), 1)), 1);
+    shape[0] = scales.numel();
+    return scales.reshape(shape);
+  }
   static Codes of(const std::vector<double>& v) {
     return {v[0], v[1], v[2] != 0, v[3] != 0, v[4], v[5]};
   }

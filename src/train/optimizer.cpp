@@ -8,21 +8,31 @@ namespace lathe {
 
 namespace {
 
+// Parameters whose steps are made together: on an accelerator a start of a kernel costs more than a small parameter, and what
+// AdamW needs beside it should not be as large as a large network.
+constexpr int64_t kGroupElements = 1 << 22;
+
 class Sgd : public Optimizer {
  public:
   Sgd(const OptimizerOptions& o, std::vector<TorchNetwork::Parameter> p) : Optimizer(o, std::move(p), {"momentum"}) {}
 
  private:
-  void update(TorchNetwork::Parameter& p, std::vector<at::Tensor>& slots, double rate) override {
-    at::Tensor g = p.tensor.grad();
-    if (p.decays() && options_.weight_decay != 0) g = g.add(p.tensor, options_.weight_decay);
+  void update(const Group& group, double rate) override {
+    Tensors g = group.gradients;
+    for (size_t i = 0; i < g.size(); ++i)
+      if (group.parameters[i]->decays() && options_.weight_decay != 0) g[i] = g[i].add(group.tensors[i], options_.weight_decay);
     if (options_.momentum != 0) {
+      const Tensors& momentum = group.slots[0];
       // The first step's momentum is the gradient whole.
-      if (steps_ == 1) slots[0].copy_(g);
-      else slots[0].mul_(options_.momentum).add_(g, 1 - options_.dampening);
-      g = options_.nesterov ? g.add(slots[0], options_.momentum) : slots[0];
+      if (steps_ == 1) {
+        for (size_t i = 0; i < g.size(); ++i) momentum[i].copy_(g[i]);
+      } else {
+        at::_foreach_mul_(momentum, options_.momentum);
+        at::_foreach_add_(momentum, g, 1 - options_.dampening);
+      }
+      g = options_.nesterov ? at::_foreach_add(g, momentum, options_.momentum) : momentum;
     }
-    p.tensor.sub_(g, rate);
+    at::_foreach_add_(group.tensors, g, -rate);
   }
 };
 
@@ -31,17 +41,28 @@ class AdamW : public Optimizer {
   AdamW(const OptimizerOptions& o, std::vector<TorchNetwork::Parameter> p) : Optimizer(o, std::move(p), {"mean", "square"}) {}
 
  protected:
-  // The step before it is scaled, from the moments moved by the gradient.
-  at::Tensor direction(TorchNetwork::Parameter& p, std::vector<at::Tensor>& slots, double epsilon) {
-    const at::Tensor g = p.tensor.grad();
-    slots[0].mul_(options_.beta1).add_(g, 1 - options_.beta1);
-    slots[1].mul_(options_.beta2).addcmul_(g, g, 1 - options_.beta2);
+  // The steps before they are scaled, from the moments moved by the gradients.
+  Tensors directions(const Group& group, double epsilon) {
+    at::_foreach_mul_(group.slots[0], options_.beta1);
+    at::_foreach_add_(group.slots[0], group.gradients, 1 - options_.beta1);
+    at::_foreach_mul_(group.slots[1], options_.beta2);
+    at::_foreach_addcmul_(group.slots[1], group.gradients, group.gradients, 1 - options_.beta2);
     const double t = static_cast<double>(steps_), first = 1 - std::pow(options_.beta1, t), second = 1 - std::pow(options_.beta2, t);
-    return (slots[0] / first).div_((slots[1] / second).sqrt_().add_(epsilon));
+    Tensors steps = at::_foreach_div(group.slots[0], first), roots = at::_foreach_div(group.slots[1], second);
+    at::_foreach_sqrt_(roots);
+    at::_foreach_add_(roots, epsilon);
+    at::_foreach_div_(steps, roots);
+    return steps;
   }
-  void update(TorchNetwork::Parameter& p, std::vector<at::Tensor>& slots, double rate) override {
-    if (p.decays()) p.tensor.mul_(1 - rate * options_.weight_decay);
-    p.tensor.sub_(direction(p, slots, options_.epsilon > 0 ? options_.epsilon : 1e-8), rate * p.step);
+  void update(const Group& group, double rate) override {
+    Tensors decaying;
+    for (size_t i = 0; i < group.tensors.size(); ++i)
+      if (group.parameters[i]->decays()) decaying.push_back(group.tensors[i]);
+    if (!decaying.empty()) at::_foreach_mul_(decaying, 1 - rate * options_.weight_decay);
+    Tensors steps = directions(group, options_.epsilon > 0 ? options_.epsilon : 1e-8);
+    for (size_t i = 0; i < steps.size(); ++i)
+      if (group.parameters[i]->step != 1) steps[i].mul_(group.parameters[i]->step);
+    at::_foreach_add_(group.tensors, steps, -rate);
   }
 };
 
@@ -50,15 +71,18 @@ class Lamb : public AdamW {
   using AdamW::AdamW;
 
  private:
-  void update(TorchNetwork::Parameter& p, std::vector<at::Tensor>& slots, double rate) override {
-    at::Tensor step = direction(p, slots, options_.epsilon > 0 ? options_.epsilon : 1e-6);
-    double ratio = 1;
-    if (p.decays() && options_.weight_decay != 0) {
-      step.add_(p.tensor, options_.weight_decay);
-      const double weight = p.tensor.norm().item<double>(), length = step.norm().item<double>();
-      if (weight > 0 && length > 0) ratio = weight / length;
+  void update(const Group& group, double rate) override {
+    Tensors steps = directions(group, options_.epsilon > 0 ? options_.epsilon : 1e-6);
+    for (size_t i = 0; i < steps.size(); ++i) {
+      const TorchNetwork::Parameter& p = *group.parameters[i];
+      double ratio = 1;
+      if (p.decays() && options_.weight_decay != 0) {
+        steps[i].add_(p.tensor, options_.weight_decay);
+        const double weight = p.tensor.norm().item<double>(), length = steps[i].norm().item<double>();
+        if (weight > 0 && length > 0) ratio = weight / length;
+      }
+      group.tensors[i].sub_(steps[i], rate * ratio * p.step);
     }
-    p.tensor.sub_(step, rate * ratio * p.step);
   }
 };
 
@@ -83,11 +107,26 @@ Optimizer::Optimizer(const OptimizerOptions& options, std::vector<TorchNetwork::
 void Optimizer::step(double learning_rate) {
   const torch::NoGradGuard guard;
   ++steps_;
+  Group group;
+  int64_t elements = 0;
+  const auto finish = [&] {
+    if (group.tensors.empty()) return;
+    update(group, learning_rate);
+    group = {};
+    elements = 0;
+  };
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (!parameters_[i].tensor.grad().defined()) continue;
-    update(parameters_[i], slots_[i], learning_rate);
-    parameters_[i].tensor.mutable_grad() = at::Tensor();
+    at::Tensor& p = parameters_[i].tensor;
+    if (!p.grad().defined()) continue;
+    group.parameters.push_back(&parameters_[i]);
+    group.tensors.push_back(p);
+    group.gradients.push_back(p.grad());
+    group.slots.resize(names_.size());
+    for (size_t s = 0; s < names_.size(); ++s) group.slots[s].push_back(slots_[i][s]);
+    p.mutable_grad() = at::Tensor();
+    if ((elements += p.numel()) >= kGroupElements) finish();
   }
+  finish();
 }
 
 std::map<std::string, at::Tensor> Optimizer::state() const {
@@ -111,16 +150,12 @@ void Optimizer::restore(const std::map<std::string, at::Tensor>& state, int64_t 
 
 double clip_gradients(const Tensors& parameters, double most) {
   const torch::NoGradGuard guard;
-  double sum = 0;
+  Tensors gradients;
   for (const at::Tensor& p : parameters)
-    if (p.grad().defined()) {
-      const double norm = p.grad().norm().item<double>();
-      sum += norm * norm;
-    }
-  const double norm = std::sqrt(sum);
-  if (most > 0 && norm > most)
-    for (const at::Tensor& p : parameters)
-      if (p.grad().defined()) p.grad().mul_(most / norm);
+    if (p.grad().defined()) gradients.push_back(p.grad());
+  if (gradients.empty()) return 0;
+  const double norm = at::stack(at::_foreach_norm(gradients, 2)).to(at::kCPU, at::kDouble).norm().item<double>();
+  if (most > 0 && norm > most) at::_foreach_mul_(gradients, most / norm);
   return norm;
 }
 

@@ -32,7 +32,14 @@ class Optimizer {
 
  protected:
   Optimizer(const OptimizerOptions& options, std::vector<TorchNetwork::Parameter> parameters, std::vector<std::string> slots);
-  virtual void update(TorchNetwork::Parameter& p, std::vector<at::Tensor>& slots, double learning_rate) = 0;
+
+  // Parameters that have gradients, a part of all.
+  struct Group {
+    std::vector<const TorchNetwork::Parameter*> parameters;
+    Tensors tensors, gradients;
+    std::vector<Tensors> slots;  // by slot, then by parameter
+  };
+  virtual void update(const Group& group, double learning_rate) = 0;
 
   OptimizerOptions options_;
   int64_t steps_ = 0;  // with the one under way

@@ -49,7 +49,7 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
   std::set<std::string> names;
   const auto take = [&](ValueId v, bool trained) {
     check_model(names.insert(graph_[v].name).second, "two parameters are named {}", graph_[v].name);
-    at::Tensor t = to_torch(graph_[v].constant).to(options_.type);
+    at::Tensor t = to_torch(graph_[v].constant).to(options_.device, options_.type);
     t.set_requires_grad(trained);
     constants_[v.index] = t;
     return Parameter{graph_[v].name, v, t, trained, 1};
@@ -70,6 +70,8 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
     if (!v.is_constant() || constants_[i].defined() || v.dtype == DType::kString) continue;
     constants_[i] = to_torch(v.constant);
     if (v.dtype == DType::kF32) constants_[i] = constants_[i].to(options_.type);
+    // Whole numbers are shapes, axes and indices, single numbers are arguments: lowerings read both here.
+    if (constants_[i].is_floating_point() && constants_[i].dim() > 0) constants_[i] = constants_[i].to(options_.device);
   }
 
   std::vector<int> pair_of(graph_.node_count(), -1);
@@ -233,8 +235,8 @@ Tensors TorchNetwork::forward(const Tensors& inputs, const PassState& state) {
   if (inputs.size() != graph_.inputs.size()) fail(ErrorKind::kUsage, "{} inputs for {}", inputs.size(), graph_.inputs.size());
   std::vector<at::Tensor> values = constants_;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    // Pictures with channels last: libtorch's norms and pooling are up to 16 times as fast on them.
-    const bool picture = inputs[i].dim() == 4, clip = inputs[i].dim() == 5;
+    // Pictures with channels last: libtorch's norms and pooling are up to 16 times as fast on them on a CPU.
+    const bool here = options_.device.is_cpu(), picture = here && inputs[i].dim() == 4, clip = here && inputs[i].dim() == 5;
     values[graph_.inputs[i].index] = picture ? inputs[i].contiguous(at::MemoryFormat::ChannelsLast) : clip ? inputs[i].contiguous(at::MemoryFormat::ChannelsLast3d) : inputs[i];
   }
   PassState pass = state;

@@ -22,6 +22,7 @@ bool matches(std::string_view pattern, std::string_view name);
 
 struct TorchNetworkOptions {
   at::ScalarType type = at::kFloat;
+  at::Device device = at::kCPU;  // of parameters, and of what forward() takes
   std::vector<std::string> freeze = {};  // patterns of names of parameters that are not trained
   ConvBnMode conv_bn = ConvBnMode::kTrain;
   // In training passes only every √n-th place where one value alone is alive is kept; what lies between is made again in the

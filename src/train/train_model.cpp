@@ -55,7 +55,7 @@ TrainOptions options_of(const TrainSettings& s, const DataParts& data) {
   o.freeze = s.freeze;
   o.quantize = s.quantize;
   o.distill = s.distill, o.temperature = s.temperature;
-  o.threads = s.threads, o.seed = s.seed, o.resume = s.resume, o.checkpoint_seconds = s.checkpoint_seconds, o.most_steps = s.most_steps;
+  o.device = s.device, o.threads = s.threads, o.seed = s.seed, o.resume = s.resume, o.checkpoint_seconds = s.checkpoint_seconds, o.most_steps = s.most_steps;
   return o;
 }
 

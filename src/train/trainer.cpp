@@ -91,6 +91,7 @@ class Trainer {
   TrainRequest r_;
   const std::function<void(const TrainProgress&)>& progress_;
   std::stop_token stop_;
+  at::Device device_;
   TorchNetwork net_;
   std::unique_ptr<TorchNetwork> teacher_;
   std::unique_ptr<Objective> objective_;
@@ -135,7 +136,7 @@ Graph Trainer::prepared(const TrainRequest& r) {
 
 Trainer::Trainer(TrainRequest request, const std::function<void(const TrainProgress&)>& progress, std::stop_token stop)
     : r_(rounded(std::move(request), &notices_)), progress_(progress), stop_(std::move(stop)),
-      net_(prepared(r_), {.type = at::kFloat, .freeze = r_.options.freeze, .conv_bn = r_.options.conv_bn, .recompute = r_.options.recompute}) {
+      device_(torch_device(r_.options.device)), net_(prepared(r_), {.type = at::kFloat, .device = device_, .freeze = r_.options.freeze, .conv_bn = r_.options.conv_bn, .recompute = r_.options.recompute}) {
   const TrainOptions& o = r_.options;
   if (o.accumulate < 1) fail(ErrorKind::kUsage, "{} batches for a step", o.accumulate);
   if (!(o.ema >= 0 && o.ema < 1)) fail(ErrorKind::kUsage, "an average of weights with decay {}: 0 to below 1", o.ema);
@@ -147,7 +148,7 @@ Trainer::Trainer(TrainRequest request, const std::function<void(const TrainProgr
     Graph g = *r_.teacher;
     strip_training(g);
     end_in_logits(g);
-    teacher_ = std::make_unique<TorchNetwork>(std::move(g), TorchNetworkOptions{.freeze = {"*"}});
+    teacher_ = std::make_unique<TorchNetwork>(std::move(g), TorchNetworkOptions{.device = device_, .freeze = {"*"}});
   }
   if (o.ema > 0)
     for (const TorchNetwork::Parameter& p : net_.state()) average_.push_back(p.tensor.detach().clone());
@@ -181,7 +182,7 @@ nlohmann::json Trainer::settings() const {
   nlohmann::json j = {{"name", r_.name}, {"data", r_.data.description}, {"epochs", o.schedule.epochs}, {"batch", l.batch}, {"accumulate", o.accumulate}, {"optimizer", o.optimizer.name},
                       {"rate", o.schedule.rate}, {"schedule", o.schedule.name}, {"warm_up", o.schedule.warm_up}, {"weight_decay", o.optimizer.weight_decay}, {"momentum", o.optimizer.momentum}, {"clip", o.clip},
                       {"label_smoothing", o.label_smoothing}, {"mixup", l.mixup}, {"cutmix", l.cutmix}, {"ema", o.ema}, {"bf16", o.bf16}, {"conv_bn", name_of(o.conv_bn)}, {"freeze", o.freeze},
-                      {"seed", o.seed}, {"mean", l.mean}, {"std", l.std}, {"threads", o.threads}, {"teacher", teacher_ != nullptr}};
+                      {"seed", o.seed}, {"device", o.device}, {"mean", l.mean}, {"std", l.std}, {"threads", o.threads}, {"teacher", teacher_ != nullptr}};
   if (!o.quantize.empty()) j["quantize"] = o.quantize;
   for (const auto& [key, value] : r_.notes) j[key] = value;
   return j;
@@ -195,10 +196,10 @@ PassState Trainer::pass(int64_t batch) const {
 
 Learnt Trainer::loss_of(const Batch& batch, const PassState& state) {
   const TrainOptions& o = r_.options;
-  const at::Tensor inputs = to_torch(batch.inputs);
+  const at::Tensor inputs = to_torch(batch.inputs).to(device_);
   Tensors outputs;
   {
-    const Autocast autocast(o.bf16);
+    const Autocast autocast(o.bf16, device_.type());
     outputs = net_.forward({inputs}, state);
   }
   LossOptions loss{.label_smoothing = o.label_smoothing, .taught = {}, .distill = o.distill, .temperature = o.temperature};
@@ -230,8 +231,10 @@ void Trainer::move_average() {
   const torch::NoGradGuard guard;
   // The first steps count more than they will: the average of few is near the weights.
   const double decay = std::min(r_.options.ema, (1 + static_cast<double>(step_)) / (10 + static_cast<double>(step_)));
-  size_t i = 0;
-  for (const TorchNetwork::Parameter& p : net_.state()) average_[i++].lerp_(p.tensor, 1 - decay);
+  Tensors now;
+  for (const TorchNetwork::Parameter& p : net_.state()) now.push_back(p.tensor);
+  // So that what does not move is its own average, to the bit.
+  at::_foreach_add_(average_, at::_foreach_sub(now, average_), 1 - decay);
 }
 
 void Trainer::swap_average() {
@@ -253,7 +256,7 @@ std::pair<double, double> Trainer::evaluate(const std::shared_ptr<const Training
   double loss = 0;
   for (int64_t i = 0; i < loader.batches(); ++i) {
     const Batch batch = loader.next();
-    const Tensors outputs = net_.forward({to_torch(batch.inputs)}, {});
+    const Tensors outputs = net_.forward({to_torch(batch.inputs).to(device_)}, {});
     judgement->add(batch, objective_->answers(outputs));
     const auto samples = static_cast<int64_t>(batch.samples.size());
     loss += objective_->loss(batch, outputs, {}).loss.item<double>() * static_cast<double>(samples);
@@ -291,7 +294,7 @@ void Trainer::restore() {
   };
   const nlohmann::json then = told("settings"), now = settings();
   for (const auto& [key, value] : now.items())
-    if (key != "threads" && (!then.contains(key) || then[key] != value))
+    if (key != "threads" && key != "device" && (!then.contains(key) || then[key] != value))
       fail(ErrorKind::kUsage, "{} was made with {} {}, and now it is {}: give the same, or another folder", path, key, then.contains(key) ? then[key].dump() : "nothing", value.dump());
   const auto get = [&](const std::string& name, const at::Tensor& to) {
     const auto found = saved.tensors.find(name);

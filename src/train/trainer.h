@@ -40,6 +40,7 @@ struct TrainOptions {
   double distill = 0.5;        // of the loss, the teacher's part, where there is one
   double temperature = 4;      // of teacher and student (Hinton et al. 2015)
   std::string quantize = {};   // how weights and activations are rounded in training (train/quantization_aware.h); empty: not at all
+  std::string device = "cpu";  // cpu, cuda, cuda:N
   int threads = 2;
   uint64_t seed = 1;
   bool resume = false;         // from the folder's checkpoint

@@ -125,6 +125,8 @@ TEST_F(TrainCommandTest, RefusalsAreOneLine) {
   refuses("train nothing --data " + data_ + " -o " + out("b"), 2, "no model nothing");
   refuses("train lenet5 --data " + out("none") + " -o " + out("b"), 1, "none");
   refuses("train lenet5 --data " + data_ + " --optimizer adam -o " + out("b"), 2, "adam");
+  refuses(lenet(out("b"), "--device tpu"), 2, "there are cpu, cuda");
+  refuses("reproduce nasnet --only nothing", 2, "ScheduledDropPath beats none");
   refuses(lenet(out("b"), "--resume"), 1, "no checkpoint");
   refuses(lenet(out("b"), "--freeze 'nothing.*'"), 2, "nothing.*");
   refuses("finetune " + data_ + "/train-labels-idx1-ubyte --data " + data_ + " -o " + out("b"), 1, "train-labels");

@@ -1,0 +1,39 @@
+// The families that every user expects, in small, on Fashion-MNIST: each learns, and the engine's accuracy on the exported file is
+// libtorch's. Goals of this project, no figures of the papers': 93 % of convolutional networks, 92 % of others.
+#include <fmt/format.h>
+
+#include "train/experiment.h"
+
+namespace lathe::experiments {
+namespace {
+
+// What each family's small form is, and how it is trained.
+Experiment small(const ReproduceContext& c, const std::string& network) {
+  TrainSettings s{.epochs = c.quick ? 3.0 : 30.0, .batch = c.quick ? 64 : 128, .rate = 2e-3, .warm_up = c.quick ? 0.5 : 1.0, .smoothing = 0.1, .augment = "flip,crop=2"};
+  if (network == "resnet18") s.width = 0.25, s.set = {{"stem", "small"}};
+  if (network == "mobilenet_v1") s.width = 0.25, s.set = {{"stem", "small"}};
+  if (network == "mobilenet_v2") s.width = 0.5, s.set = {{"stem", "small"}};
+  if (network == "mobilenet_v3_small") s.set = {{"stem", "small"}};
+  if (network == "efficientnet_b0") s.width = 0.5, s.set = {{"stem", "small"}};
+  if (network == "convnext_tiny") s.depths = {2, 2, 4, 2}, s.widths = {32, 64, 128, 256}, s.set = {{"stem", "2"}};
+  if (network == "deit_tiny") s.depths = {6}, s.widths = {128}, s.set = {{"patch", "4"}, {"heads", "4"}}, s.rate = 1e-3;
+  if (network == "tiny_vgg") s.depths = {2}, s.widths = {64};
+  if (network == "lenet5") s.set = {{"activation", "relu"}};
+  return {network, network, c.quick ? "fashion-mnist,limit=6000" : "fashion-mnist", s};
+}
+
+Check check(const std::string& network, const std::string& published, double percent, double quick_percent) {
+  return {network + " learns", published, fmt::format("{:g} % on Fashion-MNIST in 30 epochs; {:g} % of 6000 pictures in 3 (--quick)", percent, quick_percent), network == "resnet18" || network == "deit_tiny",
+          [=](const ReproduceContext& c) { return reaches(c, small(c, network), c.quick ? quick_percent : percent); }};
+}
+
+}  // namespace
+
+Reproduction standard_families() {
+  return {"standard-families", "The standard networks learn", "the papers of docs/MODELS.md",
+          {check("resnet18", "69.8 % on ImageNet", 93, 75), check("mobilenet_v1", "70.6 % on ImageNet", 93, 70), check("mobilenet_v2", "72.0 % on ImageNet", 93, 70),
+           check("mobilenet_v3_small", "67.4 % on ImageNet", 93, 70), check("efficientnet_b0", "77.1 % on ImageNet", 93, 70), check("convnext_tiny", "82.1 % on ImageNet", 93, 70),
+           check("deit_tiny", "72.2 % on ImageNet", 92, 65), check("tiny_vgg", "none", 93, 65), check("lenet5", "99.05 % on MNIST", 93, 65)}};
+}
+
+}  // namespace lathe::experiments

@@ -1,0 +1,54 @@
+// Trainings that are compared: the same figures however many run at once.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "train/experiment.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+
+Experiment clips(const std::string& name) {
+  TrainSettings s{.epochs = 1, .batch = 16, .rate = 1e-3};
+  s.width = 0.125;
+  return {name, "resnet3d_10", "generated:moving-shapes,count=64,frames=2,size=32,validation=16,test=40", s};
+}
+
+TEST(Experiment, FiguresAreTheSameHoweverManyRunAtOnce) {
+  const fs::path folder = fs::path(::testing::TempDir()) / "lathe_experiment";
+  fs::remove_all(folder);
+  ReproduceContext one, three;
+  three.jobs = 3;
+  three.keep = folder.string();
+  const std::vector<Scores> a = scores_of(one, {clips("a"), clips("a b")}, 2), b = scores_of(three, {clips("a"), clips("a b")}, 2);
+  ASSERT_EQ(a.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(a[i].values, b[i].values);
+  EXPECT_EQ(a[0].values, a[1].values);  // the same experiment under another name
+  EXPECT_EQ(a[0].values.size(), 2u);
+  for (const char* kept : {"a-1", "a-2", "a-b-1", "a-b-2"}) EXPECT_TRUE(fs::exists(folder / kept / "model.onnx")) << kept;
+  ReproduceContext more;
+  more.seeds = 1;
+  EXPECT_EQ(scores_of(more, {clips("a")}, 2)[0].values, std::vector<double>{a[0].values[0]});
+  fs::remove_all(folder);
+}
+
+TEST(Experiment, WhatOneThrowsIsThrown) {
+  ReproduceContext c;
+  c.jobs = 2;
+  Experiment bad = clips("bad");
+  bad.settings.schedule = "none";
+  EXPECT_THROW(scores_of(c, {clips("good"), bad}, 1), Error);
+}
+
+TEST(Experiment, AGapHasTheErrorOfBothMeans) {
+  const Scores a{.values = {91, 92, 93}}, b{.values = {90, 90, 90}};
+  EXPECT_DOUBLE_EQ(gap(a, b).points, 2);
+  EXPECT_DOUBLE_EQ(gap(a, b).error, 1 / std::sqrt(3.0));
+  EXPECT_EQ(a.text(), "92.00 ± 1.00");
+}
+
+}  // namespace
+}  // namespace lathe
