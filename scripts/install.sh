@@ -6,7 +6,7 @@
 set -euo pipefail
 packages=(g++ cmake ninja-build ccache pkg-config
   libdnnl-dev ocl-icd-opencl-dev libonnx-dev libprotobuf-dev protobuf-compiler libhwy-dev libsqlite3-dev libxxhash-dev libcli11-dev
-  libfmt-dev nlohmann-json3-dev libjpeg-dev libpng-dev libwebp-dev zlib1g-dev libexpat1-dev libgtest-dev libgmock-dev
+  libfmt-dev nlohmann-json3-dev libjpeg-dev libpng-dev libwebp-dev zlib1g-dev libexpat1-dev libeigen3-dev libgtest-dev libgmock-dev
   coinor-libcbc-dev libtorch-dev libopenblas0-openmp dataset-fashion-mnist xz-utils python3 nodejs)
 for option in "$@"; do
   case $option in

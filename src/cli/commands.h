@@ -28,6 +28,7 @@ void add_completion(CLI::App& app);
 void add_man(CLI::App& app);
 void add_optimize(CLI::App& app);
 void add_quantize(CLI::App& app);
+void add_factorize(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_techniques(CLI::App& app);
 // `argv` of the whole process, which goes to the program that trains.

@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_completion(app);
   lathe::cli::add_man(app);
   lathe::cli::add_quantize(app);
+  lathe::cli::add_factorize(app);
   lathe::cli::add_optimize(app);
   lathe::cli::add_evaluate(app);
   lathe::cli::add_techniques(app);

@@ -1,4 +1,4 @@
-// Text in parts.
+// Text in parts, and patterns of names.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +17,28 @@ inline std::vector<std::string> words_of(std::string_view text, char separator) 
     text.remove_prefix(std::min(end + 1, text.size()));
   }
   return words;
+}
+
+// A pattern of names: `*` stands for any run of characters, all else for itself.
+inline bool matches(std::string_view pattern, std::string_view name) {
+  // The last star takes one character more each time that what follows does not match.
+  size_t p = 0, n = 0, star = pattern.npos, mark = 0;
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      mark = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p;
+      ++n;
+    } else if (star != pattern.npos) {
+      p = star + 1;
+      n = ++mark;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
 }
 
 }  // namespace lathe

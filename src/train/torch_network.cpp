@@ -4,32 +4,12 @@
 #include <cmath>
 #include <set>
 
+#include "core/text.h"
 #include "graph/op.h"
 #include "models/builder.h"
 #include "transform/passes.h"
 
 namespace lathe {
-
-bool matches(std::string_view pattern, std::string_view name) {
-  // The last star takes one character more each time that what follows does not match.
-  size_t p = 0, n = 0, star = pattern.npos, mark = 0;
-  while (n < name.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      mark = n;
-    } else if (p < pattern.size() && pattern[p] == name[n]) {
-      ++p;
-      ++n;
-    } else if (star != pattern.npos) {
-      p = star + 1;
-      n = ++mark;
-    } else {
-      return false;
-    }
-  }
-  while (p < pattern.size() && pattern[p] == '*') ++p;
-  return p == pattern.size();
-}
 
 TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : graph_(std::move(graph)), options_(options) {
   remove_dead(graph_);

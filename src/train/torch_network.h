@@ -17,9 +17,6 @@
 
 namespace lathe {
 
-// A pattern of names: `*` stands for any run of characters, all else for itself.
-bool matches(std::string_view pattern, std::string_view name);
-
 struct TorchNetworkOptions {
   at::ScalarType type = at::kFloat;
   at::Device device = at::kCPU;  // of parameters, and of what forward() takes

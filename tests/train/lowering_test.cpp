@@ -6,6 +6,7 @@
 #include <cmath>
 #include <random>
 
+#include "core/text.h"
 #include "graph/op.h"
 #include "numbers_test.h"
 #include "kernels/reference/reference.h"

@@ -2,6 +2,7 @@
 //   ViT: Dosovitskiy et al. 2021, An Image Is Worth 16x16 Words, section 3.1 and Table 1.
 //   DeiT: Touvron et al. 2021, Training Data-Efficient Image Transformers & Distillation Through Attention, Table 1.
 #include "models/family_options.h"
+#include "models/tokens.h"
 
 namespace lathe::family {
 
@@ -36,21 +37,7 @@ Graph build(const Size& size, const BuildOptions& o) {
     return b.linear(x, out);
   };
   ValueId x = b.input(o.input);
-  {
-    auto scope = b.scope("patches");
-    x = b.conv(x, {.out = width, .kernel = patch, .stride = patch, .bias = true});
-  }
-  const int64_t patches = b.shape(x)[2] * b.shape(x)[3];
-  x = b.reshape(b.transpose(x, {0, 2, 3, 1}), {0, patches, width});
-  {
-    // The class token stands before the patches: room is made there, and it is added like the positions.
-    const auto pads = [&](const std::vector<int64_t>& p) { return b.graph().add_constant(Tensor::of_i64(p)); };
-    const ValueId token = b.parameter("class_token", {1, 1, width}, Init::truncated(0.02)),
-                  positions = b.parameter("positions", {1, patches + 1, width}, Init::truncated(0.02));
-    x = b.op("Pad", {x, pads({0, 1, 0, 0, 0, 0})});
-    x = b.add(x, b.add(b.op("Pad", {token, pads({0, 0, 0, 0, patches, 0})}), positions));
-    x = b.dropout(x, dropout);
-  }
+  x = patch_tokens(b, x, {.patch = patch, .width = width, .dropout = dropout});
   const int64_t depth = stages.depths[0];
   for (int64_t i = 0; i < depth; ++i) {
     auto scope = b.scope(fmt::format("blocks.{}", i));
