@@ -24,7 +24,7 @@ const std::map<Key, Op, std::less<>>& known_ops() {
                          ops::declare_index, ops::declare_create, ops::declare_control,
                          ops::declare_recurrent, ops::declare_attention, ops::declare_image,
                          ops::declare_quantize, ops::declare_signal, ops::declare_loss,
-                         ops::declare_text, ops::declare_ml, ops::declare_fused, ops::declare_integer,
+                         ops::declare_text, ops::declare_ml, ops::declare_fused, ops::declare_integer, ops::declare_integer_tokens,
                          ops::declare_coded})
       declare(r);
     return true;

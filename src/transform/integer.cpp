@@ -26,7 +26,7 @@ const std::set<std::string> kBinary = {"Add", "Sub", "Mul", "Div", "Pow", "Max",
 
 class IntegerPass {
  public:
-  explicit IntegerPass(Graph& g) : g_(g), readers_(g.value_count(), 0) {
+  IntegerPass(Graph& g, bool tokens) : g_(g), tokens_(tokens), readers_(g.value_count(), 0) {
     auto consumers = g.consumers();
     for (size_t i = 0; i < consumers.size(); ++i) readers_[i] = static_cast<int>(consumers[i].size());
     for (ValueId v : g.outputs) readers_[v.index] += 2;
@@ -75,6 +75,7 @@ class IntegerPass {
     if (n->op->domain == "ai.lathe") {
       if (op == "Conv") conv(t, *n);
       if (op == "Pool") pool(t, *n);
+      if (tokens_ && op == "Attention") attention(t, *n);
       return;
     }
     if (!n->op->domain.empty()) return;
@@ -84,6 +85,7 @@ class IntegerPass {
     if (op == "Add" || op == "Mul") return binary(t, *n);
     if (op == "ReduceMean") return mean(t, *n);
     if (op == "Softmax") return softmax(t, *n);
+    if (tokens_ && op == "LayerNormalization") return layer_norm(t, *n);
     if (op == "Concat") return concat(t, *n);
   }
 
@@ -400,6 +402,54 @@ class IntegerPass {
 
   // ---- the rest
 
+  // γ and β in units of the output's step, with 12 and 42 bits behind the point: small enough that no product of 64 bits overflows.
+  void layer_norm(const Target& t, const Node& n) {
+    const auto x = codes_of(g_, n.inputs[0]);
+    const auto& shape = g_[n.inputs[0]].shape;
+    if (!x || !shape || shape->empty() || normalize_axis(n.get_int("axis"), static_cast<int64_t>(shape->size())) != static_cast<int64_t>(shape->size()) - 1) return;
+    const int64_t count = shape->back();
+    if (count < 1 || count > 4096 || (n.outputs.size() > 1 && (n.outputs[1] || (n.outputs.size() > 2 && n.outputs[2])))) return;
+    const double most_weight = std::ldexp(1, 31) / std::sqrt(static_cast<double>(count)) / 2, step = t.scale.scale;
+    Tensor weight(DType::kI32, {count}), bias(DType::kI64, {count});
+    for (int64_t i = 0; i < count; ++i) {
+      double factor = 1, shift = 0;
+      for (size_t k : {1, 2}) {
+        if (!has_input(n, k)) continue;
+        const Value& v = g_[n.inputs[k]];
+        if (!v.is_constant() || v.dtype != DType::kF32 || (v.constant.size() != count && v.constant.size() != 1)) return;
+        (k == 1 ? factor : shift) = v.constant.get(v.constant.size() == 1 ? 0 : i);
+      }
+      const double w = factor / step * (1 << 12), b = shift / step * std::ldexp(1, 42);
+      if (!(std::fabs(w) < most_weight) || !(std::fabs(b) < std::ldexp(1, 60))) return;
+      weight.set_int(i, std::llround(w));
+      bias.set_int(i, std::llround(b));
+    }
+    const double epsilon = std::nearbyint(static_cast<double>(n.get_float("epsilon")) * static_cast<double>(count * count) / (static_cast<double>(x->scale.scale) * static_cast<double>(x->scale.scale)) * (1 << 16));
+    if (!(epsilon >= 0 && epsilon < std::ldexp(1, 61))) return;
+    Attributes a = attributes(t);
+    a["epsilon"] = static_cast<int64_t>(epsilon);
+    const std::string name = g_[t.node].name;
+    become(t, "IntegerLayerNorm", {x->value, g_.add_constant(weight, name + "_weights"), g_.add_constant(bias, name + "_bias")}, std::move(a));
+  }
+
+  void attention(const Target& t, const Node& n) {
+    const auto q = codes_of(g_, n.inputs[0]), k = codes_of(g_, n.inputs[1]), v = codes_of(g_, n.inputs[2]);
+    if (!q || !k || !v || has_input(n, 3) || n.get_int("is_causal") || n.get_int("left_window_size") >= 0 || n.get_int("right_window_size") >= 0 || n.get_float("softcap") != 0) return;
+    const double scale = n.has("scale") ? static_cast<double>(n.get_float("scale")) : 1 / std::sqrt(static_cast<double>(n.get_int("head_size")));
+    const double unit = static_cast<double>(q->scale.scale) * static_cast<double>(k->scale.scale) * scale, ratio = static_cast<double>(v->scale.scale) / static_cast<double>(t.scale.scale);
+    // Between them fixed point has all its bits.
+    if (!(unit > 1e-12 && unit < 1) || !(ratio > 1e-6 && ratio < 1 << 12) || n.get_int("keys") > 4096 || n.get_int("head_size") > 1024) return;
+    Attributes a = attributes(t);
+    for (const char* name : {"batch", "q_num_heads", "kv_num_heads", "queries", "keys", "head_size", "value_size"}) a[name] = n.get_int(name);
+    for (const char* name : {"q_view", "k_view", "v_view", "y_view", "y_shape"}) a[name] = n.get_ints(name);
+    a["q_zero_point"] = int64_t{q->scale.zero};
+    a["k_zero_point"] = int64_t{k->scale.zero};
+    a["v_zero_point"] = int64_t{v->scale.zero};
+    a["score_unit"] = static_cast<float>(unit);
+    a["value_ratio"] = static_cast<int64_t>(std::llround(std::ldexp(ratio, 30)));
+    become(t, "IntegerAttention", {q->value, k->value, v->value}, std::move(a));
+  }
+
   void binary(const Target& t, const Node& n) {
     auto a = codes_of(g_, n.inputs[0]), b = codes_of(g_, n.inputs[1]);
     if (!a || !b) return;
@@ -494,6 +544,7 @@ class IntegerPass {
   }
 
   Graph& g_;
+  const bool tokens_;  // norms and attention too
   std::vector<int> readers_;  // of each value; graph outputs count for more than one
 };
 
@@ -557,10 +608,11 @@ void expand_quantized(Graph& graph) {
   for (NodeId id : graph.order()) expand(graph, id);
 }
 
-void to_integer(Graph& graph) {
+void to_integer(Graph& graph) { to_integer(graph, {}); }
+void to_integer(Graph& graph, const IntegerOptions& options) {
   sink_dequantize(graph);
   fold_constants(graph, kLargestGrowth, true);
-  IntegerPass(graph).run();
+  IntegerPass(graph, options.tokens).run();
 }
 
 }  // namespace lathe

@@ -46,4 +46,10 @@ bool holds_weights(const Graph& graph, const Node& node, const std::vector<std::
 // padding and resizing, which assign_layout() knows of f32 alone.
 void sink_dequantize(Graph& graph, bool windows = true);
 
+struct IntegerOptions {
+  bool tokens = false;  // layer norms and attention in whole numbers (graph/ops/integer_tokens.cpp): what a microcontroller runs. A CPU is faster in f32.
+};
+// As passes.h has it, and what the options add.
+void to_integer(Graph& graph, const IntegerOptions& options);
+
 }  // namespace lathe

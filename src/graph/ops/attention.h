@@ -105,4 +105,7 @@ inline AttentionSizes fused_attention_sizes(const Node& node) {
   return s;
 }
 
+// Throws kModel where sizes and views of such a node do not fit each other or the inputs' shapes.
+void check_head_views(const InferContext& c);
+
 }  // namespace lathe::ops

@@ -23,6 +23,7 @@ void declare_loss(OpRegistry&);         // NegativeLogLikelihoodLoss, SoftmaxCro
 void declare_text(OpRegistry&);         // TfIdfVectorizer
 void declare_ml(OpRegistry&);           // ai.onnx.ml: trees, linear models, encoders
 void declare_fused(OpRegistry&);        // ai.lathe: what fusion makes
+void declare_integer_tokens(OpRegistry&);  // ai.lathe: norms and attention of codes in whole numbers
 void declare_integer(OpRegistry&);      // ai.lathe: arithmetic on quantized tensors
 void declare_coded(OpRegistry&);        // ai.lathe: products whose weights are stored in few bits
 

@@ -163,7 +163,9 @@ void check_view(const char* what, const HeadView& view, const Shape& sizes, cons
   if (shape && is_static(*shape)) check_model(last < element_count(*shape), "{} ends at element {} of {}", what, last, to_string(*shape));
 }
 
-void infer_fused_attention(InferContext& c) {
+}  // namespace
+
+void check_head_views(const InferContext& c) {
   const Node& n = c.node();
   const AttentionSizes s = fused_attention_sizes(n);
   int64_t elements = 1;
@@ -188,7 +190,13 @@ void infer_fused_attention(InferContext& c) {
   }
   const Shape& shape = n.get_ints("y_shape");
   check_model(y.offset == 0 && is_static(shape) && element_count(shape) == step, "y_shape {} does not hold {} elements", to_string(shape), step);
-  c.set_output(0, c.dtype(0), shape);
+}
+
+namespace {
+
+void infer_fused_attention(InferContext& c) {
+  check_head_views(c);
+  c.set_output(0, c.dtype(0), c.node().get_ints("y_shape"));
 }
 
 int64_t fused_attention_macs(const Graph&, const Node& n) {

@@ -25,6 +25,7 @@ void register_ml(Registry&);
 void register_tree(Registry&);
 void register_fused(Registry&);
 void register_integer(Registry&);
+void register_integer_tokens(Registry&);
 void register_coded(Registry&);
 
 }  // namespace lathe::reference

@@ -5,6 +5,7 @@
 #include "kernels/kernel.h"
 #include "kernels/reference/epilogue.h"
 #include "kernels/reference/families.h"
+#include "kernels/reference/head_view.h"
 
 namespace lathe::reference {
 namespace {
@@ -126,16 +127,6 @@ void affine(Context& c) {
   Tensor y = evaluate("Add", {evaluate("Mul", {widened(c.input(0)), c.input(1)}), c.input(2)});
   y = activate(c.node(), std::move(y));
   c.set_output(0, c.input(0).dtype() == y.dtype() ? y : cast(y, c.input(0).dtype()));
-}
-
-// Calls f(index in [B, H, S, D], index in the tensor that holds it).
-template <class F>
-void over_view(const ops::HeadView& v, const Shape& sizes, F f) {
-  int64_t i = 0;
-  for (int64_t b = 0; b < sizes[0]; ++b)
-    for (int64_t h = 0; h < sizes[1]; ++h)
-      for (int64_t s = 0; s < sizes[2]; ++s)
-        for (int64_t d = 0; d < sizes[3]; ++d) f(i++, v.offset + b * v.batch + h * v.head + s * v.row + d);
 }
 
 void attention(Context& c) {

@@ -28,7 +28,7 @@ Kernel find(std::string_view op, std::string_view domain) {
                      register_reduce, register_shape, register_index, register_create,
                      register_control, register_recurrent, register_attention, register_image,
                      register_quantize, register_signal, register_loss, register_text, register_ml,
-                     register_tree, register_fused, register_integer, register_coded})
+                     register_tree, register_fused, register_integer, register_integer_tokens, register_coded})
       add(r);
     return true;
   }();
