@@ -23,10 +23,11 @@ const std::set<std::string, std::less<>> kBinary = {"Add", "Sub", "Mul", "Div", 
 
 class Sites {
  public:
-  Sites(const Graph& g, const std::set<int32_t>& products) : g_(g), order_(g.order()), consumers_(g.consumers()), products_(products) {}
+  Sites(const Graph& g, const std::set<int32_t>& products, bool everywhere) : g_(g), order_(g.order()), consumers_(g.consumers()), products_(products), everywhere_(everywhere) {}
 
   QdqSites find() {
     find_roots();
+    if (everywhere_) find_attention();
     find_nodes();
     QdqSites sites;
     sites.nodes = nodes_;
@@ -83,9 +84,55 @@ class Sites {
     return true;
   }
 
+  // softmax(Q·Kᵀ·factor)·V: its nodes hold numbers between that nobody rounds.
+  void find_attention() {
+    for (NodeId id : order_) {
+      const Node& softmax = g_[id];
+      if (!is(softmax, "Softmax") || readers(softmax.outputs[0]).size() != 1) continue;
+      const NodeId values = readers(softmax.outputs[0])[0];
+      if (!is(g_[values], "MatMul") || g_[values].inputs[0] != softmax.outputs[0] || !is_float(g_[values].inputs[1])) continue;
+      std::vector<NodeId> inside{id, values};
+      const auto factor = [&](NodeId node) { return node && (is(g_[node], "Mul") || is(g_[node], "Div")) && scalar(g_[node].inputs[1]); };
+      ValueId v = softmax.inputs[0];
+      if (factor(g_[v].producer)) {
+        inside.push_back(g_[v].producer);
+        v = g_[g_[v].producer].inputs[0];
+      }
+      const NodeId scores = g_[v].producer;
+      if (!scores || !is(g_[scores], "MatMul") || !is_float(g_[scores].inputs[0]) || !is_float(g_[scores].inputs[1])) continue;
+      inside.push_back(scores);
+      for (ValueId side : g_[scores].inputs)
+        if (factor(g_[side].producer)) inside.push_back(g_[side].producer);
+      for (NodeId node : inside) attention_.insert(node.index);
+      attention_ends_.insert(values.index);
+    }
+  }
+  bool is(const Node& n, std::string_view op) const { return n.op->domain.empty() && n.op->name == op; }
+  // What attention alone reads, through moves: it is rounded before them, so that heads stay views of what a product made.
+  bool feeds_attention(ValueId v) const {
+    if (readers(v).empty()) return false;
+    return std::all_of(readers(v).begin(), readers(v).end(), [&](NodeId id) {
+      return attention_.contains(id.index) || (g_[id].op->domain.empty() && kMoves.contains(g_[id].op->name) && g_[id].outputs.size() == 1 && feeds_attention(g_[id].outputs[0]));
+    });
+  }
+  // A sum of what a product made and a constant row.
+  bool adds_bias(const Node& n) const {
+    if (!is(n, "Add")) return false;
+    for (int i : {0, 1}) {
+      const ValueId row = n.inputs[static_cast<size_t>(i)], x = n.inputs[static_cast<size_t>(1 - i)];
+      if (!g_[row].is_constant() || g_[row].constant.rank() != 1 || !is_float(x) || !g_[x].producer) continue;
+      return products_.contains(g_[x].producer.index) && readers(x).size() == 1 && g_[g_[x].producer].op->name != "Conv";
+    }
+    return false;
+  }
+
   bool companion(const Node& n) const {
     if (!n.op->domain.empty()) return false;
     const std::string& op = n.op->name;
+    if (everywhere_ && !n.outputs.empty() && is_float(n.outputs[0])) {
+      if (op == "LayerNormalization") return is_float(n.inputs[0]);
+      if (op == "Add" && n.inputs.size() == 2 && is_float(n.inputs[0]) != is_float(n.inputs[1])) return true;
+    }
     if (!kMoves.contains(op) && !kArithmetic.contains(op) && !unary(n)) return false;
     if (n.outputs.empty() || !is_float(n.outputs[0])) return false;
     if (op == "MaxPool" && n.outputs.size() > 1 && n.outputs[1]) return false;
@@ -103,7 +150,7 @@ class Sites {
     for (NodeId id : order_) {
       const Node& n = g_[id];
       bool on_codes = products_.contains(id.index);
-      if (!on_codes && companion(n)) {
+      if (!on_codes && (companion(n) || attention_.contains(id.index))) {
         on_codes = true;
         for (ValueId v : n.inputs)
           if (is_float(v) && !coded[static_cast<size_t>(v.index)]) on_codes = false;
@@ -131,13 +178,19 @@ class Sites {
     for (NodeId id : readers(v)) {
       if (!nodes_.contains(id.index)) continue;
       const Node& n = g_[id];
-      const bool as_data = n.inputs[0] == v || n.op->name == "Add" || n.op->name == "Mul" || n.op->name == "Concat" || unary(n);
+      const bool as_data = n.inputs[0] == v || attention_.contains(id.index) || n.op->name == "Add" || n.op->name == "Mul" || n.op->name == "Concat" || unary(n);
       if (!as_data) continue;
       // Inside one function of an element there is nothing to round.
       if (unary(n) && root_[static_cast<size_t>(v.index)] != v.index) continue;
       read = true;
     }
     if (!read) return false;
+    if (everywhere_) {
+      const NodeId maker = g_[v].producer;
+      if (maker && attention_.contains(maker.index) && !attention_ends_.contains(maker.index)) return false;
+      if (maker && nodes_.contains(maker.index) && kMoves.contains(g_[maker].op->name) && feeds_attention(v)) return false;
+      if (readers(v).size() == 1 && adds_bias(g_[readers(v)[0]])) return false;
+    }
     // Before a Relu or Clip that alone reads it, what a node on codes made is rounded after it.
     const bool output = std::find(g_.outputs.begin(), g_.outputs.end(), v) != g_.outputs.end();
     const NodeId producer = g_[v].producer;
@@ -153,6 +206,8 @@ class Sites {
   std::vector<NodeId> order_;
   std::vector<std::vector<NodeId>> consumers_;
   const std::set<int32_t>& products_;
+  const bool everywhere_;
+  std::set<int32_t> attention_, attention_ends_;
   std::vector<int32_t> root_;
   std::set<int32_t> nodes_;
 };
@@ -192,7 +247,7 @@ bool few_levels(const Tensor& codes) {
 
 }  // namespace
 
-QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products) { return Sites(graph, products).find(); }
+QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products, bool everywhere) { return Sites(graph, products, everywhere).find(); }
 
 bool store_weights(Graph& graph, const Layer& layer, const QuantizedTensor& weights) {
   const ValueId old = graph[layer.node].inputs[1];

@@ -23,8 +23,10 @@ struct QdqSites {
   // Of a value, among grids by value index of the sites; null: it is not rounded.
   const Grid* grid_of(const std::map<int32_t, Grid>& grids, ValueId value) const;
 };
-// `products`: node indices of layers that compute on codes.
-QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products);
+// `products`: node indices of layers that compute on codes. With `everywhere` also layer norms, attention as exporters spell it, and sums with
+// constants compute on codes, and what products make is rounded too: what a device without floating point wants. Biases that are sums behind a
+// product stay part of it.
+QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products, bool everywhere = false);
 
 // The layer's weights become codes and what makes numbers of them (transform/quantize/weight_forms.h): DequantizeLinear of 8 or 4 bits, by group
 // where grids are; up to 16 levels by codebooks in as few bits. Other quantizers have no standard form: their weights become the f32 numbers

@@ -275,7 +275,7 @@ Quantized quantize_network(const Graph& graph, const Scheme& scheme, const Sampl
   QdqSites sites;
   std::map<int32_t, Grid> grids;
   if (!product_nodes.empty()) {
-    sites = find_sites(g, product_nodes);
+    sites = find_sites(g, product_nodes, scheme.everywhere);
     const ActivationScheme activations = scheme.activations.value_or(ActivationScheme{});
     const auto seen = observe(g, samples, sites.values, stage("calibrating"));
     for (size_t i = 0; i < sites.values.size(); ++i) {

@@ -40,6 +40,7 @@ struct Scheme {
   bool relu = false;          // Relu6 becomes Relu: equalization goes through Relu alone; it changes the network
   bool equalize = false;      // cross-layer equalization before
   bool correct_bias = false;  // after
+  bool everywhere = false;    // norms, attention and sums with constants compute on codes too (qdq.h)
   std::optional<double> smooth;  // SmoothQuant's α
   std::optional<QuantizerSpec> first_and_last;  // their weights, where they are to be finer than the others
   bool skip_first = false, skip_last = false;   // stay in float
@@ -48,7 +49,7 @@ struct Scheme {
   std::string text() const;
 };
 
-// Words apart by spaces: w:QUANTIZER[,nearest|adaround|gptq|awq], a:uint8|int8[,CALIBRATION], relu, equalize, bias, smooth[=0.5], ends:QUANTIZER (of the first and last layer; int8 where the others have fewer bits) or ends:same,
+// Words apart by spaces: w:QUANTIZER[,nearest|adaround|gptq|awq], a:uint8|int8[,CALIBRATION], relu, equalize, bias, everywhere, smooth[=0.5], ends:QUANTIZER (of the first and last layer; int8 where the others have fewer bits) or ends:same,
 // float:first, float:last, seed=N. Throws kUsage.
 Scheme parse_scheme(std::string_view text);
 // What most networks want: int8 weights by channel with errors that make each other good, uint8 activations in ranges of least squared

@@ -12,7 +12,7 @@ constexpr std::pair<std::string_view, Rounding> kRoundings[] = {
     {"nearest", Rounding::kNearest}, {"adaround", Rounding::kAdaRound}, {"gptq", Rounding::kGptq}, {"awq", Rounding::kAwq}};
 
 [[noreturn]] void wrong(std::string_view text, std::string_view word) {
-  fail(ErrorKind::kUsage, "scheme \"{}\": \"{}\" is not known; words are w:QUANTIZER[,adaround|gptq|awq] (or w:float), a:uint8|int8[,CALIBRATION], relu, equalize, bias, smooth[=0.5], "
+  fail(ErrorKind::kUsage, "scheme \"{}\": \"{}\" is not known; words are w:QUANTIZER[,adaround|gptq|awq] (or w:float), a:uint8|int8[,CALIBRATION], relu, equalize, bias, everywhere, smooth[=0.5], "
        "ends:QUANTIZER or ends:same, float:first, float:last, seed=N", text, word);
 }
 
@@ -56,6 +56,8 @@ Scheme parse_scheme(std::string_view text) {
       scheme.relu = true;
     } else if (word == "bias") {
       scheme.correct_bias = true;
+    } else if (word == "everywhere") {
+      scheme.everywhere = true;
     } else if (word == "smooth") {
       scheme.smooth = 0.5;
     } else if (word.starts_with("smooth=")) {
@@ -89,6 +91,7 @@ std::string Scheme::text() const {
   if (relu) s += " relu";
   if (equalize) s += " equalize";
   if (correct_bias) s += " bias";
+  if (everywhere) s += " everywhere";
   if (smooth) s += fmt::format(" smooth={:g}", *smooth);
   if (weights && weights->bits < 8 && !first_and_last) s += " ends:same";
   if (first_and_last) s += " ends:" + first_and_last->text();

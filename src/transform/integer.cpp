@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "graph/ops/attention.h"
 #include "kernels/reference/reference.h"
 #include "kernels/requantize.h"
 #include "transform/passes.h"
@@ -86,6 +87,7 @@ class IntegerPass {
     if (op == "ReduceMean") return mean(t, *n);
     if (op == "Softmax") return softmax(t, *n);
     if (tokens_ && op == "LayerNormalization") return layer_norm(t, *n);
+    if (tokens_ && op == "Attention") return attention(t, *n);
     if (op == "Concat") return concat(t, *n);
   }
 
@@ -435,13 +437,35 @@ class IntegerPass {
   void attention(const Target& t, const Node& n) {
     const auto q = codes_of(g_, n.inputs[0]), k = codes_of(g_, n.inputs[1]), v = codes_of(g_, n.inputs[2]);
     if (!q || !k || !v || has_input(n, 3) || n.get_int("is_causal") || n.get_int("left_window_size") >= 0 || n.get_int("right_window_size") >= 0 || n.get_float("softcap") != 0) return;
-    const double scale = n.has("scale") ? static_cast<double>(n.get_float("scale")) : 1 / std::sqrt(static_cast<double>(n.get_int("head_size")));
+    // Placed in what makes and reads the heads (place_heads), or [batch, heads, rows, columns].
+    const bool placed = !n.op->domain.empty();
+    std::optional<ops::AttentionSizes> sizes;
+    if (placed) {
+      sizes = ops::fused_attention_sizes(n);
+    } else {
+      for (ValueId value : {n.inputs[0], n.inputs[1], n.inputs[2], n.outputs[0]})
+        if (!g_[value].shape || !is_static(*g_[value].shape) || g_[value].shape->size() != 4) return;
+      for (size_t i = 1; i < n.outputs.size(); ++i)
+        if (n.outputs[i]) return;
+      sizes = ops::attention_sizes(n, *g_[n.inputs[0]].shape, *g_[n.inputs[1]].shape, *g_[n.inputs[2]].shape, nullptr, nullptr);
+    }
+    const double scale = n.has("scale") ? static_cast<double>(n.get_float("scale")) : 1 / std::sqrt(static_cast<double>(sizes->head_size));
     const double unit = static_cast<double>(q->scale.scale) * static_cast<double>(k->scale.scale) * scale, ratio = static_cast<double>(v->scale.scale) / static_cast<double>(t.scale.scale);
     // Between them fixed point has all its bits.
-    if (!(unit > 1e-12 && unit < 1) || !(ratio > 1e-6 && ratio < 1 << 12) || n.get_int("keys") > 4096 || n.get_int("head_size") > 1024) return;
+    if (!(unit > 1e-12 && unit < 1) || !(ratio > 1e-6 && ratio < 1 << 12) || sizes->keys > 4096 || sizes->head_size > 1024) return;
     Attributes a = attributes(t);
-    for (const char* name : {"batch", "q_num_heads", "kv_num_heads", "queries", "keys", "head_size", "value_size"}) a[name] = n.get_int(name);
-    for (const char* name : {"q_view", "k_view", "v_view", "y_view", "y_shape"}) a[name] = n.get_ints(name);
+    const std::pair<const char*, int64_t> named[] = {{"batch", sizes->batch}, {"q_num_heads", sizes->query_heads}, {"kv_num_heads", sizes->kv_heads}, {"queries", sizes->queries},
+                                                     {"keys", sizes->keys}, {"head_size", sizes->head_size}, {"value_size", sizes->value_size}};
+    for (const auto& [name, size] : named) a[name] = size;
+    for (const char* name : {"q_view", "k_view", "v_view", "y_view", "y_shape"})
+      if (placed) a[name] = n.get_ints(name);
+    if (!placed) {
+      a["q_view"] = ops::view_by_head(sizes->query_heads, sizes->queries, sizes->head_size).numbers();
+      a["k_view"] = ops::view_by_head(sizes->kv_heads, sizes->keys, sizes->head_size).numbers();
+      a["v_view"] = ops::view_by_head(sizes->kv_heads, sizes->keys, sizes->value_size).numbers();
+      a["y_view"] = ops::view_by_head(sizes->query_heads, sizes->queries, sizes->value_size).numbers();
+      a["y_shape"] = *g_[n.outputs[0]].shape;
+    }
     a["q_zero_point"] = int64_t{q->scale.zero};
     a["k_zero_point"] = int64_t{k->scale.zero};
     a["v_zero_point"] = int64_t{v->scale.zero};
@@ -450,8 +474,26 @@ class IntegerPass {
     become(t, "IntegerAttention", {q->value, k->value, v->value}, std::move(a));
   }
 
+  // A constant in f32 as codes of its own range.
+  std::optional<Codes> coded_constant(ValueId v) {
+    if (!g_[v].is_constant() || g_[v].dtype != DType::kF32 || g_[v].constant.size() < 1) return std::nullopt;
+    const Tensor& values = g_[v].constant;
+    double least = 0, most = 0;
+    for (int64_t i = 0; i < values.size(); ++i) least = std::min(least, values.get(i)), most = std::max(most, values.get(i));
+    if (!std::isfinite(most - least)) return std::nullopt;
+    TensorScale s{most > least ? static_cast<float>((most - least) / 255) : 1.0f, 0, DType::kU8};
+    s.zero = static_cast<int>(std::nearbyint(-least / static_cast<double>(s.scale)));
+    Tensor codes(DType::kU8, values.shape());
+    for (int64_t i = 0; i < values.size(); ++i) codes.set_int(i, std::clamp<int64_t>(std::llround(values.get(i) / static_cast<double>(s.scale)) + s.zero, 0, 255));
+    return Codes{g_.add_constant(codes, g_[v].name + "_codes"), s};
+  }
+
   void binary(const Target& t, const Node& n) {
     auto a = codes_of(g_, n.inputs[0]), b = codes_of(g_, n.inputs[1]);
+    if (tokens_ && n.op->name == "Add" && a.has_value() != b.has_value()) {
+      const ValueId constant = n.inputs[a ? 1 : 0];
+      (a ? b : a) = coded_constant(constant);
+    }
     if (!a || !b) return;
     Attributes attrs = attributes(t);
     attrs["a_scale"] = a->scale.scale;

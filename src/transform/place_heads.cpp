@@ -88,11 +88,12 @@ class HeadPass {
 
   void run() {
     for (NodeId id : g_.order())
-      if (g_[id].op->name == "Attention" && g_[id].op->domain.empty()) place(id);
+      if ((g_[id].op->name == "Attention" && g_[id].op->domain.empty()) || on_codes(g_[id])) place(id);
     remove_dead(g_);
   }
 
  private:
+  static bool on_codes(const Node& n) { return n.op->name == "IntegerAttention" && n.op->domain == kLatheDomain; }
   bool known(ValueId v) const { return v && g_[v].shape && is_static(*g_[v].shape) && element_count(*g_[v].shape) > 0; }
 
   void place(NodeId id) {
@@ -102,11 +103,22 @@ class HeadPass {
     for (size_t i = 1; i < n.outputs.size(); ++i)
       if (n.outputs[i] && (is_public_[n.outputs[i].index] || !consumers_[n.outputs[i].index].empty())) return;
     for (size_t i = 0; i < 3; ++i)
-      if (!known(n.inputs[i]) || g_[n.inputs[i]].dtype != DType::kF32) return;
-    ops::AttentionSizes s = ops::attention_sizes(n, *g_[n.inputs[0]].shape, *g_[n.inputs[1]].shape, *g_[n.inputs[2]].shape, nullptr, nullptr);
-    double scale = n.has("scale") ? n.get_float("scale") : 1 / std::sqrt(static_cast<double>(s.head_size));
+      if (!known(n.inputs[i]) || (g_[n.inputs[i]].dtype != DType::kF32 && !on_codes(n))) return;
+    ops::AttentionSizes s;
+    double scale = 1;
+    if (on_codes(n)) {
+      // As to_integer() makes it, heads lie one behind the other; what is placed already stays. A factor between would be one of codes.
+      s = ops::fused_attention_sizes(n);
+      if (ops::head_view(n, "q_view") != ops::view_by_head(s.query_heads, s.queries, s.head_size) || ops::head_view(n, "k_view") != ops::view_by_head(s.kv_heads, s.keys, s.head_size) ||
+          ops::head_view(n, "v_view") != ops::view_by_head(s.kv_heads, s.keys, s.value_size) || ops::head_view(n, "y_view") != ops::view_by_head(s.query_heads, s.queries, s.value_size))
+        return;
+    } else {
+      s = ops::attention_sizes(n, *g_[n.inputs[0]].shape, *g_[n.inputs[1]].shape, *g_[n.inputs[2]].shape, nullptr, nullptr);
+      scale = n.has("scale") ? n.get_float("scale") : 1 / std::sqrt(static_cast<double>(s.head_size));
+    }
+    double* const factor = on_codes(n) ? nullptr : &scale;
     const View start_q = whole(s, n.inputs[0], s.query_heads, s.queries, s.head_size), start_k = whole(s, n.inputs[1], s.kv_heads, s.keys, s.head_size);
-    View q = back(start_q, &scale), k = back(start_k, &scale), v = back(whole(s, n.inputs[2], s.kv_heads, s.keys, s.value_size), nullptr);
+    View q = back(start_q, factor), k = back(start_k, factor), v = back(whole(s, n.inputs[2], s.kv_heads, s.keys, s.value_size), nullptr);
     View y = forth(whole(s, n.outputs[0], s.query_heads, s.queries, s.value_size));
     const ValueId moved[] = {n.inputs[0], n.inputs[1], n.inputs[2], n.outputs[0]};
     if (moved[0] == q.value && moved[1] == k.value && moved[2] == v.value && moved[3] == y.value) return;
@@ -315,8 +327,14 @@ class HeadPass {
                     {"head_size", s.head_size}, {"value_size", s.value_size}, {"q_view", numbers(views[0])}, {"k_view", numbers(views[1])},
                     {"v_view", numbers(views[2])}, {"y_view", numbers(views[3])}, {"y_shape", *g_[views[3].value].shape},
                     {"scale", static_cast<float>(scale)}};
-    for (const char* name : {"is_causal", "left_window_size", "right_window_size"}) n.attributes[name] = before.get_int(name);
-    n.attributes["softcap"] = before.get_float("softcap");
+    if (on_codes(before)) {
+      n.op = before.op;
+      n.attributes.erase("scale");
+      n.attributes.insert(before.attributes.begin(), before.attributes.end());
+    } else {
+      for (const char* name : {"is_causal", "left_window_size", "right_window_size"}) n.attributes[name] = before.get_int(name);
+      n.attributes["softcap"] = before.get_float("softcap");
+    }
     g_.remove(id);
     // What moved the result is replaced with it: its last value is made here.
     if (NodeId mover = g_[views[3].value].producer) g_.remove(mover);

@@ -84,6 +84,8 @@ Graph integers(Graph g) {
   assign_layout(g);
   to_integer(g, {.tokens = true});
   clean_up(g);
+  place_heads(g);
+  clean_up(g);
   verify(g);
   return g;
 }
