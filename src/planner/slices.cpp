@@ -9,19 +9,13 @@
 
 #include "graph/op.h"
 #include "transform/passes.h"
+#include "transform/patches.h"
 
 namespace lathe {
 namespace {
 
 using Names = std::set<std::string_view>;
 
-// One element of the output depends on one of each input, as NumPy's broadcasting tells.
-const Names kElementwise = {
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Div",
-    "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
-    "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu",
-    "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum",
-    "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor", "QuantizeLinear", "DequantizeLinear"};
 // Input 0 is a batch of images along axis 0, all others are parameters.
 const Names kOfImages = {"AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool",
                          "GlobalLpPool", "GlobalMaxPool", "GroupNormalization", "InstanceNormalization", "LRN", "LpPool", "MaxPool",
@@ -189,7 +183,7 @@ class Comparison {
     const std::string& op = n.op->name;
     for (size_t i = 1; i < n.outputs.size(); ++i)
       if (n.outputs[i] && op != "Split") return false;
-    if (kElementwise.count(op)) return elementwise(n);
+    if (is_elementwise(n)) return elementwise(n);
     if (op == "MatMul") return product_of_matrices(n);
     if (op == "Concat") {
       for (ValueId v : n.inputs)
