@@ -88,7 +88,19 @@ class PrefixFinder {
         if (exit) return {};
         exit = v;
       }
-    return exit;
+    return exit && !is_output[exit.index] && waits_for_rounding(readers, exit) ? ValueId{} : exit;
+  }
+
+  // Between an operator and the QuantizeLinear behind it nothing may stand, or it would not run on codes (transform/integer.cpp), and
+  // round otherwise.
+  bool waits_for_rounding(const std::vector<std::vector<NodeId>>& readers, ValueId v) const {
+    while (readers[v.index].size() == 1) {
+      const Node& n = g_[readers[v.index][0]];
+      if (n.op->name == "QuantizeLinear") return true;
+      if (!is_elementwise(n) || n.outputs.size() != 1 || g_[n.outputs[0]].shape != g_[v].shape) return false;
+      v = n.outputs[0];
+    }
+    return false;
   }
 
   // Fills in `node` and the axis of what it makes. Why it cannot run on tiles, or "".

@@ -56,7 +56,8 @@ struct PatchStage {
 // All stages that begin at one value: the first nodes of `whole`, up to and including one of `ends`.
 struct PatchPrefix {
   PatchStage whole;              // all nodes that could be taken; the exit is that of the last end
-  std::vector<size_t> ends;      // how many of the nodes a stage may have, rising; empty: none
+  // How many of the nodes a stage may have, rising; empty: none. No stage ends before the QuantizeLinear of its last operator.
+  std::vector<size_t> ends;
   std::vector<ValueId> exits;    // by end
   std::string stop;          // why no more can be taken: "node 'pool' (GlobalAveragePool) sees the whole map"; "" at an output
   PatchStage stage(size_t nodes) const;  // `nodes`: one of `ends`, else throws kUsage
