@@ -41,6 +41,19 @@ TEST_P(SamplingKernel, Pads) {
       }
 }
 
+// Rows that are as short as one number: several elements are copied at once, and filled.
+TEST_P(SamplingKernel, PadsShortRows) {
+  for (DType type : {DType::kU8, DType::kBF16, DType::kF32})
+    for (int64_t width : {1, 2, 4, 8})
+      for (const Ints& pads : {Ints{0, 0, 1, 0}, Ints{1, 0, 0, 0}, Ints{1, 0, 2, 0}}) {
+        Tensor x(type, {2, width}), value(type, {});
+        for (int64_t i = 0; i < x.size(); ++i) x.set(i, static_cast<double>(i + 1));
+        value.set(0, 7);
+        Case c = make_case("Pad", {x, Tensor::of_i64(pads), value}, {false, true, true}, {}, fmt::format("{} pad of rows of {}", name_of(type), width));
+        check(c, 0);
+      }
+}
+
 TEST_P(SamplingKernel, GathersExpandsAndTiles) {
   int turn = 0;
   for (DType type : {DType::kF32, DType::kBF16, DType::kI64, DType::kBool})

@@ -60,8 +60,9 @@ class TableCopy : public Kernel {
   void run(const Tensor* const* in, Tensor* const* out, void*) override {
     const char* x = in[0]->data<char>();
     char* y = out[0]->data<char>();
-    char fill[16] = {};
-    if (fill_ >= 0 && in[fill_]) std::memcpy(fill, in[fill_]->raw(), static_cast<size_t>(element_));
+    char fill[16] = {};  // the element again and again: what is copied at once may hold several
+    if (fill_ >= 0 && in[fill_])
+      for (int64_t at = 0; at + element_ <= 16; at += element_) std::memcpy(fill + at, in[fill_]->raw(), static_cast<size_t>(element_));
     const int64_t row = columns_ * width_;
     parallel_for(rows_, kParallelGrain * 4 / (row + 1) + 1, [&](int64_t begin, int64_t end) {
       int64_t before = kNone;
