@@ -232,6 +232,13 @@ Graph read_graph(ByteReader& in, const WeightReader& weights) { return GraphRead
 
 void write_record(const PlanRecord& record, ByteWriter& out, WeightWriter& weights) {
   out.number(record.slices);
+  out.number<uint8_t>(record.patches.has_value());
+  if (record.patches) {
+    out.number(record.patches->entry.index);
+    out.number<uint64_t>(record.patches->nodes);
+    out.number(record.patches->strips);
+    out.number<uint8_t>(record.patches->cache);
+  }
   out.count(record.steps.size());
   for (const PlanRecord::Choice& step : record.steps) {
     out.text(step.kernel_name);
@@ -247,6 +254,13 @@ void write_record(const PlanRecord& record, ByteWriter& out, WeightWriter& weigh
 PlanRecord read_record(ByteReader& in, const WeightReader& weights) {
   PlanRecord record;
   record.slices = in.number<int64_t>();
+  if (in.number<uint8_t>() != 0) {
+    PatchSetting& patches = record.patches.emplace();
+    patches.entry.index = in.number<int32_t>();
+    patches.nodes = in.number<uint64_t>();
+    patches.strips = in.number<int64_t>();
+    patches.cache = in.number<uint8_t>() != 0;
+  }
   record.steps.resize(in.count(8));
   for (PlanRecord::Choice& step : record.steps) {
     step.kernel_name = in.text();

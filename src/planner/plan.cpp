@@ -85,7 +85,24 @@ void place_values(Plan& plan, const std::vector<int64_t>* offsets) {
       for (ValueId v : *list) if (v) last_use[v.index] = s;
     for (ValueId v : n.outputs) if (v) { made[v.index] = s; last_use[v.index] = std::max(last_use[v.index], s); }
   }
+  std::vector<int> begun = made;  // from when on its memory is taken
   for (ValueId v : g.outputs) last_use[v.index] = end;
+  std::vector<int64_t> part_bytes(count, 0);  // of maps that are there in part
+  if (plan.patches) {
+    const PatchSteps& patches = *plan.patches;
+    const int first = static_cast<int>(plan.patches_begin), last = first + static_cast<int>(patches.stage().nodes.size()) - 1;
+    // Every strip reads the entry and writes the exit.
+    last_use[patches.stage().entry.index] = std::max(last_use[patches.stage().entry.index], last);
+    begun[patches.stage().exit.index] = first;
+    for (size_t m = 0; m < patches.maps().size(); ++m) {
+      const auto v = static_cast<size_t>(patches.maps()[m].index);
+      part_bytes[v] = patches.buffer_bytes(m);
+      if (!patches.persists(m)) continue;
+      begun[v] = first;
+      last_use[v] = last;
+    }
+    plan.scratch_bytes = std::max(plan.scratch_bytes, patches.scratch_bytes());
+  }
   auto root = [&](ValueId v) { return plan.placements[v.index].root; };
   auto in_arena = [&](ValueId v) { return made[v.index] >= 0 && !plan.steps[made[v.index]].dynamic; };
   std::vector<int> buffer_end = last_use;  // of the root, over all that share it
@@ -115,8 +132,8 @@ void place_values(Plan& plan, const std::vector<int64_t>* offsets) {
   for (size_t i = 0; i < count; ++i) {
     ValueId v{static_cast<int32_t>(i)};
     if (root(v) != v || !in_arena(v) || g[v].is_constant()) continue;
-    int64_t bytes = element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype)) + 64;
-    buffers.push_back({bytes, made[i], buffer_end[i], 0});
+    int64_t bytes = part_bytes[i] > 0 ? part_bytes[i] : element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype)) + 64;
+    buffers.push_back({bytes, begun[i], buffer_end[i], 0});
     owner.push_back(i);
   }
   for (const Step& step : plan.steps)
@@ -266,30 +283,35 @@ void check_slices(const Graph& g, int64_t slices) {
     }
 }
 
-void restore_kernel(const Graph& g, const PlanRecord::Choice& choice, Step& step) {
+// The kernel that a file names, on what it packed.
+std::unique_ptr<Kernel> make_recorded(const Graph& g, const Node& n, const PlanRecord::Choice& choice) {
+  KernelRequest request{.graph = g, .node = n, .packed = &choice.packed};
+  std::vector<const KernelEntry*> entries = kernels_for(request);
+  auto entry = std::find_if(entries.begin(), entries.end(), [&](auto* e) { return e->name == choice.kernel_name; });
+  if (entry == entries.end())
+    throw StalePacking(ErrorKind::kUnsupported, fmt::format("node '{}' ({}): there is no kernel '{}' for it here", n.name, n.op->name, choice.kernel_name));
+  try {
+    return (*entry)->make(request);
+  } catch (const Error&) {
+    throw;
+  } catch (const LibraryMissing& e) {
+    throw StalePacking(ErrorKind::kUnsupported, fmt::format("node '{}' ({}): kernel '{}': {}", n.name, n.op->name, choice.kernel_name, e.what()));
+  } catch (const std::exception& e) {  // a library's
+    fail(ErrorKind::kInput, "node '{}' ({}): kernel '{}' cannot be made: {}", n.name, n.op->name, choice.kernel_name, e.what());
+  }
+}
+
+// `in_patches`: the kernel of its first strip, if the step runs in strips.
+void restore_kernel(const Graph& g, const PlanRecord::Choice& choice, Step& step, const Kernel* in_patches) {
   const Node& n = g[step.node];
   if (step.kernel_name.empty()) {
     step.kernel_name = choice.kernel_name;
-    if (choice.kernel_name != "reference") {
-      KernelRequest request{.graph = g, .node = n, .packed = &choice.packed};
-      std::vector<const KernelEntry*> entries = kernels_for(request);
-      auto entry = std::find_if(entries.begin(), entries.end(), [&](auto* e) { return e->name == choice.kernel_name; });
-      if (entry == entries.end())
-        throw StalePacking(ErrorKind::kUnsupported, fmt::format("node '{}' ({}): there is no kernel '{}' for it here", n.name, n.op->name, choice.kernel_name));
-      try {
-        step.kernel = (*entry)->make(request);
-      } catch (const Error&) {
-        throw;
-      } catch (const LibraryMissing& e) {
-        throw StalePacking(ErrorKind::kUnsupported, fmt::format("node '{}' ({}): kernel '{}': {}", n.name, n.op->name, choice.kernel_name, e.what()));
-      } catch (const std::exception& e) {  // a library's
-        fail(ErrorKind::kInput, "node '{}' ({}): kernel '{}' cannot be made: {}", n.name, n.op->name, choice.kernel_name, e.what());
-      }
-    }
+    if (choice.kernel_name != "reference" && !in_patches) step.kernel = make_recorded(g, n, choice);
   }
   if (step.kernel_name != choice.kernel_name)
     fail(ErrorKind::kInput, "node '{}' ({}) is recorded to run as '{}', expected '{}'", n.name, n.op->name, choice.kernel_name, step.kernel_name);
-  std::vector<PackedInput> packed = step.kernel ? step.kernel->packed_inputs() : std::vector<PackedInput>();
+  const Kernel* kernel = in_patches ? in_patches : step.kernel.get();
+  std::vector<PackedInput> packed = kernel ? kernel->packed_inputs() : std::vector<PackedInput>();
   for (size_t i = 0; i < n.inputs.size(); ++i) {
     ValueId v = n.inputs[i];
     bool kept = i < packed.size() && packed[i].data.defined();
@@ -302,6 +324,30 @@ void restore_kernel(const Graph& g, const PlanRecord::Choice& choice, Step& step
 }
 
 }  // namespace
+
+// Which of the nodes of a stage in strips it is.
+static std::optional<size_t> index_in_patches(const Plan& plan, NodeId id) {
+  if (!plan.patches) return std::nullopt;
+  const std::vector<PatchNode>& nodes = plan.patches->stage().nodes;
+  for (size_t i = 0; i < nodes.size(); ++i)
+    if (nodes[i].node == id) return i;
+  return std::nullopt;
+}
+
+// The stage that is asked for, or with `tuner` the one that is fastest.
+static void plan_patches(Plan& plan, const PlanOptions& options, KernelTuner* tuner, TensorPool& packed) {
+  if (options.reference || (!options.patch_setting && !tuner)) return;
+  const auto choose_with = [&](TensorPool* pool) {
+    return [&, pool](size_t, const KernelRequest& request, std::string& name) {
+      Step step;
+      choose_kernel({.graph = request.graph, .node = request.node, .pool = pool}, options, options.tune ? tuner : nullptr, step);
+      name = step.kernel_name;
+      return std::move(step.kernel);
+    };
+  };
+  const std::optional<PatchSetting> setting = options.patch_setting ? options.patch_setting : tuner->choose_patches(plan.graph, choose_with(nullptr));
+  if (setting) plan.patches = std::make_unique<PatchSteps>(plan.graph, *setting, choose_with(&packed));
+}
 
 Plan make_plan(Graph graph, const PlanOptions& options) {
   Plan plan;
@@ -340,13 +386,20 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     clean_up(g);
   }
   std::optional<KernelTuner> tuner;
-  if (options.tune && !options.reference) tuner.emplace(options.kernel_times.empty() ? default_kernel_times_file() : options.kernel_times);
+  const bool patches = options.fuse && (options.patches || options.tune);
+  if ((options.tune || patches) && !options.reference) tuner.emplace(options.kernel_times.empty() ? default_kernel_times_file() : options.kernel_times);
   ConstantRelease constants(g);
   TensorPool packed;
+  plan_patches(plan, options, patches && tuner ? &*tuner : nullptr, packed);
   for (NodeId id : g.order()) {
     Step step = classify(g, id);
+    if (const std::optional<size_t> index = index_in_patches(plan, id)) {
+      if (*index == 0) plan.patches_begin = plan.steps.size();
+      step.kernel_name = plan.patches->kernel_name(*index);
+      constants.packed_by(g[id], plan.patches->first_kernel(*index));
+    }
     if (options.fuse && !options.reference) plan_branches(g, step);
-    if (step.kernel_name.empty()) choose_kernel({.graph = g, .node = g[id], .pool = &packed}, options, tuner ? &*tuner : nullptr, step);
+    if (step.kernel_name.empty()) choose_kernel({.graph = g, .node = g[id], .pool = &packed}, options, options.tune && tuner ? &*tuner : nullptr, step);
     if (step.kernel) constants.packed_by(g[id], *step.kernel);
     plan.steps.push_back(std::move(step));
   }
@@ -385,8 +438,12 @@ Graph declaration_of(const Plan& plan) {
 PlanRecord record_of(const Plan& plan) {
   PlanRecord record;
   record.slices = plan.slices;
-  for (const Step& step : plan.steps)
-    record.steps.push_back({step.kernel_name, step.kernel ? step.kernel->packed_inputs() : std::vector<PackedInput>()});
+  if (plan.patches) record.patches = plan.patches->setting();
+  for (const Step& step : plan.steps) {
+    const std::optional<size_t> index = index_in_patches(plan, step.node);
+    const Kernel* kernel = index ? &plan.patches->first_kernel(*index) : step.kernel.get();
+    record.steps.push_back({step.kernel_name, kernel ? kernel->packed_inputs() : std::vector<PackedInput>()});
+  }
   for (const Placement& placement : plan.placements)
     if (placement.offset >= 0) record.offsets.push_back(placement.offset);
   return record;
@@ -406,10 +463,20 @@ Plan restore_plan(Graph graph, const PlanRecord& record) {
   std::vector<NodeId> order = g.order();
   if (order.size() != record.steps.size())
     fail(ErrorKind::kInput, "there are {} steps for {} nodes", record.steps.size(), order.size());
+  if (record.patches) {
+    const auto first = std::find(order.begin(), order.end(), stage_in_strips(g, *record.patches).nodes[0].node);
+    plan.patches_begin = static_cast<size_t>(first - order.begin());
+    plan.patches = std::make_unique<PatchSteps>(g, *record.patches, [&](size_t index, const KernelRequest& request, std::string& name) {
+      const PlanRecord::Choice& choice = record.steps[plan.patches_begin + index];
+      name = choice.kernel_name;
+      return make_recorded(request.graph, request.node, choice);
+    });
+  }
   for (size_t s = 0; s < order.size(); ++s) {
     Step step = classify(g, order[s]);
     if (record.steps[s].kernel_name == kBranches) plan_branches(g, step);
-    restore_kernel(g, record.steps[s], step);
+    const std::optional<size_t> index = index_in_patches(plan, order[s]);
+    restore_kernel(g, record.steps[s], step, index ? &plan.patches->first_kernel(*index) : nullptr);
     plan.steps.push_back(std::move(step));
   }
   place_values(plan, &record.offsets);
@@ -456,6 +523,9 @@ std::string print_plan(const Plan& plan) {
                         fmt::format("{}{}", name_of(value.dtype), value.shape ? to_string(*value.shape) : "[…]"),
                         layouts[v.index], p.offset < 0 ? "-" : std::to_string(p.offset), p.bytes);
   }
+  if (plan.patches)
+    text += fmt::format("steps {} to {} once for each of {} strips of rows, what strips share is {}\n", plan.patches_begin,
+                        plan.patches_begin + plan.patches->stage().nodes.size() - 1, plan.patches->strips(), plan.patches->setting().cache ? "kept" : "made again");
   if (plan.slices > 1) text += fmt::format("all steps {} times, each for the next part of the batch\n", plan.slices);
   text += fmt::format("arena {} bytes (values {}, scratch {}); sum of tensors {}; lower bound {}\n", plan.arena_bytes,
                       plan.scratch_offset, plan.scratch_bytes, plan.tensor_bytes, plan.lower_bound);

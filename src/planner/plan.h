@@ -11,6 +11,7 @@
 
 #include "graph/graph.h"
 #include "kernels/kernel.h"
+#include "planner/patch_steps.h"
 
 namespace lathe {
 
@@ -23,6 +24,8 @@ struct PlanOptions {
   bool reference = false; // reference kernels only: the oracle
   bool slice = true;      // a batch may go through in several runs (planner/slices.h)
   bool tune = false;      // time every kernel that supports a node and keep the fastest
+  bool patches = false;   // time the first stage in strips of rows against whole maps, and keep the faster; so does `tune`
+  std::optional<PatchSetting> patch_setting = {};  // not timed: this one (of the graph after all passes), for tests and measurements
   std::string kernel_times = {};  // where `tune` keeps its times; "": default_kernel_times_file()
 };
 
@@ -59,6 +62,8 @@ struct Plan {
   int64_t scratch_offset = 0, scratch_bytes = 0;
   int64_t tensor_bytes = 0;           // sum of all buffers
   int64_t lower_bound = 0;            // most bytes alive at any step
+  size_t patches_begin = 0;               // the step where the stage begins, if there is one:
+  std::unique_ptr<PatchSteps> patches;    // its steps run on strips of their maps, on kernels of its own; theirs are null
   std::vector<std::string> notices;   // what the user should know: a cache that could not be used
 };
 
@@ -77,6 +82,7 @@ struct PlanRecord {
     std::vector<PackedInput> packed;
   };
   int64_t slices = 1;
+  std::optional<PatchSetting> patches;
   std::vector<Choice> steps;
   std::vector<int64_t> offsets;  // of the buffers in the arena, in the order of the values that own them
 };

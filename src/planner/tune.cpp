@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "kernels/probe.h"
+#include "planner/plan.h"
 
 namespace lathe {
 namespace {
@@ -23,10 +24,11 @@ constexpr double kMargin = 0.97;
 
 // In a network, a layer finds its input where the layer before has just left it, but its weights and its
 // code have been pushed out by all the others. So between runs as much as twice the second-level cache is read.
-int64_t sweep_bytes() {
+int64_t second_level_cache() {
   long l2 = ::sysconf(_SC_LEVEL2_CACHE_SIZE);  // 0 or −1 where the kernel does not say
-  return 2 * std::clamp<int64_t>(l2 > 0 ? l2 : 1 << 21, 1 << 19, 1 << 23);
+  return std::clamp<int64_t>(l2 > 0 ? l2 : 1 << 21, 1 << 19, 1 << 23);
 }
+int64_t sweep_bytes() { return 2 * second_level_cache(); }
 
 Tensor dummy(const Value& v) {
   Tensor t(v.dtype, *v.shape);
@@ -66,6 +68,77 @@ std::string request_text(const KernelRequest& r) {
   return text;
 }
 
+namespace {
+
+void read(const char* data, size_t bytes) {
+  volatile char sink = 0;
+  for (size_t i = 0; i < bytes; i += 64) sink = data[i];
+  (void)sink;
+}
+
+// Memory of a stage as a plan gives it: maps that are there in part share what is free.
+class PatchMemory {
+ public:
+  PatchMemory(const PatchSteps& steps, const Graph& g) {
+    std::vector<Buffer> buffers;
+    const auto& nodes = steps.stage().nodes;
+    const int end = static_cast<int>(nodes.size()) - 1;
+    for (size_t m = 0; m < steps.maps().size(); ++m) {
+      const ValueId v = steps.maps()[m];
+      Buffer b{steps.buffer_bytes(m), 0, end, 0};
+      if (b.bytes == 0) b.bytes = element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype)) + 64;
+      else if (!steps.persists(m)) {
+        for (int i = 0; i <= end; ++i) {
+          const Node& n = g[nodes[static_cast<size_t>(i)].node];
+          if (std::count(n.outputs.begin(), n.outputs.end(), v)) b.first_step = b.last_step = i;
+          else if (std::count(n.inputs.begin(), n.inputs.end(), v)) b.last_step = i;
+        }
+      }
+      buffers.push_back(b);
+    }
+    int64_t bytes = place_buffers(buffers);
+    scratch_ = (bytes + 63) / 64 * 64;
+    memory_ = Tensor(DType::kU8, {scratch_ + steps.scratch_bytes() + 64});
+    std::memset(memory_.raw(), 0, memory_.bytes());
+    for (const Buffer& b : buffers) offsets_.push_back(b.offset);
+  }
+  char* map(size_t m) { return memory_.data<char>() + offsets_[m]; }
+  char* scratch() { return memory_.data<char>() + scratch_; }
+
+ private:
+  Tensor memory_;
+  std::vector<int64_t> offsets_;
+  int64_t scratch_ = 0;
+};
+
+}  // namespace
+
+std::vector<double> time_patches(const std::vector<PatchSteps*>& ways, const Graph& graph, std::vector<char>& sweep) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<Tensor> values(graph.value_count());
+  for (size_t i = 0; i < values.size(); ++i) values[i] = graph[ValueId{static_cast<int32_t>(i)}].constant;
+  if (sweep.empty()) sweep.resize(static_cast<size_t>(sweep_bytes()));
+  const Value& entry = graph[ways[0]->maps()[0]];
+  const Tensor input = dummy(entry);
+  std::vector<PatchMemory> memories;
+  for (PatchSteps* way : ways) {
+    PatchMemory& memory = memories.emplace_back(*way, graph);
+    way->bind(values);
+    for (size_t m = 0; m < way->maps().size(); ++m) way->point(m, memory.map(m));
+  }
+  std::vector<double> best(ways.size(), 1e30);
+  for (int turn = 0; turn <= kTurns; ++turn)
+    for (size_t k = 0; k < ways.size(); ++k) {
+      const size_t i = turn % 2 ? ways.size() - 1 - k : k;
+      read(sweep.data(), sweep.size());
+      std::memcpy(memories[i].map(0), input.raw(), input.bytes());  // as the step before it leaves it
+      const auto begin = Clock::now();
+      ways[i]->run(memories[i].scratch());
+      if (turn > 0) best[i] = std::min(best[i], std::max(std::chrono::duration<double>(Clock::now() - begin).count(), 1e-9));
+    }
+  return best;
+}
+
 std::vector<double> time_kernels(const KernelRequest& r, const std::vector<Kernel*>& kernels, std::vector<char>& sweep) {
   using Clock = std::chrono::steady_clock;
   std::vector<Tensor> in, out;
@@ -79,11 +152,6 @@ std::vector<double> time_kernels(const KernelRequest& r, const std::vector<Kerne
   for (Kernel* k : kernels) scratch_bytes = std::max(scratch_bytes, k->scratch_bytes());
   Tensor scratch(DType::kU8, {static_cast<int64_t>(scratch_bytes) + 64});
   if (sweep.empty()) sweep.resize(sweep_bytes());
-  auto read = [](const char* data, size_t bytes) {
-    volatile char sink = 0;
-    for (size_t i = 0; i < bytes; i += 64) sink = data[i];
-    (void)sink;
-  };
   std::vector<double> best(kernels.size(), 1e30);
   for (int turn = 0; turn <= kTurns; ++turn) {
     double fastest = *std::min_element(best.begin(), best.end());
@@ -124,21 +192,58 @@ int KernelTuner::choose(const KernelRequest& request, const std::vector<const Ke
   if (kernels.empty()) return -1;
   size_t best = 0;
   if (kernels.size() > 1) {
-    KernelTimesKey key{machine_, build_, omp_get_max_threads(), request_text(request), names};
-    auto seconds = times_.find(key, kernels.size());
-    if (!seconds) {
+    const std::vector<double> seconds = remembered(request_text(request), names, kernels.size(), [&] {
       std::vector<Kernel*> pointers;
       pointers.reserve(kernels.size());
       for (auto& k : kernels) pointers.push_back(k.get());
-      seconds = time_kernels(request, pointers, sweep_);
-      times_.add(key, *seconds);
-      ++measured_;
-    }
-    auto fastest = static_cast<size_t>(std::min_element(seconds->begin(), seconds->end()) - seconds->begin());
-    if ((*seconds)[fastest] < kMargin * (*seconds)[0]) best = fastest;
+      return time_kernels(request, pointers, sweep_);
+    });
+    auto fastest = static_cast<size_t>(std::min_element(seconds.begin(), seconds.end()) - seconds.begin());
+    if (seconds[fastest] < kMargin * seconds[0]) best = fastest;
   }
   *made = std::move(kernels[best]);
   return index[best];
+}
+
+std::vector<double> KernelTuner::remembered(const std::string& request, const std::string& names, size_t count, const std::function<std::vector<double>()>& measure) {
+  const KernelTimesKey key{machine_, build_, omp_get_max_threads(), request, names};
+  if (auto known = times_.find(key, count)) return *known;
+  std::vector<double> seconds = measure();
+  times_.add(key, seconds);
+  ++measured_;
+  return seconds;
+}
+
+std::optional<PatchSetting> KernelTuner::choose_patches(const Graph& graph, const PatchSteps::Choose& choose) {
+  const std::vector<PatchSetting> settings = patch_settings(graph, second_level_cache());
+  std::optional<PatchSetting> best;
+  double most = 0;
+  for (size_t i = 0; i < settings.size();) {
+    // All of one stage, whole maps first.
+    std::vector<PatchSetting> ways{{settings[i].entry, settings[i].nodes, 1, settings[i].cache}};
+    for (; i < settings.size() && settings[i].nodes == ways[0].nodes; ++i) ways.push_back(settings[i]);
+    std::string request = "patches", names;
+    for (const PatchNode& n : stage_in_strips(graph, ways[0]).nodes) request += "; " + request_text({.graph = graph, .node = graph[n.node]});
+    for (const PatchSetting& way : ways) names += fmt::format("{}{} strips", names.empty() ? "" : ",", way.strips);
+    std::vector<double> seconds;
+    try {
+      seconds = remembered(request, names, ways.size(), [&] {
+        std::vector<std::unique_ptr<PatchSteps>> made;
+        std::vector<PatchSteps*> pointers;
+        for (const PatchSetting& way : ways) pointers.push_back(made.emplace_back(std::make_unique<PatchSteps>(graph, way, choose)).get());
+        return time_patches(pointers, graph, sweep_);
+      });
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kUnsupported) throw;
+      continue;  // a node without a kernel
+    }
+    for (size_t k = 1; k < ways.size(); ++k)
+      if (seconds[k] < kMargin * seconds[0] && seconds[0] - seconds[k] > most) {
+        most = seconds[0] - seconds[k];
+        best = ways[k];
+      }
+  }
+  return best;
 }
 
 }  // namespace lathe

@@ -37,6 +37,15 @@ Session::Session(Plan plan, void* memory) : plan_(std::move(plan)) {
       branch.session.reset(new Session(std::move(*b.plan), arena_.data<char>() + plan_.scratch_offset));
       branch.inputs.resize(b.captures.size());
     }
+  if (plan_.patches) {
+    plan_.patches->bind(values_);
+    for (size_t m = 0; m < plan_.patches->maps().size(); ++m)
+      if (plan_.patches->buffer_bytes(m) > 0) {
+        const size_t v = static_cast<size_t>(plan_.patches->maps()[m].index);
+        plan_.patches->point(m, values_[v].data<char>());
+        values_[v] = {};  // a part of it is there
+      }
+  }
   for (const Step& step : plan_.steps) {
     const Node& n = g[step.node];
     Bound b;
@@ -208,8 +217,27 @@ void Session::take_outputs(int64_t slice) {
   }
 }
 
+void Session::run_patches(bool first) {
+  PatchSteps& patches = *plan_.patches;
+  for (size_t m = 0; m < patches.maps().size(); ++m)
+    if (patches.buffer_bytes(m) == 0) patches.point(m, values_[patches.maps()[m].index].data<char>());
+  void* scratch = arena_.data<char>() + plan_.scratch_offset;
+  if (!profiling_) return patches.run(scratch);
+  patches.run(scratch, [&](size_t node, const std::function<void()>& execute) {
+    auto begin = std::chrono::steady_clock::now();
+    execute();
+    times_[plan_.patches_begin + node].seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  });
+  for (size_t i = 0; first && i < patches.stage().nodes.size(); ++i) ++times_[plan_.patches_begin + i].runs;
+}
+
 void Session::run_steps(bool first) {
   for (size_t s = 0; s < plan_.steps.size(); ++s) {
+    if (plan_.patches && s == plan_.patches_begin) {
+      run_patches(first);
+      s += plan_.patches->stage().nodes.size() - 1;
+      continue;
+    }
     if (!profiling_) {
       run_step(s);
       continue;

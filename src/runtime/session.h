@@ -60,6 +60,7 @@ class Session {
   void place(ValueId root, char* memory);
   void place_outputs(int64_t slice);
   void run_steps(bool first);
+  void run_patches(bool first);
   void take_outputs(int64_t slice);
   void check_overlaps(const std::vector<Tensor>& inputs) const;
   void copy_to_bound();

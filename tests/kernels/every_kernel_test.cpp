@@ -95,6 +95,7 @@ TEST_P(EveryKernel, ConvolvesPlanes) {
           Attributes a = epilogue(kActivations[turn % 13], false);
           a["strides"] = Ints{v.stride, v.stride};
           a["pads"] = Ints{v.pad, v.pad, v.pad, turn % 2 ? v.pad : v.pad + 1};
+          if (turn % 5 == 4) std::get<Ints>(a["pads"])[turn % 2 ? 0 : 2] = -2;  // rows that are left out
           a["dilations"] = Ints{1, 1};
           a["output_type"] = static_cast<int64_t>(to);
           std::vector<Tensor> inputs{random_tensor(DType::kF32, {1 + turn % 2, in, h, w}, random), random_tensor(DType::kF32, {out, in, v.kernel, v.kernel}, random)};

@@ -99,6 +99,22 @@ TEST(Allocations, OnlyOneDnnsOwn) {
   EXPECT_LE(count, 8 * primitives);
 }
 
+TEST(Allocations, NoneInStrips) {
+  Graph g;
+  ValueId x = g.add_input("x", DType::kF32, Shape{1, 3, 40, 40});
+  x = g.add("Relu", {g.add("Conv", {x, weights(g, {8, 3, 3, 3}, 1)}, {{"pads", Ints(4, 1)}, {"strides", Ints{2, 2}}})});
+  x = g.add("Relu", {g.add("Conv", {x, weights(g, {8, 1, 3, 3}, 2)}, {{"pads", Ints(4, 1)}, {"group", int64_t{8}}})});
+  g.outputs = {g.add("Conv", {x, weights(g, {8, 8, 1, 1}, 3)})};
+  PlanOptions options;
+  const std::vector<PatchSetting> settings = patch_settings(make_plan(g).graph, 1);
+  ASSERT_FALSE(settings.empty()) << print_plan(make_plan(g)) << patchable_prefix(make_plan(g).graph).stop;
+  options.patch_setting = settings[0];
+  Session session(make_plan(g, options));
+  ASSERT_TRUE(session.plan().patches);
+  EXPECT_EQ(steps_of(session.plan(), "onednn"), 0);
+  EXPECT_EQ(allocations_of(session, random_inputs(session.plan(), 1)), 0);
+}
+
 }  // namespace
 }  // namespace lathe
 

@@ -34,8 +34,8 @@ void infer_planar_conv(InferContext& c) {
   const DType to = product_type(c);
   if (!c.shape(1)) return c.set_output(0, to);
   const Shape& w = *c.shape(1);
-  for (int64_t p : c.node().get_ints("pads")) check_model(p >= 0, "pads hold {}", p);
   auto y = conv_shape(c, true);
+  for (size_t i : {1, 3}) check_model(c.node().get_ints("pads")[i] >= 0, "pads hold {} beside the rows", c.node().get_ints("pads")[i]);
   if (c.has_input(2) && c.shape(2)) check_model(*c.shape(2) == Shape{w[0]}, "bias has shape {} for {} channels", to_string(*c.shape(2)), w[0]);
   c.set_output(0, to, y);
 }
@@ -218,7 +218,7 @@ void declare_fused(OpRegistry& r) {
          .attributes = with_output_type(with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}, {"group", int64_t{1}}})),
          .infer = infer_conv, .macs = conv_macs});
   // X [N, C, H, W], W [O, C, kH, kW], B [O] → [N, oH, oW, O]: the first convolution of a network, which reads the picture
-  // as it comes, plane by plane.
+  // as it comes, plane by plane. Negative padding leaves out rows above or below: a strip of the picture (planner/patch_steps.h).
   r.add({.name = "PlanarConv", .domain = "ai.lathe", .minimum_inputs = 2, .maximum_inputs = 3,
          .attributes = with_output_type(with_epilogue({{"strides", Ints{}, true}, {"pads", Ints{}, true}, {"dilations", Ints{}, true}})),
          .infer = infer_planar_conv, .macs = conv_macs});

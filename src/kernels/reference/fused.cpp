@@ -65,9 +65,15 @@ void conv(Context& c) {
 
 void planar_conv(Context& c) {
   const Node& n = c.node();
-  std::vector<Tensor> inputs{widened(c.input(0)), widened(c.input(1))};
+  // Negative padding leaves out rows.
+  Ints pads = n.get_ints("pads");
+  const int64_t above = std::max<int64_t>(-pads[0], 0), below = std::max<int64_t>(-pads[2], 0);
+  for (size_t i : {0, 2}) pads[i] = std::max<int64_t>(pads[i], 0);
+  Tensor x = widened(c.input(0));
+  if (above + below > 0) x = evaluate("Slice", {x, Tensor::of_i64({above}), Tensor::of_i64({x.dim(2) - below}), Tensor::of_i64({2})});
+  std::vector<Tensor> inputs{std::move(x), widened(c.input(1))};
   if (c.has_input(2)) inputs.push_back(c.input(2));
-  Tensor y = evaluate("Conv", std::move(inputs), {{"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}});
+  Tensor y = evaluate("Conv", std::move(inputs), {{"strides", n.get_ints("strides")}, {"pads", pads}, {"dilations", n.get_ints("dilations")}});
   finish_product(c, transpose(y, kToLast));
 }
 
