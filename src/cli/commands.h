@@ -21,6 +21,7 @@ void add_bench(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_pack(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_patch(CLI::App& app);
 void add_verify(CLI::App& app, int* exit_code);
 void add_device(CLI::App& app);
 // Of the whole of `app`, as it is when the command runs.

@@ -70,6 +70,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_plan(app);
   lathe::cli::add_pack(app);
   lathe::cli::add_convert(app);
+  lathe::cli::add_patch(app);
   lathe::cli::add_verify(app, &exit_code);
   lathe::cli::add_device(app);
   lathe::cli::add_completion(app);
