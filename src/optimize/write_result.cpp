@@ -54,7 +54,7 @@ class Staging {
 
 std::vector<Tensor> answers(Graph graph, PlanOptions options, const std::map<std::string, Shape>& input_shapes) {
   options.input_shapes = input_shapes;
-  options.tune = false;  // without its file of times it may choose kernels that round otherwise
+  options.tune = options.patches = false;  // without its file of times it may choose kernels that round otherwise
   Session session(make_plan(std::move(graph), options));
   std::vector<Tensor> own;
   for (const Tensor& t : session.run(random_inputs(session.plan(), 1))) own.push_back(t.clone());

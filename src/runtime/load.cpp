@@ -21,6 +21,7 @@ std::map<std::string, std::string> plan_metadata(const PlanOptions& options) {
   if (options.bf16) metadata["lathe.precision"] = options.bf16_marked ? "mixed" : "bf16";
   if (!options.fuse) metadata["lathe.fuse"] = "no";
   if (options.tune) metadata["lathe.tune"] = "yes";
+  if (options.patches) metadata["lathe.patches"] = "yes";
   return metadata;
 }
 
@@ -30,6 +31,7 @@ PlanOptions planned_options(const Model& model) {
   else options.bf16 = choice(model, "lathe.precision", "fp32", "bf16", false);
   options.fuse = choice(model, "lathe.fuse", "no", "yes", true);
   options.tune = choice(model, "lathe.tune", "no", "yes", false);
+  options.patches = choice(model, "lathe.patches", "no", "yes", false);
   return options;
 }
 
@@ -39,6 +41,7 @@ PlanOptions plan_options_for(const Model& model, const PlanOptions& asked, const
   options.bf16 |= said.bf16;
   options.fuse &= said.fuse;
   options.tune |= said.tune;
+  options.patches |= said.patches;
   if (adjust) adjust(options);
   return options;
 }

@@ -18,7 +18,7 @@
 namespace lathe {
 
 // How an optimized model is to be planned is kept in its ONNX metadata ("lathe.precision": fp32, bf16, or
-// mixed, which is PlanOptions::bf16_marked; "lathe.fuse": yes or no, "lathe.tune": yes or no), which other runtimes ignore.
+// mixed, which is PlanOptions::bf16_marked; "lathe.fuse", "lathe.tune", "lathe.patches": yes or no), which other runtimes ignore.
 // Options at their defaults leave no entry.
 std::map<std::string, std::string> plan_metadata(const PlanOptions& options);
 // Throws kModel for values that are not of these.
