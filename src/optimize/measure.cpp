@@ -79,6 +79,7 @@ std::string Runner::signature() const {
     const Value& v = plan().graph[n.outputs[0]];
     text += fmt::format("{} {} {}{}\n", n.op->name, step.kernel_name, name_of(v.dtype), v.shape ? to_string(*v.shape) : "?");
   }
+  if (plan().patches) text += fmt::format("{} steps in {} strips\n", plan().patches->stage().nodes.size(), plan().patches->strips());
   return text;
 }
 

@@ -12,6 +12,7 @@ namespace {
 using Ints = std::vector<int64_t>;
 
 constexpr int kPlanes = 2;         // rows' axis of [N, C, H, W]
+constexpr int64_t kMostParts = 1 << 18;  // nodes times strips: a file may say any number
 constexpr int64_t kReadBeyond = 64;  // kernels may read one vector past the end of a buffer, as in the arena
 
 // Only the first convolution reads planes, from the network's input.
@@ -75,7 +76,7 @@ PatchStage stage_in_strips(const Graph& graph, const PatchSetting& setting) {
 PatchSteps::PatchSteps(const Graph& graph, const PatchSetting& setting, const Choose& choose)
     : setting_(setting), stage_(stage_in_strips(graph, setting)), names_(stage_.nodes.size()), kernels_(stage_.nodes.size()) {
   const int64_t height = (*graph[stage_.exit].shape)[static_cast<size_t>(stage_.axes.at(stage_.exit))];
-  if (setting.strips < 1 || setting.strips > height) fail(ErrorKind::kInput, "{} strips of a map of {} rows", setting.strips, height);
+  if (setting.strips < 1 || setting.strips > height || setting.strips > kMostParts / static_cast<int64_t>(stage_.nodes.size())) fail(ErrorKind::kInput, "{} strips of a map of {} rows, {} nodes", setting.strips, height, stage_.nodes.size());
   const PatchTiling rows(graph, stage_, 0, setting.strips, setting.cache);
   maps_ = rows.maps();
   buffers_.assign(maps_.size(), 0);

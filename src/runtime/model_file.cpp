@@ -49,7 +49,8 @@ std::string ModelFile::misfit(const PlanOptions& options, int64_t batch, const s
   if (batch != 1 && batch != origin.batch) return fmt::format("it was planned for batch {}", origin.batch);
   if (options.bf16 && !origin.options.bf16) return "it was planned in fp32";
   if (options.bf16 && !options.bf16_marked && origin.options.bf16_marked) return "it was planned with some layers in fp32";
-  if (options.reference != origin.options.reference || options.fuse != origin.options.fuse || options.integer != origin.options.integer || (options.tune && !origin.options.tune))
+  if (options.reference != origin.options.reference || options.fuse != origin.options.fuse || options.integer != origin.options.integer || (options.tune && !origin.options.tune) ||
+      (options.patches && !origin.options.patches && !origin.options.tune))
     return "it was planned with other options";
   const Graph& g = graph();
   for (ValueId v : g.inputs)
@@ -71,6 +72,7 @@ LoadedPlan ModelFile::plan(PlanOptions options, int64_t batch,
     options.bf16_marked = options.bf16 ? options.bf16_marked : origin.options.bf16_marked;
     options.bf16 = options.bf16 || origin.options.bf16;
     options.tune = options.tune || origin.options.tune;
+    options.patches = options.patches || origin.options.patches;
     if (batch == 1) batch = std::max<int64_t>(origin.batch, 1);
     if (batch != 1) open_batch(model_.graph);
     if (!shapes && batch == origin.batch) close_inputs(model_.graph, origin.options.input_shapes);

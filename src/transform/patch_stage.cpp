@@ -106,7 +106,9 @@ class PrefixFinder {
   // Fills in `node` and the axis of what it makes. Why it cannot run on tiles, or "".
   std::string refusal(const Node& n, PatchNode& node, int& axis) {
     node.inputs.assign(n.inputs.size(), PatchInput::kFixed);
-    if (!n.op->supported || !n.captures.empty()) return described(n) + " is not an operator on maps";
+    if (!n.op->supported || !n.captures.empty() || n.outputs.empty() || !n.outputs[0]) return described(n) + " is not an operator on maps";
+    for (ValueId v : n.inputs)
+      if (v && (!g_[v].shape || !is_static(*g_[v].shape))) return described(n) + " reads a value of unknown shape";
     for (ValueId v : n.outputs)
       if (v && (!g_[v].shape || g_[v].shape->size() != 4 || !is_static(*g_[v].shape) || element_count(*g_[v].shape) == 0)) return reason(n);
     for (ValueId v : n.inputs)
