@@ -29,8 +29,8 @@ size_t end_named(const Graph& g, const PatchPrefix& prefix, const std::string& n
   for (size_t nodes : prefix.ends)
     if (name_of_end(g, prefix, nodes) == name || g[prefix.stage(nodes).exit].name == name) return nodes;
   std::string known;
-  for (size_t nodes : prefix.ends) known += fmt::format("{}'{}'", known.empty() ? "" : ", ", name_of_end(g, prefix, nodes));
-  fail(ErrorKind::kUsage, "no stage ends at '{}'; stages end at {}", name, known.empty() ? "no node" : known);
+  for (size_t i = 0; i < std::min<size_t>(prefix.ends.size(), 10); ++i) known += fmt::format("{}'{}'", i ? ", " : "", name_of_end(g, prefix, prefix.ends[i]));
+  fail(ErrorKind::kUsage, "no stage ends at '{}'; stages end at {}{}", name, known.empty() ? "no node" : known, prefix.ends.size() > 10 ? ", …" : "");
 }
 
 const char* policy(const PatchGrid& g) {

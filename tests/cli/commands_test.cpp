@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "formats/image.h"
 #include "formats/npy.h"
+#include "runtime/model.h"
 #include "shell.h"
 #include "tiny_models.h"
 
@@ -174,9 +175,38 @@ TEST(ConvertCommand, WritesAModelThatRunsAlike) {
     EXPECT_THAT(entry.path().filename().string(), testing::Not(HasSubstr("converted.onnx."))) << "a temporary file is left";
 }
 
+TEST(Commands, PatchWritesTilesThatAnswerTheSame) {
+  const std::string model = in_scratch("pictures.onnx"), tiles = in_scratch("tiles.onnx"), moved = in_scratch("moved.onnx");
+  ASSERT_EQ(lathe_command("models mobilenet_v2 --width 0.25 --input 3x64x64 --classes 5 -o " + model).code, 0);
+  const ShellResult table = lathe_command("patch " + model);
+  EXPECT_EQ(table.code, 0);
+  EXPECT_THAT(table.out, HasSubstr("GlobalAveragePool) sees the whole map"));
+  EXPECT_THAT(table.out, HasSubstr("\nchosen"));
+  ASSERT_EQ(lathe_command("patch " + model + " --grid 3x2 --cache rows --most-overhead 10 -o " + tiles).code, 0);
+  Tensor x = random_tensor(DType::kF32, {1, 3, 64, 64}, 1);
+  const auto answer = [&](const std::string& path) { return CompiledModel::open(path, {}).run({x})[0].clone(); };
+  const Tensor a = answer(model), b = answer(tiles);
+  for (int64_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a.get(i), b.get(i), 1e-5 * std::max(1.0, std::abs(a.get(i))));
+  const ShellResult printed = lathe_command("patch " + model + " --grid 2x2 --json");
+  ASSERT_EQ(printed.code, 0) << printed.err;
+  const json told = json::parse(printed.out);
+  EXPECT_EQ(told.at("chosen").at("rows"), 2);
+  EXPECT_LT(told.at("chosen").at("bytes").get<int64_t>(), told.at("layer_by_layer").at("bytes").get<int64_t>());
+  EXPECT_EQ(lathe_command("patch " + model + " --redistribute 0.05 -o " + moved).code, 0);
+  EXPECT_EQ(answer(moved).shape(), a.shape());
+  // Errors: budgets that nothing keeps, grids and ends that there are not.
+  EXPECT_EQ(lathe_command("patch " + model + " --memory 100").code, 3);
+  EXPECT_THAT(lathe_command("patch " + model + " --memory 100").err, HasSubstr("bytes at least"));
+  EXPECT_EQ(lathe_command("patch " + model + " --grid 3").code, 2);
+  EXPECT_EQ(lathe_command("patch " + model + " --grid 3x3 --end nowhere").code, 2);
+  EXPECT_EQ(lathe_command("patch " + model + " --end nowhere").code, 2);
+  EXPECT_EQ(lathe_command("patch " + model + " --grid 5000x5000").code, 3);
+  EXPECT_EQ(lathe_command("patch " + model + " --grid 3x3 -o /none/x.onnx").code, 1);
+}
+
 TEST(Commands, HelpHasExamplesAndUnknownOnesAreUsageErrors) {
   ShellResult top = lathe_command("--help");
-  for (const char* name : {"run", "inspect", "bench", "plan", "pack", "convert", "verify", "device", "completion", "man"}) {
+  for (const char* name : {"run", "inspect", "bench", "plan", "pack", "convert", "patch", "verify", "device", "completion", "man"}) {
     EXPECT_THAT(top.out, HasSubstr(std::string("\n  ") + name));
     ShellResult help = lathe_command(std::string(name) + " --help");
     EXPECT_EQ(help.code, 0);
