@@ -267,6 +267,7 @@ TEST_F(SearchTest, TechniquesSurviveTheFile) {
     PlanOptions options = planned_options(back);
     EXPECT_EQ(options.bf16, c.options.bf16);
     EXPECT_EQ(options.tune, c.options.tune);
+    EXPECT_EQ(options.patches, c.options.patches);
     options.tune = c.options.tune = false;
     options.input_shapes = c.options.input_shapes = {{"image", {1, 3, 16, 16}}};
     Session first(make_plan(c.graph, c.options)), second(make_plan(back.graph, options));
