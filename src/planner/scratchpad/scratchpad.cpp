@@ -1,0 +1,300 @@
+#include "planner/scratchpad/scratchpad.h"
+
+#include <algorithm>
+#include <random>
+#include <utility>
+
+#include "core/error.h"
+#include "planner/scratchpad/program.h"
+#include "planner/scratchpad/search.h"
+#include "planner/scratchpad/simulate.h"
+
+namespace lathe {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Of a program that is worth handing to Cbc: beyond, its first relaxation alone takes minutes.
+constexpr size_t kMostVariables = 12'000;
+constexpr size_t kMostRelaxed = 30'000;
+
+class Planner {
+ public:
+  Planner(const ScheduleProblem& problem, const ScheduleOptions& options)
+      : index_(problem), options_(options), begin_(Clock::now()), deadline_(begin_ + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options.time_limit))) {
+    bound_ = forced_traffic(index_);
+  }
+
+  ScratchSchedule run() {
+    greedy();
+    if (options_.method != ScheduleMethod::kGreedy && best_.cost > 0) {
+      classic();
+      if (options_.method == ScheduleMethod::kIlp) program();
+      if (options_.method == ScheduleMethod::kDivide) divide();
+    }
+    if (best_.cost <= bound_ * (1 + 1e-9) + 1e-9) complete_ = true;
+    best_.lower_bound = std::min(bound_, best_.cost);
+    best_.complete = complete_;
+    best_.solve_seconds = since_begin();
+    return best_;
+  }
+
+ private:
+  double since_begin() const { return std::chrono::duration<double>(Clock::now() - begin_).count(); }
+  double left() const { return options_.time_limit - since_begin(); }
+  Deadline within(double seconds) const { return std::min(deadline_, Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds))); }
+  bool settled() const { return have_ && best_.cost <= bound_ * (1 + 1e-9) + 1e-9; }
+  void tell(const std::string& what) const {
+    if (options_.progress) options_.progress({since_begin(), what, have_ ? best_.cost : 0, bound_});
+  }
+
+  bool offer(ScratchSchedule s, const std::string& method) {
+    if (have_ && s.cost >= best_.cost) return false;
+    best_ = std::move(s);
+    best_.method = method;
+    have_ = true;
+    tell(method);
+    return true;
+  }
+  // Addresses for choices that were made by sizes alone; where there are none, the same order with a smaller scratchpad on paper.
+  bool offer(const std::vector<StepChoice>& choices, const std::string& method) {
+    ScratchSchedule s = assemble(index_, choices);
+    if (have_ && s.cost >= best_.cost) return false;
+    if (place_schedule(index_, s, 200, 20'000) == PackResult::kPlaced) return offer(std::move(s), method);
+    std::vector<int> order;
+    for (const StepChoice& c : choices) order.push_back(c.op);
+    for (double part : {0.99, 0.97, 0.94, 0.9, 0.85, 0.8}) {
+      ScheduleProblem smaller = index_.problem;
+      smaller.capacity = static_cast<int64_t>(static_cast<double>(smaller.capacity) * part);
+      if (smaller.capacity < index_.largest_demand) break;
+      const ScheduleIndex tight(smaller);
+      SearchResult found = search_schedules(tight, {.width = 64, .below = have_ ? best_.cost : 1e300, .order = order, .deadline = deadline_});
+      if (!found.found) break;
+      ScratchSchedule again = assemble(index_, found.choices);
+      if (place_schedule(index_, again, 200, 20'000) == PackResult::kPlaced) return offer(std::move(again), method);
+    }
+    return offer(simulate_placed(index_, order, Replacement::kBeladyWithSizes, ScratchPlacement::kBestFit), method);
+  }
+
+  // Under 100 ms for networks of some hundred operators.
+  void greedy() {
+    std::vector<std::vector<int>> orders = {index_.stored_order, depth_first_order(index_), greedy_memory_order(index_)};
+    double least = 1e300;
+    std::vector<int> best_order;
+    for (const auto& order : orders) {
+      const double cost = simulated_cost(index_, order, least);
+      if (cost < least) least = cost, best_order = order;
+    }
+    offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy");
+    if (settled()) return;
+    improve(best_order, least, Clock::now() + std::chrono::milliseconds(25));
+    offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy, local search");
+    if (settled()) return;
+    beam({.width = 32, .below = best_.cost, .order = best_order, .deadline = within(0.02)}, "greedy, replacement by a beam");
+    if (settled()) return;
+    beam({.width = std::clamp<size_t>(6000 / index_.operator_count, 4, 64), .below = best_.cost, .deadline = within(0.03)}, "greedy, beam");
+  }
+
+  void beam(SearchOptions options, const std::string& method) {
+    SearchResult found = search_schedules(index_, options);
+    if (found.exact && options.order.empty() && options.piece.empty()) settle(found);
+    if (found.found) offer(found.choices, method);
+  }
+  // An exact search says what sizes allow: nothing costs less.
+  void settle(const SearchResult& found) { bound_ = std::max(bound_, found.found ? found.cost : best_.cost); }
+
+  // One operator to another place that its neighbours allow, as long as it does not cost more.
+  void improve(std::vector<int>& order, double& cost, Deadline until) const {
+    const auto n = static_cast<int>(order.size());
+    std::vector<int> position(order.size());
+    for (int t = 0; t < n; ++t) position[static_cast<size_t>(order[static_cast<size_t>(t)])] = t;
+    std::mt19937_64 random(1);
+    for (int tries = 0; cost > bound_ && Clock::now() < until && tries < 1'000'000; ++tries) {
+      const int from = static_cast<int>(random() % static_cast<uint64_t>(n)), k = order[static_cast<size_t>(from)];
+      int low = 0, high = n - 1;
+      for (int j : index_.before[static_cast<size_t>(k)]) low = std::max(low, position[static_cast<size_t>(j)] + 1);
+      for (int j : index_.after[static_cast<size_t>(k)]) high = std::min(high, position[static_cast<size_t>(j)] - 1);
+      if (low >= high) continue;
+      const int to = low + static_cast<int>(random() % static_cast<uint64_t>(high - low + 1));
+      if (to == from) continue;
+      std::vector<int> changed = order;
+      changed.erase(changed.begin() + from);
+      changed.insert(changed.begin() + to, k);
+      const double now = simulated_cost(index_, changed, cost * (1 + 1e-12) + 1e-12);
+      if (now > cost) continue;
+      cost = now;
+      order = std::move(changed);
+      for (int t = std::min(from, to); t <= std::max(from, to); ++t) position[static_cast<size_t>(order[static_cast<size_t>(t)])] = t;
+    }
+  }
+
+  void classic() {
+    for (Baseline& b : baselines(index_)) {
+      if (b.schedule.placed) offer(std::move(b.schedule), fmt::format("{}, {}, {}", b.order, b.replacement, b.placement));
+      if (Clock::now() > deadline_) return;
+    }
+  }
+
+  void exact(double seconds) {
+    SearchOptions options{.most_states = 400'000, .below = best_.cost, .deadline = within(seconds)};
+    size_t shown = 0;
+    options.progress = [&](size_t step, size_t states) {
+      if (step >= shown + 5) tell(fmt::format("search, step {} of {}, {} states", step, index_.operator_count, states)), shown = step;
+    };
+    SearchResult found = search_schedules(index_, options);
+    if (found.exact) settle(found);
+    if (found.found) offer(found.choices, "dynamic programming");
+    complete_ = complete_ || (found.exact && settled());
+  }
+
+  void program() {
+    if (!options_.program_alone) {
+      exact(0.5 * left());
+      if (settled()) return;
+      for (size_t width : {256, 2048, 16384}) {
+        if (left() < 0.4 * options_.time_limit || settled()) break;
+        beam({.width = width, .below = best_.cost, .deadline = within(0.5 * left())}, "beam");
+      }
+    }
+    if (settled() || left() <= 0) return;
+    const size_t size = schedule_program_size(index_);
+    if (size <= kMostVariables) {
+      const ProgramRun run = solve_schedule_program(index_, options_.form, left() * 0.95, &best_, [&](double best, double bound) {
+        if (!options_.progress) return;
+        options_.progress({since_begin(), "integer program", std::min(best_.cost, best), std::max(bound, bound_)});
+      });
+      bound_ = std::max(bound_, std::min(run.bound, run.schedule ? run.schedule->cost : run.bound));
+      if (run.schedule) offer(*run.schedule, options_.form == PlacementForm::kFull ? "integer program with addresses" : "integer program");
+      complete_ = complete_ || run.optimal;
+    } else if (size <= kMostRelaxed) {
+      bound_ = std::max(bound_, relaxed_bound(index_, left() * 0.9));
+    }
+  }
+
+  // Pieces between places of the order that few tensors cross.
+  std::vector<int> pieces(const std::vector<int>& order, size_t least) const {
+    const size_t n = order.size();
+    std::vector<int> position(n), piece(n, 0), crossing(n + 1, 0);
+    for (size_t t = 0; t < n; ++t) position[static_cast<size_t>(order[t])] = static_cast<int>(t);
+    for (size_t e = 0; e < index_.tensor_count; ++e) {
+      if (index_.once[e] || index_.consumers[e].empty()) continue;
+      int last = 0, first = index_.producer[e] >= 0 ? position[static_cast<size_t>(index_.producer[e])] : static_cast<int>(n);
+      for (int k : index_.consumers[e]) {
+        last = std::max(last, position[static_cast<size_t>(k)]);
+        first = std::min(first, position[static_cast<size_t>(k)]);
+      }
+      for (int t = first + 1; t <= last; ++t) ++crossing[static_cast<size_t>(t)];
+    }
+    int now = 0;
+    size_t begun = 0;
+    for (size_t t = 0; t < n; ++t) {
+      // A cut here, unless one that fewer tensors cross follows at once.
+      const bool cut = t > 0 && t - begun >= least && crossing[t] <= options_.most_crossing && (t + 1 >= n || crossing[t + 1] >= crossing[t]);
+      if (cut) ++now, begun = t;
+      piece[static_cast<size_t>(order[t])] = now;
+    }
+    return piece;
+  }
+
+  void divide() {
+    // The order that the best answer so far runs in, and the stored one: each suggests other cuts.
+    std::vector<int> found_order;
+    for (const ScratchStep& s : best_.steps) found_order.push_back(s.op);
+    double share = 0.2;
+    for (size_t least : {size_t{8}, size_t{16}, size_t{32}})
+      for (const std::vector<int>* order : {&index_.stored_order, &std::as_const(found_order)}) {
+        if (settled() || left() <= 0) return;
+        SearchOptions options{.most_states = 60'000, .below = best_.cost, .piece = pieces(*order, least), .deadline = within(std::max(0.05, share * left()))};
+        const int count = 1 + *std::max_element(options.piece.begin(), options.piece.end());
+        if (count < 2) continue;
+        size_t shown = 0;
+        options.progress = [&](size_t step, size_t states) {
+          if (step >= shown + 10) tell(fmt::format("{} pieces, step {} of {}, {} states", count, step, index_.operator_count, states)), shown = step;
+        };
+        SearchResult found = search_schedules(index_, options);
+        if (found.found) offer(found.choices, fmt::format("{} pieces", count));
+      }
+    for (size_t width : {64, 512, 4096}) {
+      if (left() < 0.3 * options_.time_limit || settled()) break;
+      beam({.width = width, .below = best_.cost, .deadline = within(0.4 * left())}, "beam");
+    }
+    if (settled() || left() <= 0) return;
+    if (const size_t size = schedule_program_size(index_); size <= kMostVariables) bound_ = std::max(bound_, std::min(best_.cost, relaxed_bound(index_, left() * 0.9)));
+  }
+
+  const ScheduleIndex index_;
+  const ScheduleOptions& options_;
+  Clock::time_point begin_;
+  Deadline deadline_;
+  ScratchSchedule best_;
+  bool have_ = false, complete_ = false;
+  double bound_ = 0;
+};
+
+}  // namespace
+
+ScratchSchedule schedule_scratchpad(const ScheduleProblem& problem, const ScheduleOptions& options) {
+  if (!(options.time_limit > 0) || options.time_limit > 1e7) fail(ErrorKind::kUsage, "a time limit of {} seconds", options.time_limit);
+  return Planner(problem, options).run();
+}
+
+int64_t least_capacity(const ScheduleProblem& problem) { return ScheduleIndex(problem, false).largest_demand; }
+
+int64_t capacity_without_traffic(const ScheduleProblem& problem, bool* exact) {
+  const ScheduleIndex index(problem, false);
+  int64_t peak = 0;
+  const auto order = lowest_peak_order(index, std::min<int64_t>(int64_t{1} << 20, (int64_t{1} << 25) / static_cast<int64_t>(index.operator_count)), &peak);
+  if (exact) *exact = order.has_value();
+  if (order) return peak;
+  return std::min({peak_of(index, index.stored_order), peak_of(index, depth_first_order(index)), peak_of(index, greedy_memory_order(index))});
+}
+
+// While operator k runs, every tensor that an operator before it in all orders has made (or read, if it is from outside) and one after it
+// reads is either in the scratchpad or outside, and then has to come back. What the operands leave room for is less than all of them:
+// the cheapest part that has to go, in fractions, is a bound. Bounds of operators that force different tensors add up.
+double forced_traffic(const ScheduleIndex& index) {
+  const auto ancestors = ancestors_of(index);
+  const auto before = [&](int j, int k) { return ancestors[static_cast<size_t>(k)][static_cast<size_t>(j) / 64] >> (j % 64) & 1; };
+  struct Forced {
+    double cost;
+    std::vector<int> tensors;
+  };
+  std::vector<Forced> all;
+  for (int k = 0; k < static_cast<int>(index.operator_count); ++k) {
+    const ScheduleOperator& o = index.problem.operators[static_cast<size_t>(k)];
+    Forced f{0, {}};
+    int64_t sum = index.demand[static_cast<size_t>(k)] - index.problem.capacity;
+    for (size_t i = 0; i < index.tensor_count; ++i) {
+      const int e = static_cast<int>(i);
+      if (index.once[i] || index.consumers[i].empty()) continue;
+      if (std::find(o.inputs.begin(), o.inputs.end(), e) != o.inputs.end() || std::find(o.outputs.begin(), o.outputs.end(), e) != o.outputs.end()) continue;
+      bool made = false, read = false;
+      if (index.producer[i] >= 0) made = before(index.producer[i], k);
+      else for (int j : index.consumers[i]) made = made || (j != k && before(j, k));
+      for (int j : index.consumers[i]) read = read || (j != k && before(k, j));
+      if (made && read) f.tensors.push_back(e), sum += index.size[i];
+    }
+    if (sum <= 0) continue;
+    const auto price = [&](int e) {
+      return (index.load_cost(e) + (index.from_outside(e) || index.is_output(e) ? 0 : index.store_cost(e))) / static_cast<double>(index.size[static_cast<size_t>(e)]);
+    };
+    std::sort(f.tensors.begin(), f.tensors.end(), [&](int a, int b) { return price(a) < price(b); });
+    for (int e : f.tensors) {
+      const int64_t part = std::min(sum, index.size[static_cast<size_t>(e)]);
+      f.cost += static_cast<double>(part) * price(e);
+      if ((sum -= part) <= 0) break;
+    }
+    all.push_back(std::move(f));
+  }
+  std::sort(all.begin(), all.end(), [](const Forced& a, const Forced& b) { return a.cost > b.cost; });
+  std::vector<char> taken(index.tensor_count, 0);
+  double bound = 0;
+  for (const Forced& f : all) {
+    if (std::any_of(f.tensors.begin(), f.tensors.end(), [&](int e) { return taken[static_cast<size_t>(e)] != 0; })) continue;
+    for (int e : f.tensors) taken[static_cast<size_t>(e)] = 1;
+    bound += f.cost;
+  }
+  return bound;
+}
+
+}  // namespace lathe

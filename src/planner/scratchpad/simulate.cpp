@@ -1,0 +1,301 @@
+#include "planner/scratchpad/simulate.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/error.h"
+
+namespace lathe {
+namespace {
+
+constexpr int kNever = 1 << 30;
+
+// One walk through an order. Sizes alone (choices()), or addresses too (placed()).
+class Simulator {
+ public:
+  Simulator(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement)
+      : index_(index), order_(order), replacement_(replacement), uses_(index.tensor_count), used_at_(index.tensor_count, -1), resident_(index.tensor_count, 0),
+        outside_(index.tensor_count, 0), touched_(index.tensor_count, 0), is_operand_(index.tensor_count, 0), at_(index.tensor_count, 0) {
+    std::vector<int> position(index.operator_count);
+    for (size_t t = 0; t < order.size(); ++t) position[static_cast<size_t>(order[t])] = static_cast<int>(t);
+    for (size_t e = 0; e < index.tensor_count; ++e) {
+      for (int k : index.consumers[e]) uses_[e].push_back(position[static_cast<size_t>(k)]);
+      std::sort(uses_[e].begin(), uses_[e].end(), std::greater<>());  // the next use stands last
+      outside_[e] = index.from_outside(static_cast<int>(e));
+    }
+  }
+
+  // The cost; the walk ends when it reaches `limit`.
+  double run(std::vector<StepChoice>* choices, double limit) {
+    cost_ = 0;
+    for (size_t t = 0; t < order_.size() && cost_ < limit; ++t) {
+      StepChoice c = begin(t);
+      int64_t need = now_ + missing_bytes_ + index_.scratch[static_cast<size_t>(c.op)];
+      for (int e : outputs()) need += index_.size[static_cast<size_t>(e)];
+      for (const InPlaceOption& o : c.in_place) need -= index_.size[static_cast<size_t>(o.output)];
+      free_bytes(need - index_.problem.capacity, t, c);
+      end(t, c);
+      if (choices) choices->push_back(std::move(c));
+    }
+    return cost_;
+  }
+
+  ScratchSchedule run_placed(ScratchPlacement placement) {
+    std::vector<StepChoice> choices;
+    std::vector<std::vector<std::pair<int, int64_t>>> addresses;  // by step
+    std::vector<int64_t> scratch_at;
+    cost_ = 0;
+    for (size_t t = 0; t < order_.size(); ++t) {
+      StepChoice c = begin(t);
+      std::vector<int> wanted;
+      for (int e : inputs()) if (!resident_[static_cast<size_t>(e)]) wanted.push_back(e);
+      for (int e : outputs())
+        if (std::none_of(c.in_place.begin(), c.in_place.end(), [&](auto& o) { return o.output == e; })) wanted.push_back(e);
+      std::sort(wanted.begin(), wanted.end(), [&](int a, int b) { return index_.size[static_cast<size_t>(a)] > index_.size[static_cast<size_t>(b)]; });
+      std::vector<std::pair<int, int64_t>> found;
+      int64_t scratch_address = -1;
+      while (!find_places(wanted, c, placement, found, scratch_address)) {
+        int victim = pick_victim(t);
+        if (victim >= 0) {
+          drop(victim, true);
+          c.evict.push_back(victim);
+          continue;
+        }
+        // Only the operands are left, and lie so that the rest does not fit between: all move to the ground, through the memory outside.
+        for (int e : inputs())
+          if (resident_[static_cast<size_t>(e)]) {
+            c.relocate.push_back(e);
+            drop(e, true);
+            wanted.push_back(e);
+          }
+        for (const InPlaceOption& o : options())
+          if (std::none_of(c.in_place.begin(), c.in_place.end(), [&](auto& x) { return x.output == o.output || x.input == o.input; }) &&
+              index_.size[static_cast<size_t>(o.output)] <= index_.size[static_cast<size_t>(o.input)]) {
+            c.in_place.push_back(o);
+            std::erase(wanted, o.output);
+          }
+        const bool fits = find_places(wanted, c, placement, found, scratch_address);
+        require(fits, "operator '{}' does not fit alone", index_.problem.operators[static_cast<size_t>(c.op)].name);
+        break;
+      }
+      for (auto [e, address] : found) at_[static_cast<size_t>(e)] = address;
+      for (const InPlaceOption& o : c.in_place) {
+        at_[static_cast<size_t>(o.output)] = at_[static_cast<size_t>(o.input)];
+        found.emplace_back(o.output, at_[static_cast<size_t>(o.input)]);
+      }
+      end(t, c);
+      choices.push_back(std::move(c));
+      addresses.push_back(std::move(found));
+      scratch_at.push_back(scratch_address);
+    }
+    ScratchSchedule s = assemble(index_, choices);
+    s.placed = true;
+    s.peak_bytes = 0;
+    for (size_t t = 0; t < s.steps.size(); ++t) {
+      s.steps[t].scratch_address = scratch_at[t];
+      s.peak_bytes = std::max(s.peak_bytes, scratch_at[t] + index_.scratch[static_cast<size_t>(s.steps[t].op)]);
+      for (auto [e, address] : addresses[t]) {
+        s.peak_bytes = std::max(s.peak_bytes, address + index_.size[static_cast<size_t>(e)]);
+        for (auto* list : {&s.steps[t].loads, &s.steps[t].outputs})
+          for (PlacedTensor& p : *list) if (p.tensor == e) p.address = address;
+      }
+    }
+    return s;
+  }
+
+ private:
+  const std::vector<int>& inputs() const { return index_.problem.operators[static_cast<size_t>(op_)].inputs; }
+  const std::vector<int>& outputs() const { return index_.problem.operators[static_cast<size_t>(op_)].outputs; }
+  const std::vector<InPlaceOption>& options() const { return index_.problem.operators[static_cast<size_t>(op_)].in_place; }
+  int next_use(int e) const { return uses_[static_cast<size_t>(e)].empty() ? kNever : uses_[static_cast<size_t>(e)].back(); }
+
+  StepChoice begin(size_t t) {
+    op_ = order_[t];
+    StepChoice c{op_};
+    missing_bytes_ = 0;
+    for (int e : inputs()) {
+      is_operand_[static_cast<size_t>(e)] = 1;
+      if (!resident_[static_cast<size_t>(e)]) missing_bytes_ += index_.size[static_cast<size_t>(e)];
+      used_at_[static_cast<size_t>(e)] = static_cast<int>(t);
+    }
+    for (int e : outputs()) used_at_[static_cast<size_t>(e)] = static_cast<int>(t);
+    for (const InPlaceOption& o : options()) {
+      const auto i = static_cast<size_t>(o.input), out = static_cast<size_t>(o.output);
+      if (uses_[i].size() > 1 || index_.size[out] > index_.size[i]) continue;  // it dies here, or not
+      if (std::any_of(c.in_place.begin(), c.in_place.end(), [&](auto& x) { return x.output == o.output || x.input == o.input; })) continue;
+      c.in_place.push_back(o);
+    }
+    return c;
+  }
+
+  void drop(int e, bool needed) {
+    const auto i = static_cast<size_t>(e);
+    resident_[i] = 0;
+    now_ -= index_.size[i];
+    std::erase(here_, e);
+    if (!needed) return;
+    if (!outside_[i]) cost_ += index_.store_cost(e), outside_[i] = 1;
+    cost_ += index_.load_cost(e);  // it will be read again
+  }
+
+  double waste(int e, size_t t) const {
+    const double cost = index_.load_cost(e) + (outside_[static_cast<size_t>(e)] ? 0 : index_.store_cost(e));
+    return cost / (static_cast<double>(index_.size[static_cast<size_t>(e)]) * (next_use(e) - static_cast<double>(t)));
+  }
+
+  int pick_victim(size_t t) const {
+    int best = -1;
+    const auto better = [&](int a, int b) {
+      switch (replacement_) {
+        case Replacement::kLeastRecentlyUsed: return used_at_[static_cast<size_t>(a)] < used_at_[static_cast<size_t>(b)];
+        case Replacement::kLargestFirst: return index_.size[static_cast<size_t>(a)] > index_.size[static_cast<size_t>(b)];
+        case Replacement::kBelady: return next_use(a) > next_use(b);
+        default: return waste(a, t) < waste(b, t);
+      }
+    };
+    for (int e : here_)
+      if (!is_operand_[static_cast<size_t>(e)] && (best < 0 || better(e, best))) best = e;
+    return best;
+  }
+
+  void free_bytes(int64_t deficit, size_t t, StepChoice& c) {
+    if (deficit <= 0) return;
+    if (replacement_ == Replacement::kBeladyWithSizes) {
+      // The cheapest single one that does it is compared with those that the rule takes one by one, less what is not needed of them.
+      std::vector<int> candidates, chosen;
+      for (int e : here_) if (!is_operand_[static_cast<size_t>(e)]) candidates.push_back(e);
+      const auto cost = [&](int e) { return index_.load_cost(e) + (outside_[static_cast<size_t>(e)] ? 0 : index_.store_cost(e)); };
+      std::sort(candidates.begin(), candidates.end(), [&](int a, int b) { return waste(a, t) < waste(b, t); });
+      int64_t left = deficit;
+      double sum = 0;
+      int single = -1;
+      for (int e : candidates) {
+        if (index_.size[static_cast<size_t>(e)] >= deficit && (single < 0 || cost(e) < cost(single))) single = e;
+        if (left > 0) chosen.push_back(e), left -= index_.size[static_cast<size_t>(e)], sum += cost(e);
+      }
+      for (size_t i = 0; i < chosen.size() && left < 0;)
+        if (int64_t bytes = index_.size[static_cast<size_t>(chosen[i])]; left + bytes <= 0) {
+          left += bytes;
+          sum -= cost(chosen[i]);
+          chosen.erase(chosen.begin() + static_cast<std::ptrdiff_t>(i));
+        } else {
+          ++i;
+        }
+      if (left <= 0 && single >= 0 && cost(single) < sum) chosen = {single};
+      for (int e : chosen) drop(e, true), c.evict.push_back(e);
+      deficit = left;
+    } else {
+      while (deficit > 0) {
+        const int victim = pick_victim(t);
+        if (victim < 0) break;
+        deficit -= index_.size[static_cast<size_t>(victim)];
+        drop(victim, true);
+        c.evict.push_back(victim);
+      }
+    }
+    // What still lacks can be had where outputs overwrite inputs that are needed again.
+    for (const InPlaceOption& o : options()) {
+      if (deficit <= 0) break;
+      if (index_.size[static_cast<size_t>(o.output)] > index_.size[static_cast<size_t>(o.input)]) continue;
+      if (std::any_of(c.in_place.begin(), c.in_place.end(), [&](auto& x) { return x.output == o.output || x.input == o.input; })) continue;
+      c.in_place.push_back(o);
+      deficit -= index_.size[static_cast<size_t>(o.output)];
+    }
+    require(deficit <= 0, "operator '{}' lacks {} bytes", index_.problem.operators[static_cast<size_t>(c.op)].name, deficit);
+  }
+
+  void end(size_t t, const StepChoice& c) {
+    for (int e : inputs()) {
+      const auto i = static_cast<size_t>(e);
+      is_operand_[i] = 0;
+      if (!resident_[i]) resident_[i] = 1, now_ += index_.size[i], here_.push_back(e);
+      touched_[i] = 1;
+      uses_[i].pop_back();
+    }
+    for (const InPlaceOption& o : c.in_place) drop(o.input, !uses_[static_cast<size_t>(o.input)].empty());
+    for (int e : outputs()) {
+      const auto i = static_cast<size_t>(e);
+      if (index_.is_output(e)) outside_[i] = 1;
+      if (uses_[i].empty()) continue;
+      resident_[i] = 1;
+      now_ += index_.size[i];
+      here_.push_back(e);
+    }
+    for (int e : inputs())
+      if (resident_[static_cast<size_t>(e)] && uses_[static_cast<size_t>(e)].empty()) drop(e, false);
+    (void)t;
+  }
+
+  // Places for `wanted` and the operator's own bytes, one after the other; false where one finds none.
+  bool find_places(const std::vector<int>& wanted, const StepChoice& c, ScratchPlacement placement, std::vector<std::pair<int, int64_t>>& found, int64_t& scratch_address) {
+    std::vector<std::pair<int64_t, int64_t>> taken;
+    for (int e : here_) taken.emplace_back(at_[static_cast<size_t>(e)], at_[static_cast<size_t>(e)] + index_.size[static_cast<size_t>(e)]);
+    std::sort(taken.begin(), taken.end());
+    found.clear();
+    const auto put = [&](int64_t bytes) -> int64_t {
+      int64_t at = 0, best = -1, best_gap = 0;
+      size_t before = 0;
+      for (size_t i = 0; i <= taken.size(); ++i) {
+        const int64_t end = i < taken.size() ? taken[i].first : index_.problem.capacity;
+        const int64_t gap = end - at;
+        if (gap >= bytes && (best < 0 || (placement == ScratchPlacement::kBestFit && gap < best_gap))) best = at, best_gap = gap, before = i;
+        if (i < taken.size()) at = taken[i].second;
+      }
+      if (best >= 0) taken.insert(taken.begin() + static_cast<std::ptrdiff_t>(before), {best, best + bytes});
+      return best;
+    };
+    for (int e : wanted) {
+      const int64_t address = put(index_.size[static_cast<size_t>(e)]);
+      if (address < 0) return false;
+      found.emplace_back(e, address);
+    }
+    const int64_t scratch = index_.scratch[static_cast<size_t>(c.op)];
+    scratch_address = scratch > 0 ? put(scratch) : -1;
+    return scratch == 0 || scratch_address >= 0;
+  }
+
+  const ScheduleIndex& index_;
+  const std::vector<int>& order_;
+  Replacement replacement_;
+  std::vector<std::vector<int>> uses_;
+  std::vector<int> used_at_;
+  std::vector<char> resident_, outside_, touched_, is_operand_;
+  std::vector<int64_t> at_;
+  std::vector<int> here_;
+  int op_ = -1;
+  int64_t now_ = 0, missing_bytes_ = 0;
+  double cost_ = 0;
+};
+
+}  // namespace
+
+std::vector<StepChoice> simulate(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement) {
+  std::vector<StepChoice> choices;
+  Simulator(index, order, replacement).run(&choices, 1e300);
+  return choices;
+}
+
+double simulated_cost(const ScheduleIndex& index, const std::vector<int>& order, double limit) {
+  return Simulator(index, order, Replacement::kBeladyWithSizes).run(nullptr, limit);
+}
+
+ScratchSchedule simulate_placed(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement, ScratchPlacement placement) {
+  if (placement == ScratchPlacement::kCompacting) return assemble(index, simulate(index, order, replacement));
+  return Simulator(index, order, replacement).run_placed(placement);
+}
+
+std::vector<Baseline> baselines(const ScheduleIndex& index) {
+  std::vector<std::pair<std::string, std::vector<int>>> orders = {
+      {"stored", index.stored_order}, {"depth first", depth_first_order(index)}, {"greedy memory", greedy_memory_order(index)}};
+  // States of many operators are large: fewer of them.
+  if (auto order = lowest_peak_order(index, std::min<int64_t>(int64_t{1} << 20, (int64_t{1} << 25) / static_cast<int64_t>(index.operator_count)))) orders.emplace_back("lowest peak", *order);
+  std::vector<Baseline> all;
+  for (const auto& [order_name, order] : orders)
+    for (auto [rule, rule_name] : {std::pair{Replacement::kLeastRecentlyUsed, "LRU"}, {Replacement::kLargestFirst, "largest first"}, {Replacement::kBelady, "Belady"},
+                                   {Replacement::kBeladyWithSizes, "Belady with sizes"}})
+      for (auto [placement, placement_name] : {std::pair{ScratchPlacement::kFirstFit, "first fit"}, {ScratchPlacement::kBestFit, "best fit"}, {ScratchPlacement::kCompacting, "compacting"}})
+        all.push_back({order_name, rule_name, placement_name, simulate_placed(index, order, rule, placement)});
+  return all;
+}
+
+}  // namespace lathe
