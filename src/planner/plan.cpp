@@ -10,13 +10,14 @@
 #include "transform/quantized.h"
 
 namespace lathe {
-namespace {
 
 bool is_view(const Node& n) {
   if (!n.op->domain.empty()) return false;
   const std::string& op = n.op->name;
   return op == "Reshape" || op == "Flatten" || op == "Squeeze" || op == "Unsqueeze" || op == "Identity";
 }
+
+namespace {
 
 bool known(const Graph& g, ValueId v) {
   return !v || (g[v].dtype != DType::kUndefined && g[v].shape && is_static(*g[v].shape));
@@ -30,6 +31,8 @@ bool is_dynamic(const Graph& g, const Node& n) {
   if (!n.captures.empty()) return true;
   return !all_known(g, n.inputs) || !all_known(g, n.outputs);
 }
+
+}  // namespace
 
 void choose_kernel(const KernelRequest& request, const PlanOptions& options, KernelTuner* tuner, Step& step) {
   std::vector<const KernelEntry*> entries;
@@ -53,6 +56,8 @@ void choose_kernel(const KernelRequest& request, const PlanOptions& options, Ker
     return;
   }
 }
+
+namespace {
 
 // Offsets that a file gives: inside what the buffers need at most, and apart where they live together.
 void check_offsets(const std::vector<Buffer>& buffers) {
@@ -349,6 +354,31 @@ static void plan_patches(Plan& plan, const PlanOptions& options, KernelTuner* tu
   if (setting) plan.patches = std::make_unique<PatchSteps>(plan.graph, *setting, choose_with(&packed));
 }
 
+void lower(Graph& g, const PlanOptions& options) {
+  const bool integer = options.fuse && options.integer;
+  if (integer) expand_quantized(g);
+  clean_up(g, integer);
+  if (!options.fuse) return;
+  if (integer) sink_dequantize(g, false);  // or it stands within what is recognized
+  spell_out(g);
+  recognize(g);
+  place_heads(g);
+  hoist_reshapes(g);
+  if (integer) fuse_dynamic_products(g);
+  lift_sequences(g);
+  lift_volumes(g);
+  assign_layout(g);
+  if (integer) {
+    to_integer(g);
+    to_coded(g);
+    clean_up(g);
+  }
+  fuse(g);
+  read_planes(g);
+  if (options.bf16) to_bf16(g, options.bf16_marked);
+  clean_up(g);
+}
+
 Plan make_plan(Graph graph, const PlanOptions& options) {
   Plan plan;
   plan.graph = std::move(graph);
@@ -363,28 +393,7 @@ Plan make_plan(Graph graph, const PlanOptions& options) {
     specialize(g, options.input_shapes, integer);
   }
   check_inputs(g);
-  if (integer) expand_quantized(g);
-  clean_up(g, integer);
-  if (options.fuse) {
-    if (integer) sink_dequantize(g, false);  // or it stands within what is recognized
-    spell_out(g);
-    recognize(g);
-    place_heads(g);
-    hoist_reshapes(g);
-    if (integer) fuse_dynamic_products(g);
-    lift_sequences(g);
-    lift_volumes(g);
-    assign_layout(g);
-    if (integer) {
-      to_integer(g);
-      to_coded(g);
-      clean_up(g);
-    }
-    fuse(g);
-    read_planes(g);
-    if (options.bf16) to_bf16(g, options.bf16_marked);
-    clean_up(g);
-  }
+  lower(g, options);
   std::optional<KernelTuner> tuner;
   const bool patches = options.fuse && (options.patches || options.tune);
   if ((options.tune || patches) && !options.reference) tuner.emplace(options.kernel_times.empty() ? default_kernel_times_file() : options.kernel_times);

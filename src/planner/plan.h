@@ -72,6 +72,14 @@ std::optional<Shape> whole_shape(const Plan& plan, ValueId value);
 // Only the inputs and outputs of the graph, as a user knows them: with the shapes of the whole batch.
 Graph declaration_of(const Plan& plan);
 
+// The passes between a specialized graph and its steps: clean-up, recognition, layout, integers, fusion.
+void lower(Graph& graph, const PlanOptions& options);
+// Whether the node's output is its input under another shape.
+bool is_view(const Node& node);
+class KernelTuner;
+// The kernel and its name; the reference ("reference", no kernel) where there is none.
+void choose_kernel(const KernelRequest& request, const PlanOptions& options, KernelTuner* tuner, Step& step);
+
 // Throws what the passes throw, and kInput when an input's shape is not known.
 Plan make_plan(Graph graph, const PlanOptions& options = {});
 
