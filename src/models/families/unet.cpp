@@ -63,9 +63,9 @@ Graph build_unet(const BuildOptions& o) {
 
 std::vector<ModelEntry> unet() {
   return {{.name = "unet", .family = "standard", .source = "Ronneberger et al. 2015, U-Net: Convolutional Networks for Biomedical Image Segmentation", .input = {1, 572, 572}, .classes = 2,
-           .counts = {31'030'658, 0, 0}, .published_accuracy = "92.0 % (IoU, PhC-U373)",
+           .counts = {31'030'658, 0, 150'428'424'448}, .published_accuracy = "92.0 % (IoU, PhC-U373)",
            .options = {"padding: valid (the published), or same, which keeps the size of pictures", "batch_norm: 1 puts one behind each 3×3 convolution"},
-           .variants = {{"padding same, 3×256×256, batch norm", {.classes = 2, .input = {3, 256, 256}, .more = {{"padding", "same"}, {"batch_norm", "1"}}}, {31'037'698, 0, 0}}},
+           .variants = {{"padding same, 3×256×256, batch norm", {.classes = 2, .input = {3, 256, 256}, .more = {{"padding", "same"}, {"batch_norm", "1"}}}, {31'037'698, 0, 48'171'581'440}}},
            .build = build_unet}};
 }
 

@@ -1,7 +1,7 @@
 // A network as a ScheduleProblem, and a schedule of it executed: values become tensors, nodes operators.
 //
 //   Graph g = import_onnx("net.onnx").graph;
-//   ScheduleNetwork n = schedule_network(lowered(g, {}), scratchpad_of(read_device("devices/scratchpad-256k.json")));
+//   ScheduleNetwork n = schedule_network(lowered(g, {}), scratchpad_of(read_device("devices/scratchpad-generic.json")));
 //   ScratchSchedule s = schedule_scratchpad(n.problem, {.method = ScheduleMethod::kIlp});
 //   std::vector<Tensor> y = run_schedule(n, to_json(n.problem, s), {x});
 #pragma once

@@ -63,7 +63,7 @@ class Planner {
     if (place_schedule(index_, s, 200, 20'000) == PackResult::kPlaced) return offer(std::move(s), method);
     std::vector<int> order;
     for (const StepChoice& c : choices) order.push_back(c.op);
-    for (double part : {0.99, 0.97, 0.94, 0.9, 0.85, 0.8}) {
+    for (double part : {0.99, 0.98, 0.965, 0.95, 0.93, 0.9, 0.87, 0.84, 0.8, 0.75}) {
       ScheduleProblem smaller = index_.problem;
       smaller.capacity = static_cast<int64_t>(static_cast<double>(smaller.capacity) * part);
       if (smaller.capacity < index_.largest_demand) break;
@@ -87,7 +87,7 @@ class Planner {
     }
     offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy");
     if (settled()) return;
-    improve(best_order, least, Clock::now() + std::chrono::milliseconds(25));
+    improve(best_order, least, Clock::now() + std::chrono::milliseconds(25), 1, 1);
     offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy, local search");
     if (settled()) return;
     beam({.width = 32, .below = best_.cost, .order = best_order, .deadline = within(0.02)}, "greedy, replacement by a beam");
@@ -103,28 +103,45 @@ class Planner {
   // An exact search says what sizes allow: nothing costs less.
   void settle(const SearchResult& found) { bound_ = std::max(bound_, found.found ? found.cost : best_.cost); }
 
-  // One operator to another place that its neighbours allow, as long as it does not cost more.
-  void improve(std::vector<int>& order, double& cost, Deadline until) const {
-    const auto n = static_cast<int>(order.size());
-    std::vector<int> position(order.size());
-    for (int t = 0; t < n; ++t) position[static_cast<size_t>(order[static_cast<size_t>(t)])] = t;
-    std::mt19937_64 random(1);
-    for (int tries = 0; cost > bound_ && Clock::now() < until && tries < 1'000'000; ++tries) {
-      const int from = static_cast<int>(random() % static_cast<uint64_t>(n)), k = order[static_cast<size_t>(from)];
-      int low = 0, high = n - 1;
-      for (int j : index_.before[static_cast<size_t>(k)]) low = std::max(low, position[static_cast<size_t>(j)] + 1);
-      for (int j : index_.after[static_cast<size_t>(k)]) high = std::min(high, position[static_cast<size_t>(j)] - 1);
-      if (low >= high) continue;
-      const int to = low + static_cast<int>(random() % static_cast<uint64_t>(high - low + 1));
+  // Some operators that follow each other, one mostly, to another place that their neighbours allow, as long as it does not cost more than what
+  // was accepted `memory` moves before (late acceptance: Burke and Bykov 2017). Leaves the best order.
+  void improve(std::vector<int>& best_order, double& best_cost, Deadline until, size_t memory, uint64_t seed) const {
+    const auto n = static_cast<int>(best_order.size());
+    std::vector<int> order = best_order, position(order.size()), changed;
+    const auto number = [&](int from, int to) {
+      for (int t = from; t < to; ++t) position[static_cast<size_t>(order[static_cast<size_t>(t)])] = t;
+    };
+    number(0, n);
+    double cost = best_cost;
+    std::vector<double> accepted(memory, cost);
+    std::mt19937_64 random(seed);
+    for (size_t tries = 0; best_cost > bound_ && ((tries & 15) != 0 || Clock::now() < until); ++tries) {
+      int length = 1;
+      while (length < 24 && random() % 3 == 0) length *= 2;
+      length = std::min(length, n);
+      const int from = static_cast<int>(random() % static_cast<uint64_t>(n - length + 1)), end = from + length;
+      // As far as no operator of them passes one that it waits for, or that waits for it.
+      int low = 0, high = n;
+      for (int t = from; t < end; ++t) {
+        for (int j : index_.before[static_cast<size_t>(order[static_cast<size_t>(t)])]) if (int at = position[static_cast<size_t>(j)]; at < from) low = std::max(low, at + 1);
+        for (int j : index_.after[static_cast<size_t>(order[static_cast<size_t>(t)])]) if (int at = position[static_cast<size_t>(j)]; at >= end) high = std::min(high, at);
+      }
+      if (high - low <= length) continue;
+      const int to = low + static_cast<int>(random() % static_cast<uint64_t>(high - length - low + 1));  // where the first of them will stand
       if (to == from) continue;
-      std::vector<int> changed = order;
-      changed.erase(changed.begin() + from);
-      changed.insert(changed.begin() + to, k);
-      const double now = simulated_cost(index_, changed, cost * (1 + 1e-12) + 1e-12);
-      if (now > cost) continue;
-      cost = now;
-      order = std::move(changed);
-      for (int t = std::min(from, to); t <= std::max(from, to); ++t) position[static_cast<size_t>(order[static_cast<size_t>(t)])] = t;
+      changed = order;
+      if (to < from) std::rotate(changed.begin() + to, changed.begin() + from, changed.begin() + end);
+      else std::rotate(changed.begin() + from, changed.begin() + end, changed.begin() + to + length);
+      double& before = accepted[tries % memory];
+      const double limit = std::max(cost, before);
+      const double now = simulated_cost(index_, changed, limit * (1 + 1e-12) + 1e-12);
+      if (now <= limit) {
+        cost = now;
+        order.swap(changed);
+        number(std::min(from, to), std::max(end, to + length));
+        if (cost < best_cost) best_cost = cost, best_order = order;
+      }
+      before = cost;
     }
   }
 
@@ -147,13 +164,34 @@ class Planner {
     complete_ = complete_ || (found.exact && settled());
   }
 
+  // The orders of the best answer and of the classic ways, each changed for a while; wide beams over what they leave to choose.
+  void search_orders(double seconds) {
+    const auto until = within(seconds);
+    std::vector<std::vector<int>> starts(1);
+    for (const ScratchStep& s : best_.steps) starts[0].push_back(s.op);
+    for (auto& order : {index_.stored_order, depth_first_order(index_), greedy_memory_order(index_)}) starts.push_back(order);
+    for (uint64_t round = 0; Clock::now() < until && !settled(); ++round) {
+      std::vector<int> order = starts[round % starts.size()];
+      double cost = simulated_cost(index_, order, 1e300);
+      tell(fmt::format("changing orders, round {}", round + 1));
+      const double share = seconds / 12;
+      improve(order, cost, std::min(until, within(share)), 1 + 40 * (round % 3), round + 2);
+      if (cost < best_.cost) {
+        offer(simulate(index_, order, Replacement::kBeladyWithSizes), "local search");
+        beam({.width = 256, .below = best_.cost, .order = order, .deadline = within(0.1 * seconds)}, "local search, replacement by a beam");
+      }
+      starts[round % starts.size()] = order;  // the next round of it goes on from here
+    }
+  }
+
   void program() {
     if (!options_.program_alone) {
-      exact(0.5 * left());
+      exact(0.2 * left());
       if (settled()) return;
-      for (size_t width : {256, 2048, 16384}) {
-        if (left() < 0.4 * options_.time_limit || settled()) break;
-        beam({.width = width, .below = best_.cost, .deadline = within(0.5 * left())}, "beam");
+      search_orders(0.5 * left());
+      for (size_t width : {256, 2048}) {
+        if (left() < 0.25 * options_.time_limit || settled()) break;
+        beam({.width = width, .below = best_.cost, .deadline = within(0.4 * left())}, "beam");
       }
     }
     if (settled() || left() <= 0) return;
@@ -200,7 +238,7 @@ class Planner {
     // The order that the best answer so far runs in, and the stored one: each suggests other cuts.
     std::vector<int> found_order;
     for (const ScratchStep& s : best_.steps) found_order.push_back(s.op);
-    double share = 0.2;
+    const double share = 0.1;
     for (size_t least : {size_t{8}, size_t{16}, size_t{32}})
       for (const std::vector<int>* order : {&index_.stored_order, &std::as_const(found_order)}) {
         if (settled() || left() <= 0) return;
@@ -214,10 +252,7 @@ class Planner {
         SearchResult found = search_schedules(index_, options);
         if (found.found) offer(found.choices, fmt::format("{} pieces", count));
       }
-    for (size_t width : {64, 512, 4096}) {
-      if (left() < 0.3 * options_.time_limit || settled()) break;
-      beam({.width = width, .below = best_.cost, .deadline = within(0.4 * left())}, "beam");
-    }
+    search_orders(0.6 * left());
     if (settled() || left() <= 0) return;
     if (const size_t size = schedule_program_size(index_); size <= kMostVariables) bound_ = std::max(bound_, std::min(best_.cost, relaxed_bound(index_, left() * 0.9)));
   }

@@ -14,13 +14,19 @@ constexpr int kNever = 1 << 30;
 class Simulator {
  public:
   Simulator(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement)
-      : index_(index), order_(order), replacement_(replacement), uses_(index.tensor_count), used_at_(index.tensor_count, -1), resident_(index.tensor_count, 0),
-        outside_(index.tensor_count, 0), touched_(index.tensor_count, 0), is_operand_(index.tensor_count, 0), at_(index.tensor_count, 0) {
+      : index_(index), order_(order), replacement_(replacement), ends_(index.tensor_count), used_at_(index.tensor_count, -1), resident_(index.tensor_count, 0),
+        outside_(index.tensor_count, 0), is_operand_(index.tensor_count, 0), at_(index.tensor_count, 0) {
     std::vector<int> position(index.operator_count);
     for (size_t t = 0; t < order.size(); ++t) position[static_cast<size_t>(order[t])] = static_cast<int>(t);
+    size_t count = 0;
+    for (const auto& list : index.consumers) count += list.size() + 1;
+    uses_.reserve(count);
     for (size_t e = 0; e < index.tensor_count; ++e) {
-      for (int k : index.consumers[e]) uses_[e].push_back(position[static_cast<size_t>(k)]);
-      std::sort(uses_[e].begin(), uses_[e].end(), std::greater<>());  // the next use stands last
+      uses_.push_back(-1);  // below the first: no more uses
+      const auto first = uses_.end() - uses_.begin();
+      for (int k : index.consumers[e]) uses_.push_back(position[static_cast<size_t>(k)]);
+      if (index.consumers[e].size() > 1) std::sort(uses_.begin() + first, uses_.end(), std::greater<>());  // the next use stands last
+      ends_[e] = uses_.size();
       outside_[e] = index.from_outside(static_cast<int>(e));
     }
   }
@@ -34,7 +40,7 @@ class Simulator {
       for (int e : outputs()) need += index_.size[static_cast<size_t>(e)];
       for (const InPlaceOption& o : c.in_place) need -= index_.size[static_cast<size_t>(o.output)];
       free_bytes(need - index_.problem.capacity, t, c);
-      end(t, c);
+      end(c);
       if (choices) choices->push_back(std::move(c));
     }
     return cost_;
@@ -83,7 +89,7 @@ class Simulator {
         at_[static_cast<size_t>(o.output)] = at_[static_cast<size_t>(o.input)];
         found.emplace_back(o.output, at_[static_cast<size_t>(o.input)]);
       }
-      end(t, c);
+      end(c);
       choices.push_back(std::move(c));
       addresses.push_back(std::move(found));
       scratch_at.push_back(scratch_address);
@@ -107,7 +113,9 @@ class Simulator {
   const std::vector<int>& inputs() const { return index_.problem.operators[static_cast<size_t>(op_)].inputs; }
   const std::vector<int>& outputs() const { return index_.problem.operators[static_cast<size_t>(op_)].outputs; }
   const std::vector<InPlaceOption>& options() const { return index_.problem.operators[static_cast<size_t>(op_)].in_place; }
-  int next_use(int e) const { return uses_[static_cast<size_t>(e)].empty() ? kNever : uses_[static_cast<size_t>(e)].back(); }
+  bool used_again(size_t e) const { return uses_[ends_[e] - 1] >= 0; }
+  bool used_once(size_t e) const { return used_again(e) && uses_[ends_[e] - 2] < 0; }
+  int next_use(int e) const { return used_again(static_cast<size_t>(e)) ? uses_[ends_[static_cast<size_t>(e)] - 1] : kNever; }
 
   StepChoice begin(size_t t) {
     op_ = order_[t];
@@ -121,7 +129,7 @@ class Simulator {
     for (int e : outputs()) used_at_[static_cast<size_t>(e)] = static_cast<int>(t);
     for (const InPlaceOption& o : options()) {
       const auto i = static_cast<size_t>(o.input), out = static_cast<size_t>(o.output);
-      if (uses_[i].size() > 1 || index_.size[out] > index_.size[i]) continue;  // it dies here, or not
+      if (!used_once(i) || index_.size[out] > index_.size[i]) continue;  // it dies here, or not
       if (std::any_of(c.in_place.begin(), c.in_place.end(), [&](auto& x) { return x.output == o.output || x.input == o.input; })) continue;
       c.in_place.push_back(o);
     }
@@ -204,26 +212,24 @@ class Simulator {
     require(deficit <= 0, "operator '{}' lacks {} bytes", index_.problem.operators[static_cast<size_t>(c.op)].name, deficit);
   }
 
-  void end(size_t t, const StepChoice& c) {
+  void end(const StepChoice& c) {
     for (int e : inputs()) {
       const auto i = static_cast<size_t>(e);
       is_operand_[i] = 0;
       if (!resident_[i]) resident_[i] = 1, now_ += index_.size[i], here_.push_back(e);
-      touched_[i] = 1;
-      uses_[i].pop_back();
+      --ends_[i];
     }
-    for (const InPlaceOption& o : c.in_place) drop(o.input, !uses_[static_cast<size_t>(o.input)].empty());
+    for (const InPlaceOption& o : c.in_place) drop(o.input, used_again(static_cast<size_t>(o.input)));
     for (int e : outputs()) {
       const auto i = static_cast<size_t>(e);
       if (index_.is_output(e)) outside_[i] = 1;
-      if (uses_[i].empty()) continue;
+      if (!used_again(i)) continue;
       resident_[i] = 1;
       now_ += index_.size[i];
       here_.push_back(e);
     }
     for (int e : inputs())
-      if (resident_[static_cast<size_t>(e)] && uses_[static_cast<size_t>(e)].empty()) drop(e, false);
-    (void)t;
+      if (resident_[static_cast<size_t>(e)] && !used_again(static_cast<size_t>(e))) drop(e, false);
   }
 
   // Places for `wanted` and the operator's own bytes, one after the other; false where one finds none.
@@ -257,9 +263,10 @@ class Simulator {
   const ScheduleIndex& index_;
   const std::vector<int>& order_;
   Replacement replacement_;
-  std::vector<std::vector<int>> uses_;
+  std::vector<int> uses_;     // positions of the readers of each tensor, the next one last, −1 before them
+  std::vector<size_t> ends_;  // one behind the next use
   std::vector<int> used_at_;
-  std::vector<char> resident_, outside_, touched_, is_operand_;
+  std::vector<char> resident_, outside_, is_operand_;
   std::vector<int64_t> at_;
   std::vector<int> here_;
   int op_ = -1;

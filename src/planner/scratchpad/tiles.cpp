@@ -27,20 +27,23 @@ Tensor part_of(const Tensor& t, int64_t axis, int64_t begin, int64_t end) {
 
 // How a node can be cut.
 struct Cut {
-  enum class Kind { kWhole, kRows, kChannels } kind = Kind::kWhole;
+  enum class Kind { kWhole, kRows, kChannels, kSums } kind = Kind::kWhole;
   int64_t count = 1;
 };
 
 class Tiler {
  public:
-  Tiler(const Graph& g, int64_t limit) : g_(g), limit_(limit), order_(g.order()), row_axis_(g.value_count(), -1), wanted_(g.value_count(), 1), cuts_(g.node_count()), parts_(g.value_count()) {}
+  Tiler(const Graph& g, const std::vector<int64_t>& limits) : g_(g), limits_(limits), order_(g.order()), row_axis_(g.value_count(), -1), wanted_(g.value_count(), 1), cuts_(g.node_count()), parts_(g.value_count()) {}
 
   TiledNetwork run() {
     for (ValueId v : g_.inputs) row_axis_[static_cast<size_t>(v.index)] = input_axis(v);
     for (NodeId id : order_) find_row_axis(g_[id]);
     for (auto id = order_.rbegin(); id != order_.rend(); ++id) choose(*id);
     for (size_t i = 0; i < g_.inputs.size(); ++i) add_input(i);
-    for (NodeId id : order_) emit(id);
+    for (NodeId id : order_) {
+      emit(id);
+      result_.origin.resize(result_.graph.node_count(), id);
+    }
     for (size_t i = 0; i < g_.outputs.size(); ++i) {
       const Parts& p = parts_[static_cast<size_t>(g_.outputs[i].index)];
       if (p.values.empty()) fail(ErrorKind::kInput, "output '{}' is a constant", g_[g_.outputs[i]].name);
@@ -81,7 +84,7 @@ class Tiler {
       if (std::find(n.inputs.begin(), n.inputs.end(), v) == n.inputs.end()) continue;
       int mine = -1;
       if (is_lathe(n, "PlanarConv")) mine = 2;
-      else if (is_window(n)) mine = 1;
+      else if (is_window(n) || is_lathe(n, "ConvTranspose")) mine = 1;
       else if ((is_elementwise(n) || is_lathe(n, "MatMul")) && rank(v) >= 3) mine = is_lathe(n, "MatMul") ? static_cast<int>(rank(v)) - 2 : 1;
       if (mine < 0 || (axis >= 0 && axis != mine)) return -1;
       axis = mine;
@@ -94,7 +97,7 @@ class Tiler {
     if (n.outputs.size() != 1 || !n.captures.empty()) return;
     const ValueId y = n.outputs[0];
     int& axis = row_axis_[static_cast<size_t>(y.index)];
-    if (is_window(n)) {
+    if (is_window(n) || is_lathe(n, "ConvTranspose")) {
       axis = 1;
     } else if (is_lathe(n, "MatMul")) {
       if (rank(y) >= 3) axis = static_cast<int>(rank(y)) - 2;
@@ -121,7 +124,15 @@ class Tiler {
   }
   bool channels_can_be_cut(const Node& n) const {
     if (n.inputs.size() < 2 || !n.inputs[1] || !g_[n.inputs[1]].is_constant() || !g_[n.inputs[1]].constant.has_elements()) return false;
-    return (is_lathe(n, "Conv") && n.get_int("group") == 1) || is_lathe(n, "PlanarConv") || is_lathe(n, "MatMul");
+    return (is_lathe(n, "Conv") && n.get_int("group") == 1) || is_lathe(n, "PlanarConv") || is_lathe(n, "ConvTranspose") || is_lathe(n, "MatMul");
+  }
+
+  // A mean over rows and columns of a picture.
+  bool sums_parts(const Node& n) const {
+    if (n.op->name != "ReduceMean" || n.inputs.size() < 2 || !n.inputs[1] || !g_[n.inputs[1]].is_constant() || rank(n.inputs[0]) != 4) return false;
+    std::vector<int64_t> axes = g_[n.inputs[1]].constant.to_i64();
+    std::sort(axes.begin(), axes.end());
+    return axes == std::vector<int64_t>{1, 2} && g_[n.inputs[0]].dtype == DType::kF32 && row_axis_[static_cast<size_t>(n.inputs[0].index)] == 1;
   }
 
   void choose(NodeId id) {
@@ -137,15 +148,22 @@ class Tiler {
       else if (i == 3 && n.op->domain == kLatheDomain) residual += bytes(v);
       else in += bytes(v);
     }
-    const int64_t out = bytes(y);
+    const int64_t out = bytes(y), limit = limits_[static_cast<size_t>(id.index)];
     Cut& cut = cuts_[static_cast<size_t>(id.index)];
     int64_t need = 1;
-    if (in + out + weights + residual > limit_) {
+    if (sums_parts(n)) {
+      // The mean of a picture is that of the sums of its parts.
+      const int64_t parts = std::min<int64_t>((in + limit - 1) / std::max<int64_t>(limit - out, 1), kMostTiles);
+      if (in + out > limit) wanted_[static_cast<size_t>(n.inputs[0].index)] = std::max(wanted_[static_cast<size_t>(n.inputs[0].index)], parts);
+      cut = {Cut::Kind::kSums, 1};
+      return;
+    }
+    if (in + out + weights + residual > limit) {
       int64_t rows = kMostTiles + 1, channels = kMostTiles + 1;
       if (axis >= 0)
-        for (rows = 2; rows <= kMostTiles && (in + out + residual) / rows + weights > limit_;) ++rows;
+        for (rows = 2; rows <= kMostTiles && (in + out + residual) / rows + weights > limit;) ++rows;
       if (channels_can_be_cut(n))
-        for (channels = 2; channels <= kMostTiles && in + (out + residual + weights) / channels > limit_;) ++channels;
+        for (channels = 2; channels <= kMostTiles && in + (out + residual + weights) / channels > limit;) ++channels;
       // Neither reaches it: what comes nearer.
       if (rows > kMostTiles && channels > kMostTiles && axis >= 0) rows = kMostTiles;
       if (channels <= kMostTiles && channels < rows) {
@@ -225,7 +243,9 @@ class Tiler {
   void emit(NodeId id) {
     const Node& n = g_[id];
     const Cut& cut = cuts_[static_cast<size_t>(id.index)];
-    if (cut.kind == Cut::Kind::kWhole || cut.count == 1) return emit_whole(n);
+    if (cut.kind == Cut::Kind::kSums)
+      if (const Parts& in = parts_[static_cast<size_t>(n.inputs[0].index)]; in.values.size() > 1) return in.axis == 1 ? emit_sums(n) : emit_means(n);
+    if (cut.kind == Cut::Kind::kWhole || cut.kind == Cut::Kind::kSums || cut.count == 1) return emit_whole(n);
     const ValueId y = n.outputs[0];
     Parts& p = parts_[static_cast<size_t>(y.index)];
     p.axis = cut.kind == Cut::Kind::kRows ? row_axis_[static_cast<size_t>(y.index)] : rank(y) - 1;
@@ -242,6 +262,33 @@ class Tiler {
       const NodeId made = result_.graph.add_node(std::move(tile));
       p.values.push_back(output(made, n.outputs[0], fmt::format("{}.{}", g_[y].name, k)));
     }
+  }
+  // Σ over the parts of their sums, divided by the number of elements.
+  void emit_sums(const Node& n) {
+    const ValueId y = n.outputs[0];
+    const Parts in = parts_[static_cast<size_t>(n.inputs[0].index)];
+    Graph& t = result_.graph;
+    ValueId sum;
+    for (ValueId part : in.values) {
+      const ValueId partial = t.add("ReduceSum", {part, constant(n.inputs[1])}, {{"keepdims", n.get_int("keepdims")}}, fmt::format("{}.sum", n.name));
+      sum = sum ? t.add("Add", {sum, partial}, {}, fmt::format("{}.add", n.name)) : partial;
+    }
+    const Shape& x = shape(n.inputs[0]);
+    const ValueId mean = t.add("Mul", {sum, t.add_constant(Tensor::scalar(1.0f / static_cast<float>(x[1] * x[2])))}, {}, n.name);
+    t[mean].name = g_[y].name;
+    parts_[static_cast<size_t>(y.index)] = {0, {0, shape(y)[0]}, {mean}};
+    ++result_.tiled_nodes;
+    result_.tiles += static_cast<int64_t>(in.values.size());
+  }
+  // Of parts that hold channels, each has its own means.
+  void emit_means(const Node& n) {
+    const ValueId y = n.outputs[0];
+    const Parts in = parts_[static_cast<size_t>(n.inputs[0].index)];
+    Parts& out = parts_[static_cast<size_t>(y.index)];
+    out = {rank(y) - 1, in.starts, {}};
+    for (ValueId part : in.values) out.values.push_back(result_.graph.add("ReduceMean", {part, constant(n.inputs[1])}, {{"keepdims", n.get_int("keepdims")}}, fmt::format("{}.{}", n.name, out.values.size())));
+    ++result_.tiled_nodes;
+    result_.tiles += static_cast<int64_t>(in.values.size());
   }
   ValueId output(NodeId made, ValueId like, const std::string& name) {
     Graph& t = result_.graph;
@@ -299,6 +346,23 @@ class Tiler {
       }
       return;
     }
+    if (is_lathe(n, "ConvTranspose")) {
+      // Row i of the input reaches rows i·stride to i·stride + reach − 1 before the pads are taken off.
+      const int64_t stride = n.get_ints("strides")[0], reach = (shape(n.inputs[1])[2] - 1) * n.get_ints("dilations")[0] + 1, height = shape(n.inputs[0])[1];
+      std::vector<int64_t> pads = n.get_ints("pads"), extra = n.get_ints("output_padding");
+      const int64_t first = begin + pads[0], last = end + pads[0];
+      const int64_t from = std::clamp<int64_t>(std::min((std::max<int64_t>(first - reach + 1, 0) + stride - 1) / stride, first / stride), 0, height - 1);
+      const int64_t to = std::clamp<int64_t>((last - 1) / stride + 1, from + 1, height);
+      const int64_t made = (to - from - 1) * stride + reach;
+      pads[0] = first - from * stride;
+      pads[2] = std::max<int64_t>(0, made - pads[0] - (end - begin));
+      extra[0] = std::max<int64_t>(0, pads[0] + (end - begin) - made);
+      tile.attributes["pads"] = pads;
+      tile.attributes["output_padding"] = extra;
+      for (size_t i = 0; i < n.inputs.size(); ++i)
+        if (n.inputs[i]) tile.inputs[i] = i == 0 ? range(n.inputs[i], 1, from, to) : whole(n.inputs[i]);
+      return;
+    }
     const ValueId y = n.outputs[0];
     for (size_t i = 0; i < n.inputs.size(); ++i) {
       const ValueId v = n.inputs[i];
@@ -315,7 +379,7 @@ class Tiler {
       if (!v) continue;
       const bool product = is_lathe(n, "MatMul");
       if (i == 1 || i == 2) {
-        const int64_t cut = i == 2 ? 0 : product && n.get_int("transposed") == 0 ? 1 : 0;
+        const int64_t cut = i == 2 ? 0 : (product && n.get_int("transposed") == 0) || is_lathe(n, "ConvTranspose") ? 1 : 0;
         tile.inputs[i] = g_[v].is_constant() ? result_.graph.add_constant(part_of(g_[v].constant, cut, begin, end), fmt::format("{}.{}", g_[v].name, begin)) : range(v, cut, begin, end);
       } else if (i == 3) {
         tile.inputs[i] = range(v, axis, begin, end);
@@ -326,7 +390,7 @@ class Tiler {
   }
 
   const Graph& g_;
-  int64_t limit_;
+  const std::vector<int64_t>& limits_;  // by node: bytes of the operands of one tile
   std::vector<NodeId> order_;
   std::vector<int> row_axis_;
   std::vector<int64_t> wanted_;
@@ -337,7 +401,7 @@ class Tiler {
 
 }  // namespace
 
-TiledNetwork tile_network(const Graph& graph, int64_t operand_bytes) { return Tiler(graph, operand_bytes).run(); }
+TiledNetwork tile_network(const Graph& graph, const std::vector<int64_t>& operand_bytes) { return Tiler(graph, operand_bytes).run(); }
 
 std::vector<Tensor> TiledNetwork::cut(const std::vector<Tensor>& whole) const {
   std::vector<Tensor> parts;
@@ -366,17 +430,47 @@ std::vector<Tensor> TiledNetwork::join(const std::vector<Tensor>& parts, const G
   return whole;
 }
 
-FittedNetwork fit_in_tiles(const Graph& graph, const Scratchpad& scratchpad) {
-  // Halos and parts that do not divide make operands larger than a tile's share: smaller shares until all fit.
-  for (double part : {1.0, 0.85, 0.7, 0.55, 0.45, 0.35, 0.25, 0.18, 0.12, 0.08}) {
-    FittedNetwork fitted{tile_network(graph, static_cast<int64_t>(part * static_cast<double>(scratchpad.capacity))), {}};
+namespace {
+
+// Smaller shares for the operators that do not fit, until all do; false where one cannot be cut so far.
+bool fits(const Graph& graph, const Scratchpad& scratchpad, double share, FittedNetwork& fitted) {
+  std::vector<int64_t> limits(graph.node_count(), static_cast<int64_t>(share * static_cast<double>(scratchpad.capacity)));
+  for (int round = 0; round < 24; ++round) {
+    fitted.tiles = tile_network(graph, limits);
     fitted.network = schedule_network(fitted.tiles.graph, scratchpad);
-    if (least_capacity(fitted.network.problem) <= scratchpad.capacity || part < 0.1) {
-      (void)ScheduleIndex(fitted.network.problem);  // says which operator does not fit
-      return fitted;
-    }
+    const ScheduleIndex index(fitted.network.problem, false);
+    if (index.largest_demand <= scratchpad.capacity) return true;
+    std::set<int32_t> large;
+    for (size_t k = 0; k < index.operator_count; ++k)
+      if (index.demand[k] > scratchpad.capacity) large.insert(fitted.tiles.origin[static_cast<size_t>(fitted.network.nodes[k].back().index)].index);
+    for (int32_t node : large) limits[static_cast<size_t>(node)] = std::max<int64_t>(1, limits[static_cast<size_t>(node)] * 3 / 4);
   }
-  fail(ErrorKind::kInternal, "no tiling was tried");
+  return false;
+}
+
+}  // namespace
+
+FittedNetwork fit_in_tiles(const Graph& graph, const Scratchpad& scratchpad) {
+  constexpr size_t kMostOperators = 1200;  // more take longer to plan than they save
+  FittedNetwork best, last;
+  double least = 0;
+  for (double share : {1.0, 0.6, 0.4, 0.25, 0.15}) {
+    FittedNetwork fitted;
+    if (!fits(graph, scratchpad, share, fitted)) {
+      last = std::move(fitted);
+      continue;
+    }
+    const size_t operators = fitted.network.problem.operators.size();
+    if (!best.network.nodes.empty() && operators > kMostOperators) break;
+    const double cost = schedule_scratchpad(fitted.network.problem).cost;
+    if (best.network.nodes.empty() || cost < least) {
+      least = cost;
+      best = std::move(fitted);
+    }
+    if (cost == 0) break;
+  }
+  if (best.network.nodes.empty()) (void)ScheduleIndex(last.network.problem);  // says which operator does not fit
+  return best;
 }
 
 }  // namespace lathe

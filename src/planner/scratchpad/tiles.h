@@ -16,17 +16,19 @@ struct TilePart {
 struct TiledNetwork {
   Graph graph;                     // tiles are nodes; what cuts and joins their inputs has the scope kTileScope
   std::vector<TilePart> inputs, outputs;  // by input and output of `graph`: which part of which one of the network they are
+  std::vector<NodeId> origin;      // by node of `graph`: the node of the network that it is a part of
   int64_t tiled_nodes = 0, tiles = 0;
   // Parts of the network's inputs, and the network's outputs from their parts.
   std::vector<Tensor> cut(const std::vector<Tensor>& inputs) const;
   std::vector<Tensor> join(const std::vector<Tensor>& outputs, const Graph& network) const;
 };
 
-// Tiles of a lowered graph so small that the operands of each are at most `operand_bytes` together where that can be had; operators that
-// cannot be cut (attention, transposes) stay whole.
-TiledNetwork tile_network(const Graph& graph, int64_t operand_bytes);
+// Tiles of a lowered graph so small that the operands of each are about at most `operand_bytes` (by node) together where that can be had;
+// operators that cannot be cut (attention, transposes) stay whole. A mean over a picture becomes sums of its parts.
+TiledNetwork tile_network(const Graph& graph, const std::vector<int64_t>& operand_bytes);
 
-// The coarsest tiling in which every operator fits the scratchpad. Throws kBudget naming the operator that fits in none.
+// Of several tilings in which every operator fits the scratchpad, the one that the greedy planner moves least for. Throws kBudget naming an
+// operator that fits in none.
 struct FittedNetwork {
   TiledNetwork tiles;
   ScheduleNetwork network;
