@@ -87,8 +87,11 @@ class Planner {
     }
     offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy");
     if (settled()) return;
-    improve(best_order, least, Clock::now() + std::chrono::milliseconds(25), 1, 1);
+    // By sizes, then with addresses: what helps the one mostly helps the other.
+    improve(best_order, least, Clock::now() + std::chrono::milliseconds(12), 1, 1, [&](const auto& order, double limit) { return simulated_cost(index_, order, limit); });
     offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy, local search");
+    if (settled()) return;
+    place_while_running(best_order, Clock::now() + std::chrono::milliseconds(20), 1, 1, {}, "greedy, local search with addresses");
     if (settled()) return;
     beam({.width = 32, .below = best_.cost, .order = best_order, .deadline = within(0.02)}, "greedy, replacement by a beam");
     if (settled()) return;
@@ -105,7 +108,8 @@ class Planner {
 
   // Some operators that follow each other, one mostly, to another place that their neighbours allow, as long as it does not cost more than what
   // was accepted `memory` moves before (late acceptance: Burke and Bykov 2017). Leaves the best order.
-  void improve(std::vector<int>& best_order, double& best_cost, Deadline until, size_t memory, uint64_t seed) const {
+  template <class Cost>
+  void improve(std::vector<int>& best_order, double& best_cost, Deadline until, size_t memory, uint64_t seed, Cost&& cost_of) const {
     const auto n = static_cast<int>(best_order.size());
     std::vector<int> order = best_order, position(order.size()), changed;
     const auto number = [&](int from, int to) {
@@ -134,7 +138,7 @@ class Planner {
       else std::rotate(changed.begin() + from, changed.begin() + end, changed.begin() + to + length);
       double& before = accepted[tries % memory];
       const double limit = std::max(cost, before);
-      const double now = simulated_cost(index_, changed, limit * (1 + 1e-12) + 1e-12);
+      const double now = cost_of(changed, limit * (1 + 1e-12) + 1e-12);
       if (now <= limit) {
         cost = now;
         order.swap(changed);
@@ -164,23 +168,42 @@ class Planner {
     complete_ = complete_ || (found.exact && settled());
   }
 
-  // The orders of the best answer and of the classic ways, each changed for a while; wide beams over what they leave to choose.
+  // Orders changed under the costs that they have with addresses given step by step.
+  void place_while_running(std::vector<int>& order, Deadline until, size_t memory, uint64_t seed, const PlacingRule& rule, const std::string& method) {
+    double cost = placed_cost(index_, order, rule, 1e300);
+    improve(order, cost, until, memory, seed, [&](const auto& changed, double limit) { return placed_cost(index_, changed, rule, limit); });
+    if (cost < best_.cost) offer(simulate_placed(index_, order, Replacement::kBeladyWithSizes, ScratchPlacement::kPlanned, rule), method);
+  }
+
+  // The orders of the best answer and of the classic ways, each changed for a while by sizes and then with addresses, by turns.
   void search_orders(double seconds) {
     const auto until = within(seconds);
+    const double share = seconds / 16;
     std::vector<std::vector<int>> starts(1);
     for (const ScratchStep& s : best_.steps) starts[0].push_back(s.op);
     for (auto& order : {index_.stored_order, depth_first_order(index_), greedy_memory_order(index_)}) starts.push_back(order);
+    const PlacingRule rules[] = {{8, 1}, {3, 0.5}, {20, 0.5}, {8, 0.25}, {60, 1}};
     for (uint64_t round = 0; Clock::now() < until && !settled(); ++round) {
-      std::vector<int> order = starts[round % starts.size()];
-      double cost = simulated_cost(index_, order, 1e300);
+      std::vector<int>& order = starts[round % starts.size()];
       tell(fmt::format("changing orders, round {}", round + 1));
-      const double share = seconds / 12;
-      improve(order, cost, std::min(until, within(share)), 1 + 40 * (round % 3), round + 2);
-      if (cost < best_.cost) {
-        offer(simulate(index_, order, Replacement::kBeladyWithSizes), "local search");
-        beam({.width = 256, .below = best_.cost, .order = order, .deadline = within(0.1 * seconds)}, "local search, replacement by a beam");
+      if (round < 2 * starts.size()) {
+        double cost = simulated_cost(index_, order, 1e300);
+        improve(order, cost, std::min(until, within(0.3 * share)), 1 + 40 * (round % 3), round + 2, [&](const auto& changed, double limit) { return simulated_cost(index_, changed, limit); });
+        if (cost < best_.cost) {
+          offer(simulate(index_, order, Replacement::kBeladyWithSizes), "local search");
+          beam({.width = 256, .below = best_.cost, .order = order, .deadline = within(0.2 * share)}, "local search, replacement by a beam");
+        }
       }
-      starts[round % starts.size()] = order;  // the next round of it goes on from here
+      if (settled()) return;
+      // The rule that suits the order best goes on.
+      PlacingRule rule;
+      double least = 1e300;
+      for (const PlacingRule& r : rules)
+        if (double cost = placed_cost(index_, order, r, least); cost < least) least = cost, rule = r;
+      place_while_running(order, std::min(until, within(share)), 1 + 30 * (round % 3), round + 2, rule, "local search with addresses");
+      // The worst start gives way to the best order so far, later.
+      if (round >= starts.size() && round % starts.size() == 0)
+        for (size_t t = 0; t < order.size(); ++t) order[t] = best_.steps[t].op;
     }
   }
 

@@ -1,6 +1,7 @@
 #include "planner/scratchpad/simulate.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/error.h"
@@ -46,12 +47,17 @@ class Simulator {
     return cost_;
   }
 
-  ScratchSchedule run_placed(ScratchPlacement placement) {
+  // What was placed where, step by step.
+  struct Record {
     std::vector<StepChoice> choices;
-    std::vector<std::vector<std::pair<int, int64_t>>> addresses;  // by step
-    std::vector<int64_t> scratch_at;
+    std::vector<std::vector<std::pair<int, int64_t>>> addresses;
+    std::vector<int64_t> scratch;
+  };
+
+  // The cost; the walk ends when it reaches `limit`.
+  double run_placed(ScratchPlacement placement, const PlacingRule& rule, Record* record, double limit) {
     cost_ = 0;
-    for (size_t t = 0; t < order_.size(); ++t) {
+    for (size_t t = 0; t < order_.size() && cost_ < limit; ++t) {
       StepChoice c = begin(t);
       std::vector<int> wanted;
       for (int e : inputs()) if (!resident_[static_cast<size_t>(e)]) wanted.push_back(e);
@@ -60,14 +66,16 @@ class Simulator {
       std::sort(wanted.begin(), wanted.end(), [&](int a, int b) { return index_.size[static_cast<size_t>(a)] > index_.size[static_cast<size_t>(b)]; });
       std::vector<std::pair<int, int64_t>> found;
       int64_t scratch_address = -1;
-      while (!find_places(wanted, c, placement, found, scratch_address)) {
-        int victim = pick_victim(t);
+      while (!find_places(t, wanted, c, placement, rule, found, scratch_address)) {
+        const int victim = placement == ScratchPlacement::kPlanned ? -1 : pick_victim(t);
         if (victim >= 0) {
           drop(victim, true);
           c.evict.push_back(victim);
           continue;
         }
-        // Only the operands are left, and lie so that the rest does not fit between: all move to the ground, through the memory outside.
+        // Only the operands are left, or they lie so that the rest does not fit between: all move, through the memory outside.
+        for (size_t i = here_.size(); i-- > 0;)
+          if (const int e = here_[i]; !is_operand_[static_cast<size_t>(e)]) drop(e, true), c.evict.push_back(e);
         for (int e : inputs())
           if (resident_[static_cast<size_t>(e)]) {
             c.relocate.push_back(e);
@@ -80,7 +88,7 @@ class Simulator {
             c.in_place.push_back(o);
             std::erase(wanted, o.output);
           }
-        const bool fits = find_places(wanted, c, placement, found, scratch_address);
+        const bool fits = find_places(t, wanted, c, ScratchPlacement::kFirstFit, rule, found, scratch_address);
         require(fits, "operator '{}' does not fit alone", index_.problem.operators[static_cast<size_t>(c.op)].name);
         break;
       }
@@ -90,23 +98,12 @@ class Simulator {
         found.emplace_back(o.output, at_[static_cast<size_t>(o.input)]);
       }
       end(c);
-      choices.push_back(std::move(c));
-      addresses.push_back(std::move(found));
-      scratch_at.push_back(scratch_address);
+      if (!record) continue;
+      record->choices.push_back(std::move(c));
+      record->addresses.push_back(std::move(found));
+      record->scratch.push_back(scratch_address);
     }
-    ScratchSchedule s = assemble(index_, choices);
-    s.placed = true;
-    s.peak_bytes = 0;
-    for (size_t t = 0; t < s.steps.size(); ++t) {
-      s.steps[t].scratch_address = scratch_at[t];
-      s.peak_bytes = std::max(s.peak_bytes, scratch_at[t] + index_.scratch[static_cast<size_t>(s.steps[t].op)]);
-      for (auto [e, address] : addresses[t]) {
-        s.peak_bytes = std::max(s.peak_bytes, address + index_.size[static_cast<size_t>(e)]);
-        for (auto* list : {&s.steps[t].loads, &s.steps[t].outputs})
-          for (PlacedTensor& p : *list) if (p.tensor == e) p.address = address;
-      }
-    }
-    return s;
+    return cost_;
   }
 
  private:
@@ -232,32 +229,88 @@ class Simulator {
       if (resident_[static_cast<size_t>(e)] && !used_again(static_cast<size_t>(e))) drop(e, false);
   }
 
-  // Places for `wanted` and the operator's own bytes, one after the other; false where one finds none.
-  bool find_places(const std::vector<int>& wanted, const StepChoice& c, ScratchPlacement placement, std::vector<std::pair<int, int64_t>>& found, int64_t& scratch_address) {
-    std::vector<std::pair<int64_t, int64_t>> taken;
-    for (int e : here_) taken.emplace_back(at_[static_cast<size_t>(e)], at_[static_cast<size_t>(e)] + index_.size[static_cast<size_t>(e)]);
-    std::sort(taken.begin(), taken.end());
+  struct Taken {
+    int64_t begin, end;
+    int tensor;  // −1: an operand, which stays
+  };
+  // Places for `wanted` and the operator's own bytes, one after the other; false where one finds none. kPlanned makes room where that costs least.
+  bool find_places(size_t t, const std::vector<int>& wanted, StepChoice& c, ScratchPlacement placement, const PlacingRule& rule, std::vector<std::pair<int, int64_t>>& found, int64_t& scratch_address) {
+    taken_.clear();
+    for (int e : here_) {
+      const auto i = static_cast<size_t>(e);
+      taken_.push_back({at_[i], at_[i] + index_.size[i], is_operand_[i] ? -1 : e});
+    }
+    std::sort(taken_.begin(), taken_.end(), [](const Taken& a, const Taken& b) { return a.begin < b.begin; });
     found.clear();
-    const auto put = [&](int64_t bytes) -> int64_t {
-      int64_t at = 0, best = -1, best_gap = 0;
-      size_t before = 0;
-      for (size_t i = 0; i <= taken.size(); ++i) {
-        const int64_t end = i < taken.size() ? taken[i].first : index_.problem.capacity;
-        const int64_t gap = end - at;
-        if (gap >= bytes && (best < 0 || (placement == ScratchPlacement::kBestFit && gap < best_gap))) best = at, best_gap = gap, before = i;
-        if (i < taken.size()) at = taken[i].second;
-      }
-      if (best >= 0) taken.insert(taken.begin() + static_cast<std::ptrdiff_t>(before), {best, best + bytes});
-      return best;
-    };
     for (int e : wanted) {
-      const int64_t address = put(index_.size[static_cast<size_t>(e)]);
+      const int64_t address = put(t, index_.size[static_cast<size_t>(e)], e, c, placement, rule);
       if (address < 0) return false;
       found.emplace_back(e, address);
     }
     const int64_t scratch = index_.scratch[static_cast<size_t>(c.op)];
-    scratch_address = scratch > 0 ? put(scratch) : -1;
+    scratch_address = scratch > 0 ? put(t, scratch, -1, c, placement, rule) : -1;
     return scratch == 0 || scratch_address >= 0;
+  }
+
+  int64_t put(size_t t, int64_t bytes, int e, StepChoice& c, ScratchPlacement placement, const PlacingRule& rule) {
+    int64_t at = 0, best = -1, best_gap = 0;
+    for (size_t i = 0; i <= taken_.size(); ++i) {
+      const int64_t gap = (i < taken_.size() ? taken_[i].begin : index_.problem.capacity) - at;
+      if (gap >= bytes && (best < 0 || (placement != ScratchPlacement::kFirstFit && gap < best_gap))) best = at, best_gap = gap;
+      if (i < taken_.size()) at = taken_[i].end;
+    }
+    if (placement == ScratchPlacement::kPlanned) {
+      // What stays long lies at the upper end of its hole, what goes soon at the lower: the two do not mix.
+      const bool stays = e >= 0 && last_use(e) > static_cast<int>(t) + rule.soon;
+      if (best >= 0 && stays) best += best_gap - bytes;
+      if (best < 0) best = cheapest_window(t, bytes, c, rule);
+    }
+    if (best >= 0) {
+      auto before = std::find_if(taken_.begin(), taken_.end(), [&](const Taken& x) { return x.begin > best; });
+      taken_.insert(before, {best, best + bytes, -1});
+    }
+    return best;
+  }
+
+  // The window of addresses whose tensors cost least to move away; they are dropped. −1: operands lie everywhere.
+  int64_t cheapest_window(size_t t, int64_t bytes, StepChoice& c, const PlacingRule& rule) {
+    int64_t best = -1;
+    double least = 0;
+    const auto weigh = [&](int64_t begin) {
+      if (begin < 0 || begin + bytes > index_.problem.capacity) return;
+      double sum = 0;
+      for (const Taken& x : taken_) {
+        if (x.end <= begin || x.begin >= begin + bytes) continue;
+        if (x.tensor < 0) return;
+        const double cost = index_.load_cost(x.tensor) + (outside_[static_cast<size_t>(x.tensor)] ? 0 : index_.store_cost(x.tensor));
+        sum += cost * std::pow(static_cast<double>(next_use(x.tensor)) - static_cast<double>(t), -rule.distance);
+        if (best >= 0 && sum >= least) return;
+      }
+      best = begin;
+      least = sum;
+    };
+    weigh(0);
+    weigh(index_.problem.capacity - bytes);
+    for (size_t i = 0; i < taken_.size(); ++i) {
+      weigh(taken_[i].begin);
+      weigh(taken_[i].end);
+      weigh(taken_[i].begin - bytes);
+      weigh(taken_[i].end - bytes);
+    }
+    if (best < 0) return -1;
+    std::erase_if(taken_, [&](const Taken& x) {
+      if (x.end <= best || x.begin >= best + bytes) return false;
+      drop(x.tensor, true);
+      c.evict.push_back(x.tensor);
+      return true;
+    });
+    return best;
+  }
+  int last_use(int e) const {
+    // The first of the sorted positions is the last use.
+    size_t i = ends_[static_cast<size_t>(e)];
+    while (i > 0 && uses_[i - 1] >= 0) --i;
+    return i < ends_[static_cast<size_t>(e)] ? uses_[i] : -1;
   }
 
   const ScheduleIndex& index_;
@@ -269,6 +322,7 @@ class Simulator {
   std::vector<char> resident_, outside_, is_operand_;
   std::vector<int64_t> at_;
   std::vector<int> here_;
+  std::vector<Taken> taken_;
   int op_ = -1;
   int64_t now_ = 0, missing_bytes_ = 0;
   double cost_ = 0;
@@ -286,9 +340,27 @@ double simulated_cost(const ScheduleIndex& index, const std::vector<int>& order,
   return Simulator(index, order, Replacement::kBeladyWithSizes).run(nullptr, limit);
 }
 
-ScratchSchedule simulate_placed(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement, ScratchPlacement placement) {
+ScratchSchedule simulate_placed(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement, ScratchPlacement placement, const PlacingRule& rule) {
   if (placement == ScratchPlacement::kCompacting) return assemble(index, simulate(index, order, replacement));
-  return Simulator(index, order, replacement).run_placed(placement);
+  Simulator::Record record;
+  Simulator(index, order, replacement).run_placed(placement, rule, &record, 1e300);
+  ScratchSchedule s = assemble(index, record.choices);
+  s.placed = true;
+  s.peak_bytes = 0;
+  for (size_t t = 0; t < s.steps.size(); ++t) {
+    s.steps[t].scratch_address = record.scratch[t];
+    s.peak_bytes = std::max(s.peak_bytes, record.scratch[t] + index.scratch[static_cast<size_t>(s.steps[t].op)]);
+    for (auto [e, address] : record.addresses[t]) {
+      s.peak_bytes = std::max(s.peak_bytes, address + index.size[static_cast<size_t>(e)]);
+      for (auto* list : {&s.steps[t].loads, &s.steps[t].outputs})
+        for (PlacedTensor& p : *list) if (p.tensor == e) p.address = address;
+    }
+  }
+  return s;
+}
+
+double placed_cost(const ScheduleIndex& index, const std::vector<int>& order, const PlacingRule& rule, double limit) {
+  return Simulator(index, order, Replacement::kBeladyWithSizes).run_placed(ScratchPlacement::kPlanned, rule, nullptr, limit);
 }
 
 std::vector<Baseline> baselines(const ScheduleIndex& index) {

@@ -10,15 +10,22 @@
 namespace lathe {
 
 enum class Replacement { kLeastRecentlyUsed, kLargestFirst, kBelady, kBeladyWithSizes };
-// kCompacting moves what is there together, at no cost: a limit, not a method. Its schedules have no addresses.
-enum class ScratchPlacement { kFirstFit, kBestFit, kCompacting };
+// kCompacting moves what is there together, at no cost: a limit, not a method. Its schedules have no addresses. kPlanned is no classic one:
+// it knows the order, keeps what stays long apart from what goes soon, and where there is no hole makes one where that costs least.
+enum class ScratchPlacement { kFirstFit, kBestFit, kCompacting, kPlanned };
+struct PlacingRule {
+  int soon = 8;         // steps until the last use
+  double distance = 1;  // a tensor is worth its cost over the steps until it is read, to this power
+};
 
 // The choices of the rules for one order. kCompacting: the sizes alone are looked at.
 std::vector<StepChoice> simulate(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement);
 // The cost alone, faster; no more than `limit` is worth knowing.
 double simulated_cost(const ScheduleIndex& index, const std::vector<int>& order, double limit);
 // With addresses given step by step, as an allocator would.
-ScratchSchedule simulate_placed(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement, ScratchPlacement placement);
+ScratchSchedule simulate_placed(const ScheduleIndex& index, const std::vector<int>& order, Replacement replacement, ScratchPlacement placement, const PlacingRule& rule = {});
+// Of kPlanned, the cost alone.
+double placed_cost(const ScheduleIndex& index, const std::vector<int>& order, const PlacingRule& rule, double limit);
 
 // Orders. Every one is possible.
 std::vector<int> depth_first_order(const ScheduleIndex& index);     // reverse post-order from the outputs
