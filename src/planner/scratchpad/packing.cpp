@@ -178,16 +178,17 @@ int64_t pack_bound(const std::vector<PackItem>& items) {
 int64_t pack_greedily(std::vector<PackItem>& items, int64_t height, int tries) {
   if (items.empty()) return 0;
   Greedy greedy(items);
-  std::vector<size_t> order(items.size()), best_order;
+  std::vector<size_t> order(items.size());
+  std::vector<std::vector<size_t>> begun;  // orders to go on from
+  std::vector<std::vector<int64_t>> addresses;
   std::vector<int64_t> kept(items.size());
+  std::vector<int64_t> heights;
   int64_t best = INT64_MAX;
-  const auto attempt = [&] {
-    int64_t top = greedy.place(order, best);
-    if (top >= best) return false;
-    best = top;
-    best_order = order;
-    for (size_t i = 0; i < items.size(); ++i) kept[i] = items[i].address;
-    return true;
+  const auto keep = [&](size_t way, int64_t top) {
+    begun[way] = order;
+    heights[way] = top;
+    for (size_t i = 0; i < items.size(); ++i) addresses[way][i] = items[i].address;
+    if (top < best) best = top, kept = addresses[way];
   };
   const auto area = [&](size_t i) {
     int64_t sum = 0;
@@ -195,7 +196,7 @@ int64_t pack_greedily(std::vector<PackItem>& items, int64_t height, int tries) {
     return sum;
   };
   const auto length = [&](size_t i) { return items[i].last() - items[i].first(); };
-  for (int way = 0; way < 4 && best > height; ++way) {
+  for (size_t way = 0; way < 4 && best > height; ++way) {
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
       if (way == 0) return greedy.height(a) > greedy.height(b);
@@ -203,26 +204,26 @@ int64_t pack_greedily(std::vector<PackItem>& items, int64_t height, int tries) {
       if (way == 2) return items[a].first() < items[b].first();
       return length(a) > length(b);
     });
-    attempt();
+    begun.emplace_back();
+    heights.push_back(0);
+    addresses.emplace_back(items.size());
+    keep(way, greedy.place(order, INT64_MAX));
   }
-  // What stands highest goes earlier in the order, somewhere; the same seed gives the same packing.
+  // From each of them on, in turns: what stands highest goes earlier, somewhere. The same seed gives the same packing.
   std::mt19937_64 random(1);
+  std::vector<size_t> highest;
   for (int t = 0; t < tries && best > height; ++t) {
-    order = best_order;
-    std::vector<size_t> highest;
+    const size_t way = static_cast<size_t>(t) % begun.size();
+    order = begun[way];
+    highest.clear();
     for (size_t at = 0; at < order.size(); ++at)
-      if (kept[order[at]] + greedy.height(order[at]) > height) highest.push_back(at);
-    if (highest.empty()) break;
+      if (addresses[way][order[at]] + greedy.height(order[at]) > height) highest.push_back(at);
     for (uint64_t moves = 1 + random() % 3; moves > 0; --moves) {
       const size_t from = random() % 4 ? highest[random() % highest.size()] : random() % order.size(), to = random() % (from + 1);
       std::rotate(order.begin() + static_cast<std::ptrdiff_t>(to), order.begin() + static_cast<std::ptrdiff_t>(from), order.begin() + static_cast<std::ptrdiff_t>(from) + 1);
     }
-    // As good as the best is taken too: it leads on.
-    int64_t top = greedy.place(order, best + 1);
-    if (top > best) continue;
-    best = top;
-    best_order = order;
-    for (size_t i = 0; i < items.size(); ++i) kept[i] = items[i].address;
+    // As good as before is taken too: it leads on.
+    if (int64_t top = greedy.place(order, heights[way] + 1); top <= heights[way]) keep(way, top);
   }
   for (size_t i = 0; i < items.size(); ++i) items[i].address = kept[i];
   return best;
