@@ -26,7 +26,9 @@ class Planner {
   }
 
   ScratchSchedule run() {
+    hurried_ = true;
     greedy();
+    hurried_ = false;
     if (options_.method != ScheduleMethod::kGreedy && best_.cost > 0) {
       classic();
       if (options_.method == ScheduleMethod::kIlp) program();
@@ -60,18 +62,19 @@ class Planner {
   bool offer(const std::vector<StepChoice>& choices, const std::string& method) {
     ScratchSchedule s = assemble(index_, choices);
     if (have_ && s.cost >= best_.cost) return false;
-    if (place_schedule(index_, s, 200, 20'000) == PackResult::kPlaced) return offer(std::move(s), method);
+    if (place_schedule(index_, s, hurried_ ? 60 : 400, hurried_ ? 500 : 20'000) == PackResult::kPlaced) return offer(std::move(s), method);
     std::vector<int> order;
     for (const StepChoice& c : choices) order.push_back(c.op);
     for (double part : {0.99, 0.98, 0.965, 0.95, 0.93, 0.9, 0.87, 0.84, 0.8, 0.75}) {
       ScheduleProblem smaller = index_.problem;
+      if (hurried_ && since_begin() > 0.05) break;
       smaller.capacity = static_cast<int64_t>(static_cast<double>(smaller.capacity) * part);
       if (smaller.capacity < index_.largest_demand) break;
       const ScheduleIndex tight(smaller);
       SearchResult found = search_schedules(tight, {.width = 64, .below = have_ ? best_.cost : 1e300, .order = order, .deadline = deadline_});
       if (!found.found) break;
       ScratchSchedule again = assemble(index_, found.choices);
-      if (place_schedule(index_, again, 200, 20'000) == PackResult::kPlaced) return offer(std::move(again), method);
+      if (place_schedule(index_, again, hurried_ ? 40 : 200, hurried_ ? 500 : 20'000) == PackResult::kPlaced) return offer(std::move(again), method);
     }
     return offer(simulate_placed(index_, order, Replacement::kBeladyWithSizes, ScratchPlacement::kBestFit), method);
   }
@@ -86,16 +89,17 @@ class Planner {
       if (cost < least) least = cost, best_order = order;
     }
     offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy");
-    if (settled()) return;
+    const auto over = [&] { return settled() || since_begin() > 0.075; };
+    if (over()) return;
     // By sizes, then with addresses: what helps the one mostly helps the other.
     improve(best_order, least, Clock::now() + std::chrono::milliseconds(12), 1, 1, [&](const auto& order, double limit) { return simulated_cost(index_, order, limit); });
     offer(simulate(index_, best_order, Replacement::kBeladyWithSizes), "greedy, local search");
-    if (settled()) return;
+    if (over()) return;
     place_while_running(best_order, Clock::now() + std::chrono::milliseconds(20), 1, 1, {}, "greedy, local search with addresses");
-    if (settled()) return;
-    beam({.width = 32, .below = best_.cost, .order = best_order, .deadline = within(0.02)}, "greedy, replacement by a beam");
-    if (settled()) return;
-    beam({.width = std::clamp<size_t>(6000 / index_.operator_count, 4, 64), .below = best_.cost, .deadline = within(0.03)}, "greedy, beam");
+    if (over()) return;
+    beam({.width = 32, .below = best_.cost, .order = best_order, .deadline = within(0.01)}, "greedy, replacement by a beam");
+    if (over()) return;
+    beam({.width = std::clamp<size_t>(6000 / index_.operator_count, 4, 64), .below = best_.cost, .deadline = within(0.015)}, "greedy, beam");
   }
 
   void beam(SearchOptions options, const std::string& method) {
@@ -220,7 +224,7 @@ class Planner {
     if (settled() || left() <= 0) return;
     const size_t size = schedule_program_size(index_);
     if (size <= kMostVariables) {
-      const ProgramRun run = solve_schedule_program(index_, options_.form, left() * 0.95, &best_, [&](double best, double bound) {
+      const ProgramRun run = solve_schedule_program(index_, options_.form, left() * 0.9, &best_, [&](double best, double bound) {
         if (!options_.progress) return;
         options_.progress({since_begin(), "integer program", std::min(best_.cost, best), std::max(bound, bound_)});
       });
@@ -286,6 +290,7 @@ class Planner {
   Deadline deadline_;
   ScratchSchedule best_;
   bool have_ = false, complete_ = false;
+  bool hurried_ = false;  // greedy: a tenth of a second is all there is
   double bound_ = 0;
 };
 
