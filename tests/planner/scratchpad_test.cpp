@@ -231,10 +231,10 @@ int64_t sample(int64_t small) {
 
 TEST(Scratchpad, EqualsExhaustiveSearch) {
   std::mt19937_64 random(7);
-  const int64_t networks = sample(60);
+  const int64_t networks = sample(40);
   int binding = 0, fragmented = 0;
   for (int64_t i = 0; i < networks; ++i) {
-    const int n = 2 + static_cast<int>(i % (networks > 60 ? 8 : 6));
+    const int n = 2 + static_cast<int>(i % (networks > 40 ? 8 : 6));
     const ScheduleProblem p = random_problem(random, n);
     const std::string what = "network " + std::to_string(i);
     ScratchSchedule best = schedule_scratchpad(p, {.method = ScheduleMethod::kIlp, .time_limit = 120});
