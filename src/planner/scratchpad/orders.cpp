@@ -129,7 +129,7 @@ struct WordsHash {
 
 }  // namespace
 
-std::optional<std::vector<int>> lowest_peak_order(const ScheduleIndex& index, int64_t states, int64_t* peak) {
+std::optional<std::vector<int>> lowest_peak_order(const ScheduleIndex& index, int64_t states, int64_t* peak, std::chrono::steady_clock::time_point deadline) {
   struct State {
     int64_t peak = 0, now = 0;
     int parent = -1, op = -1;
@@ -143,6 +143,7 @@ std::optional<std::vector<int>> lowest_peak_order(const ScheduleIndex& index, in
   for (size_t step = 0; step < n; ++step) {
     std::unordered_map<Done, int, WordsHash> next;
     for (const auto& [done, at] : layer) {
+      if ((history.size() & 15) == 0 && std::chrono::steady_clock::now() > deadline) return std::nullopt;
       const State state = history[static_cast<size_t>(at)];
       // An operator that leaves no more than it found, below the peak so far, may as well run at once.
       int chosen = -1;

@@ -154,9 +154,8 @@ class Planner {
   }
 
   void classic() {
-    for (Baseline& b : baselines(index_)) {
+    for (Baseline& b : baselines(index_, within(0.25 * left()))) {
       if (b.schedule.placed) offer(std::move(b.schedule), fmt::format("{}, {}, {}", b.order, b.replacement, b.placement));
-      if (Clock::now() > deadline_) return;
     }
   }
 

@@ -255,7 +255,7 @@ class Simulator {
   int64_t put(size_t t, int64_t bytes, int e, StepChoice& c, ScratchPlacement placement, const PlacingRule& rule) {
     int64_t at = 0, best = -1, best_gap = 0;
     for (size_t i = 0; i <= taken_.size(); ++i) {
-      const int64_t gap = (i < taken_.size() ? taken_[i].begin : index_.problem.capacity) - at;
+      const int64_t gap = (i < taken_.size() ? taken_[i].begin : usable_) - at;
       if (gap >= bytes && (best < 0 || (placement != ScratchPlacement::kFirstFit && gap < best_gap))) best = at, best_gap = gap;
       if (i < taken_.size()) at = taken_[i].end;
     }
@@ -277,7 +277,7 @@ class Simulator {
     int64_t best = -1;
     double least = 0;
     const auto weigh = [&](int64_t begin) {
-      if (begin < 0 || begin + bytes > index_.problem.capacity) return;
+      if (begin < 0 || begin + bytes > usable_) return;
       double sum = 0;
       for (const Taken& x : taken_) {
         if (x.end <= begin || x.begin >= begin + bytes) continue;
@@ -290,7 +290,7 @@ class Simulator {
       least = sum;
     };
     weigh(0);
-    weigh(index_.problem.capacity - bytes);
+    weigh(usable_ - bytes);
     for (size_t i = 0; i < taken_.size(); ++i) {
       weigh(taken_[i].begin);
       weigh(taken_[i].end);
@@ -325,6 +325,7 @@ class Simulator {
   std::vector<Taken> taken_;
   int op_ = -1;
   int64_t now_ = 0, missing_bytes_ = 0;
+  const int64_t usable_ = index_.problem.capacity / index_.problem.alignment * index_.problem.alignment;
   double cost_ = 0;
 };
 
@@ -363,17 +364,19 @@ double placed_cost(const ScheduleIndex& index, const std::vector<int>& order, co
   return Simulator(index, order, Replacement::kBeladyWithSizes).run_placed(ScratchPlacement::kPlanned, rule, nullptr, limit);
 }
 
-std::vector<Baseline> baselines(const ScheduleIndex& index) {
+std::vector<Baseline> baselines(const ScheduleIndex& index, std::chrono::steady_clock::time_point deadline) {
   std::vector<std::pair<std::string, std::vector<int>>> orders = {
       {"stored", index.stored_order}, {"depth first", depth_first_order(index)}, {"greedy memory", greedy_memory_order(index)}};
   // States of many operators are large: fewer of them.
-  if (auto order = lowest_peak_order(index, std::min<int64_t>(int64_t{1} << 20, (int64_t{1} << 25) / static_cast<int64_t>(index.operator_count)))) orders.emplace_back("lowest peak", *order);
+  if (auto order = lowest_peak_order(index, std::min<int64_t>(int64_t{1} << 20, (int64_t{1} << 25) / static_cast<int64_t>(index.operator_count)), nullptr, deadline)) orders.emplace_back("lowest peak", *order);
   std::vector<Baseline> all;
   for (const auto& [order_name, order] : orders)
     for (auto [rule, rule_name] : {std::pair{Replacement::kLeastRecentlyUsed, "LRU"}, {Replacement::kLargestFirst, "largest first"}, {Replacement::kBelady, "Belady"},
                                    {Replacement::kBeladyWithSizes, "Belady with sizes"}})
-      for (auto [placement, placement_name] : {std::pair{ScratchPlacement::kFirstFit, "first fit"}, {ScratchPlacement::kBestFit, "best fit"}, {ScratchPlacement::kCompacting, "compacting"}})
+      for (auto [placement, placement_name] : {std::pair{ScratchPlacement::kFirstFit, "first fit"}, {ScratchPlacement::kBestFit, "best fit"}, {ScratchPlacement::kCompacting, "compacting"}}) {
+        if (std::chrono::steady_clock::now() > deadline) return all;
         all.push_back({order_name, rule_name, placement_name, simulate_placed(index, order, rule, placement)});
+      }
   return all;
 }
 

@@ -31,8 +31,9 @@ double placed_cost(const ScheduleIndex& index, const std::vector<int>& order, co
 std::vector<int> depth_first_order(const ScheduleIndex& index);     // reverse post-order from the outputs
 std::vector<int> greedy_memory_order(const ScheduleIndex& index);   // what leaves the least in memory goes next, looking one further
 // Dynamic programming over the sets of operators that are done (Ahn et al. 2020, "Ordering Chaos: Memory-Aware Scheduling of Irregularly
-// Wired Neural Networks for Edge Devices", section 3.1): the order with the lowest peak. nullopt beyond `states`; `peak` becomes its peak.
-std::optional<std::vector<int>> lowest_peak_order(const ScheduleIndex& index, int64_t states = int64_t{1} << 20, int64_t* peak = nullptr);
+// Wired Neural Networks for Edge Devices", section 3.1): the order with the lowest peak. nullopt beyond `states` or `deadline`; `peak` becomes its peak.
+std::optional<std::vector<int>> lowest_peak_order(const ScheduleIndex& index, int64_t states = int64_t{1} << 20, int64_t* peak = nullptr,
+                                                  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
 // The largest sum of what is alive, without any replacement.
 int64_t peak_of(const ScheduleIndex& index, const std::vector<int>& order);
 
@@ -40,7 +41,7 @@ struct Baseline {
   std::string order, replacement, placement;
   ScratchSchedule schedule;
 };
-// All orders × rules × placements; an order that takes too many states is left out.
-std::vector<Baseline> baselines(const ScheduleIndex& index);
+// All orders × rules × placements; an order that takes too many states is left out, and what is not done by `deadline`.
+std::vector<Baseline> baselines(const ScheduleIndex& index, std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
 
 }  // namespace lathe

@@ -162,10 +162,14 @@ class Tiler {
       int64_t rows = kMostTiles + 1, channels = kMostTiles + 1;
       if (axis >= 0)
         for (rows = 2; rows <= kMostTiles && (in + out + residual) / rows + weights > limit;) ++rows;
+      // A residual is there as a whole: its parts are rows, if anything.
       if (channels_can_be_cut(n))
-        for (channels = 2; channels <= kMostTiles && in + (out + residual + weights) / channels > limit;) ++channels;
-      // Neither reaches it: what comes nearer.
-      if (rows > kMostTiles && channels > kMostTiles && axis >= 0) rows = kMostTiles;
+        for (channels = 2; channels <= kMostTiles && in + residual + (out + weights) / channels > limit;) ++channels;
+      if (rows > kMostTiles && channels > kMostTiles) {  // neither reaches it: what comes nearer
+        const bool by_channels = channels_can_be_cut(n) && (axis < 0 || in + residual < weights);
+        if (by_channels) channels = kMostTiles;
+        else if (axis >= 0) rows = kMostTiles;
+      }
       if (channels <= kMostTiles && channels < rows) {
         cut = {Cut::Kind::kChannels, std::min(channels, shape(y).back())};
         return;
