@@ -148,6 +148,27 @@ TEST(PlanCommand, PrintsAndDraws) {
   EXPECT_THAT(lathe_command("plan " + classifier()).out, HasSubstr("lower bound"));
 }
 
+TEST(Commands, PlanOnAScratchpadPrintsTrafficAndBound) {
+  const std::string svg = in_scratch("scratchpad.svg"), html = in_scratch("scratchpad.html");
+  json j = json_of("plan " + classifier() + " --scratchpad 8192 --method ilp --time-limit 5 --svg " + svg + " --html " + html);
+  EXPECT_EQ(j["format"], "lathe scratchpad schedule 1");
+  EXPECT_TRUE(j["optimal"]);
+  EXPECT_EQ(j["load_bytes"], 0);
+  EXPECT_GT(j["compulsory_bytes"], 3 * 64 * 4);
+  EXPECT_THAT(shell("cat " + svg).out, HasSubstr("</svg>"));
+  EXPECT_THAT(shell("cat " + html).out, HasSubstr("compulsory traffic"));
+  const std::string device = std::string(LATHE_SOURCE) + "/devices/scratchpad-64k.json";
+  EXPECT_THAT(lathe_command("plan " + classifier() + " --objective latency --method divide --device " + device).out, AllOf(HasSubstr("traffic: compulsory"), HasSubstr("gap"), HasSubstr(" s for operators")));
+  EXPECT_THAT(lathe_command("plan " + classifier() + " --objective arena --device " + device).out, HasSubstr("other 0"));
+  // What cannot be is said before anything is solved, and how it could.
+  ShellResult small = lathe_command("plan " + classifier() + " --scratchpad 500");
+  EXPECT_EQ(small.code, 3);
+  EXPECT_THAT(small.err, AllOf(HasSubstr("at once for its operands"), HasSubstr("--tiles")));
+  EXPECT_EQ(lathe_command("plan " + classifier() + " --scratchpad 4096 --tiles").code, 0);
+  EXPECT_EQ(lathe_command("plan " + classifier() + " --objective traffic").code, 2);
+  EXPECT_EQ(lathe_command("plan " + classifier() + " --scratchpad 8192 --objective latency").code, 2);
+}
+
 TEST(PackCommand, MakesAFileThatEveryCommandTakes) {
   std::string packed = in_scratch("m.lathe"), model = classifier();
   ShellResult r = lathe_command("pack " + model + " -o " + packed + " --batch 2");

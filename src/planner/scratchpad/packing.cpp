@@ -97,12 +97,12 @@ class Exact {
   PackResult run() {
     for (int64_t l : left_)
       if (l > height_) return PackResult::kImpossible;
-    if (descend(0, 0)) return PackResult::kPlaced;
+    if (descend(0, 0, 0)) return PackResult::kPlaced;
     return nodes_ < 0 ? PackResult::kUnknown : PackResult::kImpossible;
   }
 
  private:
-  bool descend(size_t count, int64_t least) {
+  bool descend(size_t count, int64_t least, size_t before) {
     if (count == items_.size()) return true;
     if (--nodes_ < 0) return false;
     std::vector<std::pair<int64_t, size_t>> next;
@@ -111,7 +111,8 @@ class Exact {
       int64_t at = 0;
       for (const PackItem::Part& p : items_[i].parts)
         for (int t = p.first; t <= p.last; ++t) at = std::max(at, skyline_[static_cast<size_t>(t)]);
-      if (at < least) continue;  // it would have been placed before
+      // It would have been placed before; what lies at one address does not meet, so that one order is enough.
+      if (at < least || (at == least && i < before)) continue;
       next.emplace_back(at, i);
     }
     std::sort(next.begin(), next.end(), [&](const auto& a, const auto& b) {
@@ -120,7 +121,7 @@ class Exact {
     for (const auto& [at, i] : next) {
       if (nodes_ < 0) return false;
       if (!put(i, at)) continue;
-      if (descend(count + 1, at)) return true;
+      if (descend(count + 1, at, i)) return true;
       take_back();
     }
     return false;

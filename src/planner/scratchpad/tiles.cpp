@@ -74,6 +74,11 @@ class Tiler {
     static const std::set<std::string_view> kNames = {"Add", "Sub", "Mul", "Div", "Relu", "Clip", "Sigmoid", "HardSwish", "HardSigmoid", "Tanh", "Gelu", "LeakyRelu", "Elu", "Mish", "Swish", "Sqrt", "Exp", "Max", "Min", "Affine"};
     return kNames.contains(n.op->name);
   }
+  // Of a picture with channels last, by constants.
+  bool is_row_pad(const Node& n) const {
+    return n.op->name == "Pad" && n.op->domain.empty() && n.get_string("mode") == "constant" && rank(n.outputs[0]) == 4 && n.inputs.size() >= 2 && n.inputs[1] && g_[n.inputs[1]].is_constant() &&
+           g_[n.inputs[1]].constant.size() == 8 && (n.inputs.size() < 4 || !n.inputs[3]);
+  }
   int64_t rank(ValueId v) const { return static_cast<int64_t>(shape(v).size()); }
 
   // Rows of an input are those that all its readers move over.
@@ -107,6 +112,8 @@ class Tiler {
       const int64_t joined = normalize_axis(n.get_int("axis"), rank(y));
       const int first = row_axis_[static_cast<size_t>(n.inputs[0].index)];
       if (first >= 0 && first != joined) axis = first;
+    } else if (is_row_pad(n)) {
+      axis = 1;
     } else if (is_elementwise(n)) {
       for (ValueId v : n.inputs)
         if (v && !g_[v].is_constant() && shape(v) == shape(y) && axis < 0) axis = row_axis_[static_cast<size_t>(v.index)];
@@ -348,6 +355,17 @@ class Tiler {
         else if (i == 3 && is_lathe(n, "Conv")) tile.inputs[i] = range(v, axis, begin, end);
         else tile.inputs[i] = whole(v);
       }
+      return;
+    }
+    if (is_row_pad(n)) {
+      std::vector<int64_t> pads = g_[n.inputs[1]].constant.to_i64();
+      const int64_t height = shape(n.inputs[0])[1], first = begin - pads[1], last = end - pads[1];
+      const int64_t from = std::clamp<int64_t>(first, 0, height - 1), to = std::clamp<int64_t>(last, from + 1, height);
+      pads[1] = from - first;
+      pads[5] = last - to;
+      tile.inputs[0] = range(n.inputs[0], 1, from, to);
+      tile.inputs[1] = numbers(pads);
+      if (n.inputs.size() > 2 && n.inputs[2]) tile.inputs[2] = whole(n.inputs[2]);
       return;
     }
     if (is_lathe(n, "ConvTranspose")) {
