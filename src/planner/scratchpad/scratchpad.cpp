@@ -62,19 +62,19 @@ class Planner {
   bool offer(const std::vector<StepChoice>& choices, const std::string& method) {
     ScratchSchedule s = assemble(index_, choices);
     if (have_ && s.cost >= best_.cost) return false;
-    if (place_schedule(index_, s, hurried_ ? 60 : 400, hurried_ ? 500 : 20'000) == PackResult::kPlaced) return offer(std::move(s), method);
+    if (place_schedule(index_, s, hurried_ ? 60 : left() < 1 ? 100 : 400, hurried_ || left() < 1 ? 500 : 20'000) == PackResult::kPlaced) return offer(std::move(s), method);
     std::vector<int> order;
     for (const StepChoice& c : choices) order.push_back(c.op);
     for (double part : {0.99, 0.98, 0.965, 0.95, 0.93, 0.9, 0.87, 0.84, 0.8, 0.75}) {
       ScheduleProblem smaller = index_.problem;
-      if (hurried_ && since_begin() > 0.05) break;
+      if ((hurried_ && since_begin() > 0.05) || Clock::now() > deadline_) break;
       smaller.capacity = static_cast<int64_t>(static_cast<double>(smaller.capacity) * part);
       if (smaller.capacity < index_.largest_demand) break;
       const ScheduleIndex tight(smaller);
       SearchResult found = search_schedules(tight, {.width = 64, .below = have_ ? best_.cost : 1e300, .order = order, .deadline = deadline_});
       if (!found.found) break;
       ScratchSchedule again = assemble(index_, found.choices);
-      if (place_schedule(index_, again, hurried_ ? 40 : 200, hurried_ ? 500 : 20'000) == PackResult::kPlaced) return offer(std::move(again), method);
+      if (place_schedule(index_, again, hurried_ ? 40 : left() < 1 ? 60 : 200, hurried_ || left() < 1 ? 500 : 20'000) == PackResult::kPlaced) return offer(std::move(again), method);
     }
     return offer(simulate_placed(index_, order, Replacement::kBeladyWithSizes, ScratchPlacement::kBestFit), method);
   }
@@ -154,7 +154,7 @@ class Planner {
   }
 
   void classic() {
-    for (Baseline& b : baselines(index_, within(0.25 * left()))) {
+    for (Baseline& b : baselines(index_, within(0.4 * left()), true)) {
       if (b.schedule.placed) offer(std::move(b.schedule), fmt::format("{}, {}, {}", b.order, b.replacement, b.placement));
     }
   }

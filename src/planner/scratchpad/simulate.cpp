@@ -364,19 +364,24 @@ double placed_cost(const ScheduleIndex& index, const std::vector<int>& order, co
   return Simulator(index, order, Replacement::kBeladyWithSizes).run_placed(ScratchPlacement::kPlanned, rule, nullptr, limit);
 }
 
-std::vector<Baseline> baselines(const ScheduleIndex& index, std::chrono::steady_clock::time_point deadline) {
-  std::vector<std::pair<std::string, std::vector<int>>> orders = {
-      {"stored", index.stored_order}, {"depth first", depth_first_order(index)}, {"greedy memory", greedy_memory_order(index)}};
-  // States of many operators are large: fewer of them.
-  if (auto order = lowest_peak_order(index, std::min<int64_t>(int64_t{1} << 20, (int64_t{1} << 25) / static_cast<int64_t>(index.operator_count)), nullptr, deadline)) orders.emplace_back("lowest peak", *order);
+std::vector<Baseline> baselines(const ScheduleIndex& index, std::chrono::steady_clock::time_point deadline, bool placed) {
   std::vector<Baseline> all;
-  for (const auto& [order_name, order] : orders)
-    for (auto [rule, rule_name] : {std::pair{Replacement::kLeastRecentlyUsed, "LRU"}, {Replacement::kLargestFirst, "largest first"}, {Replacement::kBelady, "Belady"},
-                                   {Replacement::kBeladyWithSizes, "Belady with sizes"}})
-      for (auto [placement, placement_name] : {std::pair{ScratchPlacement::kFirstFit, "first fit"}, {ScratchPlacement::kBestFit, "best fit"}, {ScratchPlacement::kCompacting, "compacting"}}) {
-        if (std::chrono::steady_clock::now() > deadline) return all;
-        all.push_back({order_name, rule_name, placement_name, simulate_placed(index, order, rule, placement)});
-      }
+  const auto run = [&](const std::string& name, const std::vector<int>& order, Replacement rule, const char* rule_name) {
+    for (auto [placement, placement_name] : {std::pair{ScratchPlacement::kFirstFit, "first fit"}, {ScratchPlacement::kBestFit, "best fit"}, {ScratchPlacement::kCompacting, "compacting"}}) {
+      if ((placed && placement == ScratchPlacement::kCompacting) || std::chrono::steady_clock::now() > deadline) continue;
+      all.push_back({name, rule_name, placement_name, simulate_placed(index, order, rule, placement)});
+    }
+  };
+  std::vector<std::pair<std::string, std::vector<int>>> orders = {
+      {"depth first", depth_first_order(index)}, {"greedy memory", greedy_memory_order(index)}, {"stored", index.stored_order}};
+  const std::pair<Replacement, const char*> rules[] = {
+      {Replacement::kBelady, "Belady"}, {Replacement::kBeladyWithSizes, "Belady with sizes"}, {Replacement::kLeastRecentlyUsed, "LRU"}, {Replacement::kLargestFirst, "largest first"}};
+  for (auto [rule, name] : rules)
+    for (const auto& [order_name, order] : orders) run(order_name, order, rule, name);
+  // States of many operators are large: fewer of them.
+  const int64_t states = std::min<int64_t>(int64_t{1} << 20, (int64_t{1} << 25) / static_cast<int64_t>(index.operator_count));
+  if (auto order = lowest_peak_order(index, states, nullptr, deadline))
+    for (auto [rule, name] : rules) run("lowest peak", *order, rule, name);
   return all;
 }
 

@@ -41,7 +41,8 @@ struct Baseline {
   std::string order, replacement, placement;
   ScratchSchedule schedule;
 };
-// All orders × rules × placements; an order that takes too many states is left out, and what is not done by `deadline`.
-std::vector<Baseline> baselines(const ScheduleIndex& index, std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max());
+// All orders × rules × placements, those that are best mostly first; an order that takes too many states is left out, and what is not done by
+// `deadline`. With `placed`, without kCompacting.
+std::vector<Baseline> baselines(const ScheduleIndex& index, std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max(), bool placed = false);
 
 }  // namespace lathe
