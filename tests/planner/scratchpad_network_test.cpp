@@ -82,7 +82,7 @@ TEST(ScratchpadNetwork, TilesGiveTheResultsOfThePlainRun) {
   std::mt19937_64 random(21);
   int64_t moved = 0, tiles = 0;
   int planned = 0;
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 24; ++i) {
     Graph g = random_network(random);
     const Graph low = lowered(g, {});
     Session session(make_plan(g));
@@ -107,8 +107,8 @@ TEST(ScratchpadNetwork, TilesGiveTheResultsOfThePlainRun) {
       tiles += fitted.tiles.tiles;
     }
   }
-  EXPECT_GT(planned, 15);  // of the others an operator is one that cannot be cut: transposes, mostly
-  EXPECT_GT(tiles, 200);
+  EXPECT_GT(planned, 8);  // of the others an operator is one that cannot be cut: transposes, mostly
+  EXPECT_GT(tiles, 100);
   EXPECT_GT(moved, 0);
 }
 
@@ -162,9 +162,9 @@ TEST(ScratchpadNetwork, WhereAddressesBindTheProgramCutsUntilTheyFit) {
     ScratchSchedule s = assemble(index, sizes.choices);
     if (place_schedule(index, s, 100, 1'000'000) != PackResult::kImpossible) continue;
     // With the order forced, no traffic means these residences: a tensor has to move.
-    const ProgramRun run = solve_schedule_program(index, PlacementForm::kDecomposed, 30, nullptr);
+    const ProgramRun run = solve_schedule_program(index, PlacementForm::kDecomposed, 10, nullptr);
     EXPECT_GT(run.cuts, 0);
-    const ScratchSchedule best = schedule_scratchpad(p, {.method = ScheduleMethod::kIlp, .time_limit = 10});
+    const ScratchSchedule best = schedule_scratchpad(p, {.method = ScheduleMethod::kIlp, .time_limit = 5});
     EXPECT_GT(best.cost, 0);
     (void)check_schedule(to_json(p, best));
     if (run.optimal) EXPECT_GE(best.cost, run.schedule->cost);

@@ -181,12 +181,15 @@ class Planner {
   // The orders of the best answer and of the classic ways, each changed for a while by sizes and then with addresses, by turns.
   void search_orders(double seconds) {
     const auto until = within(seconds);
-    const double share = seconds / 16;
+    // Small networks are soon looked through; forty rounds of nothing better are enough.
+    const double share = std::min(seconds / 16, 0.003 * static_cast<double>(index_.operator_count));
     std::vector<std::vector<int>> starts(1);
     for (const ScratchStep& s : best_.steps) starts[0].push_back(s.op);
     for (auto& order : {index_.stored_order, depth_first_order(index_), greedy_memory_order(index_)}) starts.push_back(order);
     const PlacingRule rules[] = {{8, 1}, {3, 0.5}, {20, 0.5}, {8, 0.25}, {60, 1}};
-    for (uint64_t round = 0; Clock::now() < until && !settled(); ++round) {
+    double before = best_.cost;
+    for (uint64_t round = 0, better = 0; Clock::now() < until && !settled() && round < better + 40; ++round) {
+      if (best_.cost < before) before = best_.cost, better = round;
       std::vector<int>& order = starts[round % starts.size()];
       tell(fmt::format("changing orders, round {}", round + 1));
       if (round < 2 * starts.size()) {
