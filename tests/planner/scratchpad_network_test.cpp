@@ -167,7 +167,7 @@ TEST(ScratchpadNetwork, WhereAddressesBindTheProgramCutsUntilTheyFit) {
     const ScratchSchedule best = schedule_scratchpad(p, {.method = ScheduleMethod::kIlp, .time_limit = 5});
     EXPECT_GT(best.cost, 0);
     (void)check_schedule(to_json(p, best));
-    if (run.optimal) EXPECT_GE(best.cost, run.schedule->cost);
+    if (run.optimal) { EXPECT_GE(best.cost, run.schedule->cost); }
     ++bound;
   }
   EXPECT_EQ(bound, 1);  // one in thousands is so tight
