@@ -81,6 +81,8 @@ int main(int argc, char** argv) {
   lathe::cli::add_evaluate(app);
   lathe::cli::add_techniques(app);
   lathe::cli::add_models(app, &exit_code);
+  lathe::cli::add_emit_c(app);
+  lathe::cli::add_emulate(app);
   lathe::cli::add_train(app, argv);
   lathe::cli::add_reproduce(app, &exit_code, lathe::reproductions(), [&] { lathe::cli::try_training_program(argv); });
   try {

@@ -1,0 +1,193 @@
+/* Products with constant weights: convolutions over all channels, and matrix products.
+ *
+ * Two output pixels at a time: their taps are widened to 16 bits once, into `columns`, and two output channels at a time
+ * take four sums of products from them. A word of weights holds four taps; taps 0 and 2 of it (1 and 3) meet taps 0 and 2
+ * (1 and 3) of the column in one instruction. Weights of a pair of channels stand side by side. The zero point of x is
+ * in the bias; taps outside the picture have it as their code, so that they add nothing. */
+#ifndef LATHE_DENSE_H
+#define LATHE_DENSE_H
+
+#include "dsp.h"
+
+struct dense {
+  const uint8_t *x;         /* [height, width] pixels of `channels`, x_pixel bytes apart */
+  void *y;                  /* [out_height, out_width] pixels of `outputs`, y_pixel elements apart */
+  const uint32_t *weights;  /* [outputs / 2, quads, 2] words of four taps, in the order ky, kx, channel */
+  const int32_t *bias;      /* [outputs, made even] less x's zero point times the sum of weights */
+  const float *multipliers; /* [outputs, made even] x_scale · w_scale / y_scale */
+  const uint8_t *table;     /* [256], or none */
+  uint32_t *columns;        /* scratch: [quads, 2 pixels, 2 words] */
+  int32_t height, width, channels, x_pixel;
+  int32_t out_height, out_width, outputs, y_pixel;
+  int32_t pad_top, pad_left, x_zero, y_zero, low, high;
+  int32_t backwards; /* the last pixels first: y takes the place of x and has the larger pixels */
+};
+
+/* What layers of one form have in common, as constants: channels is 0 where they differ in it. */
+struct dense_form {
+  int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, channels;
+  int is_signed, out;
+};
+
+/* `quads` words of codes to a column; words of the two pixels take turns. */
+LATHE_BODY uint32_t *widen(int is_signed, uint32_t *column, const uint8_t *x, int32_t quads) {
+LATHE_UNROLL(2)
+  for (; quads > 0; --quads, x += 4, column += 4) {
+    const uint32_t word = load_word(x);
+    column[0] = is_signed ? even_s8(word) : even_u8(word);
+    column[1] = is_signed ? odd_s8(word) : odd_u8(word);
+  }
+  return column;
+}
+
+/* Whole words and the rest, of which the last word is filled up with zeros. */
+LATHE_BODY void widen_all(int is_signed, uint32_t *column, const uint8_t *x, int32_t count) {
+  column = widen(is_signed, column, x, count / 4);
+  if (count % 4 == 0) return;
+  uint8_t rest[4] = {0, 0, 0, 0};
+  for (int32_t i = 0; i < count % 4; ++i) rest[i] = x[count / 4 * 4 + i];
+  (void)widen(is_signed, column, rest, 1);
+}
+
+LATHE_BODY uint32_t *fill(uint32_t *column, int32_t zero, int32_t quads) {
+  const uint32_t pair = ((uint32_t)zero & 0xffffu) | ((uint32_t)zero << 16);
+  for (; quads > 0; --quads, column += 4) column[0] = column[1] = pair;
+  return column;
+}
+
+/* The taps of output pixel (oy, ox) where pixels are whole words. */
+LATHE_BODY void gather_words(const struct dense *l, struct dense_form k, int32_t oy, int32_t ox, uint32_t *column) {
+  const int32_t quads = l->channels / 4, left = ox * k.stride_w - l->pad_left;
+  for (int32_t ky = 0; ky < k.kernel_h; ++ky) {
+    const int32_t iy = oy * k.stride_h - l->pad_top + ky * k.dilation_h;
+    if (iy < 0 || iy >= l->height) {
+      column = fill(column, l->x_zero, quads * k.kernel_w);
+      continue;
+    }
+    const uint8_t *row = l->x + iy * l->width * l->x_pixel;
+    if (k.dilation_w == 1 && left >= 0 && left + k.kernel_w <= l->width && l->x_pixel == l->channels) {
+      column = widen(k.is_signed, column, row + left * l->x_pixel, quads * k.kernel_w);
+      continue;
+    }
+    for (int32_t kx = 0; kx < k.kernel_w; ++kx) {
+      const int32_t ix = left + kx * k.dilation_w;
+      if (ix < 0 || ix >= l->width) column = fill(column, l->x_zero, quads);
+      else column = widen(k.is_signed, column, row + ix * l->x_pixel, quads);
+    }
+  }
+}
+
+/* The same for any number of channels: taps are brought together as bytes first, behind the columns. */
+LATHE_BODY void gather_bytes(const struct dense *l, struct dense_form k, int32_t oy, int32_t ox, uint32_t *column) {
+  const int32_t channels = k.channels ? k.channels : l->channels, taps = k.kernel_h * k.kernel_w * channels;
+  const int32_t left = ox * k.stride_w - l->pad_left;
+  uint8_t *const bytes = (uint8_t *)(l->columns + (taps + 3) / 4 * 4);
+  uint8_t *to = bytes;
+  for (int32_t ky = 0; ky < k.kernel_h; ++ky) {
+    const int32_t iy = oy * k.stride_h - l->pad_top + ky * k.dilation_h;
+    const int whole = iy >= 0 && iy < l->height && left >= 0 && left + k.kernel_w <= l->width;
+    if (whole && k.dilation_w == 1 && l->x_pixel == channels) {
+      memcpy(to, l->x + (iy * l->width + left) * channels, (size_t)(k.kernel_w * channels));
+      to += k.kernel_w * channels;
+      continue;
+    }
+    for (int32_t kx = 0; kx < k.kernel_w; ++kx, to += channels) {
+      const int32_t ix = left + kx * k.dilation_w;
+      const int inside = iy >= 0 && iy < l->height && ix >= 0 && ix < l->width;
+      if (inside) memcpy(to, l->x + (iy * l->width + ix) * l->x_pixel, (size_t)channels);
+      else memset(to, l->x_zero & 255, (size_t)channels);
+    }
+  }
+  for (int32_t i = taps; i % 4 != 0; ++i) *to++ = 0;
+  (void)widen(k.is_signed, column, bytes, (taps + 3) / 4);
+}
+
+/* A sum becomes element `at` of y. */
+LATHE_BODY void finish(const struct dense *l, int out, int32_t at, uint32_t sum, float multiplier) {
+  if (out & OUT_SUMS) {
+    ((int32_t *)l->y)[at] = (int32_t)sum;
+    return;
+  }
+  const float value = (float)(int32_t)sum * multiplier;
+  if (out & OUT_FLOAT) {
+    ((float *)l->y)[at] = value;
+    return;
+  }
+  const uint8_t code = (uint8_t)to_code(out, value, l->y_zero, l->low, l->high);
+  ((uint8_t *)l->y)[at] = out & OUT_TABLE ? l->table[code] : code;
+}
+
+/* All channels of one pixel, or two, from their columns. */
+LATHE_BODY void multiply_columns(const struct dense *l, int out, int32_t quads, int32_t at, int pixels) {
+  const uint32_t *w = l->weights;
+  for (int32_t n = 0; n < l->outputs; n += 2) {
+    const uint32_t *x = l->columns;
+    uint32_t a0 = (uint32_t)l->bias[n], b0 = (uint32_t)l->bias[n + 1], a1 = a0, b1 = b0;
+    const uint32_t *const end = w + 2 * quads;
+LATHE_UNROLL(2)
+    do {
+      const uint32_t wa = w[0], wb = w[1];
+      const uint32_t a_even = even_s8(wa), a_odd = odd_s8(wa), b_even = even_s8(wb), b_odd = odd_s8(wb);
+      a0 = mac_pair(x[0], a_even, a0);
+      b0 = mac_pair(x[0], b_even, b0);
+      a0 = mac_pair(x[1], a_odd, a0);
+      b0 = mac_pair(x[1], b_odd, b0);
+      if (pixels == 2) {
+        a1 = mac_pair(x[2], a_even, a1);
+        b1 = mac_pair(x[2], b_even, b1);
+        a1 = mac_pair(x[3], a_odd, a1);
+        b1 = mac_pair(x[3], b_odd, b1);
+      }
+      x += 4;
+      w += 2;
+    } while (w != end);
+    finish(l, out, at + n, a0, l->multipliers[n]);
+    if (pixels == 2) finish(l, out, at + l->y_pixel + n, a1, l->multipliers[n]);
+    if (n + 1 == l->outputs) break;
+    finish(l, out, at + n + 1, b0, l->multipliers[n + 1]);
+    if (pixels == 2) finish(l, out, at + l->y_pixel + n + 1, b1, l->multipliers[n + 1]);
+  }
+}
+
+/* A convolution. With words, pixels of x are whole words. */
+LATHE_BODY void convolve(const struct dense *l, struct dense_form k, int words) {
+  const int32_t channels = k.channels ? k.channels : l->channels, quads = (k.kernel_h * k.kernel_w * channels + 3) / 4;
+  const int32_t count = l->out_height * l->out_width;
+  int32_t oy = 0, ox = 0;
+  for (int32_t p = 0; p < count; p += 2) {
+    for (int32_t i = 0; i < 2 && p + i < count; ++i) {
+      if (words) gather_words(l, k, oy, ox, l->columns + 2 * i);
+      else gather_bytes(l, k, oy, ox, l->columns + 2 * i);
+      if (++ox == l->out_width) ox = 0, ++oy;
+    }
+    if (p + 1 < count) multiply_columns(l, k.out, quads, p * l->y_pixel, 2);
+    else multiply_columns(l, k.out, quads, p * l->y_pixel, 1);
+  }
+}
+
+/* A window of one pixel without padding, and a product of many rows. y may take the place of x. */
+LATHE_BODY void convolve_pixels(const struct dense *l, int is_signed, int words, int out) {
+  const int32_t quads = (l->channels + 3) / 4, count = l->out_height * l->out_width;
+  for (int32_t done = 0; done < count;) {
+    const int pixels = (count - done) & 1 && (l->backwards || count - done == 1) ? 1 : 2;
+    const int32_t p = l->backwards ? count - done - pixels : done;
+    for (int i = 0; i < pixels; ++i) {
+      const uint8_t *x = l->x + (p + i) * l->x_pixel;
+      if (words) (void)widen(is_signed, l->columns + 2 * i, x, quads);
+      else widen_all(is_signed, l->columns + 2 * i, x, l->channels);
+    }
+    if (pixels == 2) multiply_columns(l, out, quads, p * l->y_pixel, 2);
+    else multiply_columns(l, out, quads, p * l->y_pixel, 1);
+    done += pixels;
+  }
+}
+
+/* One row by a matrix. y may take the place of x. */
+LATHE_BODY void multiply_row(const struct dense *l, int is_signed, int words, int out) {
+  const int32_t quads = (l->channels + 3) / 4;
+  if (words) (void)widen(is_signed, l->columns, l->x, quads);
+  else widen_all(is_signed, l->columns, l->x, l->channels);
+  multiply_columns(l, out, quads, 0, 1);
+}
+
+#endif

@@ -1,0 +1,147 @@
+/* Depthwise convolutions: one channel after another.
+ *
+ * A channel of x is copied to `plane` in 16 bits, with its padding around it, and convolved from there: so y may take the
+ * place of x, whatever the stride, where both have as many channels and y no more pixels. A word of weights holds four
+ * taps of a row of the window. The zero point of x is in the bias, and is what stands in the padding. */
+#ifndef LATHE_DEPTHWISE_H
+#define LATHE_DEPTHWISE_H
+
+#include "dsp.h"
+
+struct depthwise {
+  const uint8_t *x;         /* [height, width, channels] */
+  uint8_t *y;               /* [out_height, out_width, channels · multiplier] */
+  const uint32_t *weights;  /* [channels · multiplier, kernel_h, words of a row] */
+  const int32_t *bias;      /* [channels · multiplier] less x's zero point times the sum of weights */
+  const float *multipliers; /* [channels · multiplier] x_scale · w_scale / y_scale */
+  const uint8_t *table;     /* [256], or none */
+  int16_t *plane;           /* scratch: [plane_height, plane_width] and two more */
+  int32_t height, width, channels, multiplier;
+  int32_t out_height, out_width, plane_height, plane_width;
+  int32_t pad_top, pad_left, x_zero, y_zero, low, high;
+};
+
+struct depthwise_form {
+  int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  int is_signed, out;
+};
+
+/* Channel c of x into the middle of the plane. */
+LATHE_BODY uint32_t tap_of(int is_signed, const uint8_t *x) { return is_signed ? (uint32_t)(int32_t)(int8_t)*x : *x; }
+LATHE_BODY void take_channel(const struct depthwise *l, int is_signed, int32_t c) {
+  const uint8_t *x = l->x + c;
+  const int32_t step = l->channels;
+  int16_t *row = l->plane + l->pad_top * l->plane_width + l->pad_left;
+  for (int32_t y = 0; y < l->height; ++y, row += l->plane_width) {
+    int16_t *to = row;
+    int32_t left = l->width;
+    for (; left >= 4; left -= 4, to += 4, x += 4 * step) {
+      store_word(to, join_halves(tap_of(is_signed, x), tap_of(is_signed, x + step)));
+      store_word(to + 2, join_halves(tap_of(is_signed, x + 2 * step), tap_of(is_signed, x + 3 * step)));
+    }
+    for (; left > 0; --left, x += step) *to++ = (int16_t)tap_of(is_signed, x);
+  }
+}
+
+LATHE_BODY void finish_channel(const struct depthwise *l, int out, uint8_t *y, uint32_t sum, float multiplier) {
+  const float value = (float)(int32_t)sum * multiplier;
+  const uint8_t code = (uint8_t)to_code(out, value, l->y_zero, l->low, l->high);
+  *y = out & OUT_TABLE ? l->table[code] : code;
+}
+
+/* A window of three by three, stride 1: two neighbouring outputs share their taps. A word of weights is w0, w1, w1, w2. */
+LATHE_BODY void slide_3x3(const struct depthwise *l, int out, int32_t o) {
+  const uint32_t *w = l->weights + 3 * o;
+  const uint32_t w01 = even_s8(w[0]), w12 = odd_s8(w[0]), v01 = even_s8(w[1]), v12 = odd_s8(w[1]), u01 = even_s8(w[2]), u12 = odd_s8(w[2]);
+  const uint32_t bias = (uint32_t)l->bias[o];
+  const float multiplier = l->multipliers[o];
+  const int32_t step = l->channels * l->multiplier, line = l->plane_width;
+  uint8_t *y = l->y + o;
+  for (int32_t oy = 0; oy < l->out_height; ++oy) {
+    const int16_t *x = l->plane + oy * line;
+    int32_t left = l->out_width;
+    for (; left > 0; left -= 2, x += 2, y += 2 * step) {
+      uint32_t a = load_word(x), b = load_word(x + 2);
+      uint32_t first = mac_pair(a, w01, bias), second = mac_high_low(a, w01, bias);
+      first = mac_low_high(b, w12, first);
+      second = mac_pair(b, w12, second);
+      a = load_word(x + line), b = load_word(x + line + 2);
+      first = mac_pair(a, v01, first);
+      second = mac_high_low(a, v01, second);
+      first = mac_low_high(b, v12, first);
+      second = mac_pair(b, v12, second);
+      a = load_word(x + 2 * line), b = load_word(x + 2 * line + 2);
+      first = mac_pair(a, u01, first);
+      second = mac_high_low(a, u01, second);
+      first = mac_low_high(b, u12, first);
+      second = mac_pair(b, u12, second);
+      finish_channel(l, out, y, first, multiplier);
+      if (left == 1) {
+        y -= step;
+        continue;
+      }
+      finish_channel(l, out, y + step, second, multiplier);
+    }
+  }
+}
+
+/* Any other window without dilation: pairs of taps along a row. A word of weights is w0, w2, w1, w3. */
+LATHE_BODY void slide_rows(const struct depthwise *l, struct depthwise_form k, int32_t o) {
+  enum { MOST_PAIRS = 32 };
+  const int32_t words = (k.kernel_w + 3) / 4, pairs = (k.kernel_w + 1) / 2;
+  uint32_t w[MOST_PAIRS];
+  const uint32_t *packed = l->weights + o * k.kernel_h * words;
+LATHE_UNROLL(16)
+  for (int32_t ky = 0; ky < k.kernel_h; ++ky)
+LATHE_UNROLL(16)
+    for (int32_t i = 0; i < pairs; ++i) w[ky * pairs + i] = i & 1 ? odd_s8(packed[ky * words + i / 2]) : even_s8(packed[ky * words + i / 2]);
+  const uint32_t bias = (uint32_t)l->bias[o];
+  const float multiplier = l->multipliers[o];
+  const int32_t step = l->channels * l->multiplier, line = l->plane_width;
+  uint8_t *y = l->y + o;
+  for (int32_t oy = 0; oy < l->out_height; ++oy) {
+    const int16_t *x = l->plane + oy * k.stride_h * line;
+    for (int32_t left = l->out_width; left > 0; --left, x += k.stride_w, y += step) {
+      uint32_t sum = bias;
+LATHE_UNROLL(16)
+      for (int32_t ky = 0; ky < k.kernel_h; ++ky)
+LATHE_UNROLL(16)
+        for (int32_t i = 0; i < pairs; ++i) {
+          if (2 * i + 1 == k.kernel_w) sum = mac_low_low((uint32_t)x[ky * line + 2 * i], w[ky * pairs + i], sum);
+          else sum = mac_pair(load_word(x + ky * line + 2 * i), w[ky * pairs + i], sum);
+        }
+      finish_channel(l, k.out, y, sum, multiplier);
+    }
+  }
+}
+
+/* Any window: one tap after another. Weights are bytes, [kernel_h, kernel_w] filled up to whole words. */
+LATHE_BODY void slide_taps(const struct depthwise *l, struct depthwise_form k, int32_t o) {
+  const int8_t *w = (const int8_t *)(l->weights + o * ((k.kernel_h * k.kernel_w + 3) / 4));
+  const int32_t step = l->channels * l->multiplier, line = l->plane_width;
+  uint8_t *y = l->y + o;
+  for (int32_t oy = 0; oy < l->out_height; ++oy)
+    for (int32_t ox = 0; ox < l->out_width; ++ox, y += step) {
+      const int16_t *x = l->plane + oy * k.stride_h * line + ox * k.stride_w;
+      uint32_t sum = (uint32_t)l->bias[o];
+      for (int32_t ky = 0; ky < k.kernel_h; ++ky)
+        for (int32_t kx = 0; kx < k.kernel_w; ++kx)
+          sum += (uint32_t)(x[ky * k.dilation_h * line + kx * k.dilation_w] * w[ky * k.kernel_w + kx]);
+      finish_channel(l, k.out, y, sum, l->multipliers[o]);
+    }
+}
+
+LATHE_BODY void convolve_channels(const struct depthwise *l, struct depthwise_form k) {
+  const uint32_t pair = ((uint32_t)l->x_zero & 0xffffu) | ((uint32_t)l->x_zero << 16);
+  for (int32_t i = 0; i < l->plane_height * l->plane_width + 2; i += 2) store_word(l->plane + i, pair);
+  for (int32_t c = 0; c < l->channels; ++c) {
+    take_channel(l, k.is_signed, c);
+    for (int32_t o = c * l->multiplier; o < (c + 1) * l->multiplier; ++o) {
+      if (k.kernel_h == 3 && k.kernel_w == 3 && k.stride_h == 1 && k.stride_w == 1 && k.dilation_h == 1 && k.dilation_w == 1) slide_3x3(l, k.out, o);
+      else if (k.dilation_h == 1 && k.dilation_w == 1 && k.kernel_h * ((k.kernel_w + 1) / 2) <= 32) slide_rows(l, k, o);
+      else slide_taps(l, k, o);
+    }
+  }
+}
+
+#endif

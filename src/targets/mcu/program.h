@@ -1,0 +1,90 @@
+// McuProgram: a quantized network as a microcontroller runs it: steps on codes of 8 bits, one image at a time, and a place
+// in one arena for every tensor and every step's scratch. It is what the emitter (emit.h) turns into C.
+//
+//   McuProgram p = make_program(model.graph);   // a network as `lathe quantize` writes it
+//   p.arena_bytes, p.lower_bound, p.steps[7].form
+//
+// The arithmetic is that of lathe's own engine (graph/ops/integer.cpp), bit for bit. Rounding the network's inputs to codes
+// and turning its codes to numbers again is left to the caller: inputs and outputs of a program are codes, with their
+// scales. A picture that the network moves to channels-last first is wanted so: [H, W, C], as cameras deliver it.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "graph/graph.h"
+
+namespace lathe::mcu {
+
+struct McuTensor {
+  std::string name;      // the value's in the model
+  DType type = DType::kU8;
+  Shape shape;
+  Tensor constant = {};  // defined: lies in flash
+  int view_of = -1;      // the tensor whose bytes these are, under another shape
+  int first_step = 0, last_step = 0;  // alive, inclusive; inputs from step 0 on, outputs to the number of steps
+  int64_t offset = -1;   // in the arena
+  int64_t bytes() const { return element_count(shape) * static_cast<int64_t>(size_of(type)); }
+};
+
+enum class StepKind { kConvolve, kPixels, kRow, kDepthwise, kAdd, kMultiply, kPool, kSoftmax, kLookUp, kCopyRows, kFill, kMove };
+
+// Rows of bytes that a step copies: joins and cuts of tensors.
+struct Rows {
+  int64_t rows = 1, bytes = 0, x_step = 0, y_step = 0, x_offset = 0, y_offset = 0;
+};
+
+// One call of one function. A node makes one step, or a few: a join is a copy an input, a grouped convolution a product a group.
+struct McuStep {
+  StepKind kind = StepKind::kCopyRows;
+  NodeId node;
+  std::string name;                 // the node's, where it has one: "features.3.conv"
+  std::vector<int> inputs = {};     // tensors
+  int output = -1;
+  int may_overwrite = -1;           // input whose place the output may take, or −1
+  int in_place = -1;                // the input whose place it does take
+  int64_t scratch_bytes = 0, scratch_offset = 0;
+  int64_t macs = 0;
+  int64_t group = 0;                // kConvolve: which one
+  Rows rows = {};                   // kCopyRows; kFill: bytes and y_offset
+  int fill = 0;                     // kFill: the code
+  std::vector<int64_t> order = {};  // kMove
+};
+
+struct McuBorder {
+  std::string name;  // of the model's input or output
+  int tensor = -1;
+  DType type = DType::kU8;     // of the tensor
+  Shape model_shape;           // as the model has it, [N, C, H, W] for pictures
+  bool channels_last = false;  // the tensor is [N, H, W, C] of it
+  float scale = 0;   // 0: not codes but numbers (f32, i32)
+  int zero = 0;
+};
+
+struct McuProgram {
+  std::string name;  // of the model's graph
+  Graph graph;       // after all passes; attributes and weights of the steps' nodes
+  std::vector<McuTensor> tensors;
+  std::vector<McuStep> steps;
+  std::vector<McuBorder> inputs, outputs;
+  int64_t arena_bytes = 0;
+  int64_t lower_bound = 0;  // most bytes alive at any step, scratch among them
+  int64_t macs = 0;
+};
+
+struct ProgramOptions {
+  std::map<std::string, Shape> input_shapes = {};  // where the model leaves sizes open; the batch is 1
+  bool in_place = true;  // convolutions over one pixel and depthwise ones may write over their input
+};
+
+// Throws kUnsupported, naming node and operator, for what has no form on codes of 8 bits; kInput for open sizes and for a
+// batch of more than one image.
+McuProgram make_program(Graph graph, const ProgramOptions& options = {});
+
+// Where a patch stage (planner/patches.h) is to be put in: it replaces the steps of a prefix of the program by those of its
+// tiles, which are steps of the same kinds on smaller tensors, and calls this again. Gives every tensor its lifetime and
+// its place; what may share a place does.
+void place(McuProgram& program, bool in_place = true);
+
+}  // namespace lathe::mcu

@@ -1,0 +1,113 @@
+#include "targets/mcu/weights.h"
+
+#include <cmath>
+
+#include "transform/quantized.h"
+
+namespace lathe::mcu {
+namespace {
+
+uint32_t word(int8_t a, int8_t b, int8_t c, int8_t d) {
+  auto byte = [](int8_t x) { return static_cast<uint32_t>(static_cast<uint8_t>(x)); };
+  return byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24;
+}
+
+// Rows of weights, one an output channel, in the order in which the function takes taps.
+std::vector<std::vector<int8_t>> rows_of(const McuProgram& p, const McuStep& step, int64_t first, int64_t count) {
+  const Node& n = p.graph[step.node];
+  const Tensor& w = p.graph[n.inputs[1]].constant;
+  const auto* codes = w.data<int8_t>();
+  std::vector<std::vector<int8_t>> rows(static_cast<size_t>(count));
+  if (n.op->name == "IntegerMatMul") {
+    for (int64_t o = 0; o < count; ++o)
+      for (int64_t k = 0; k < w.dim(0); ++k) rows[o].push_back(codes[k * w.dim(1) + first + o]);
+    return rows;
+  }
+  const int64_t channels = w.dim(1), area = w.dim(2) * w.dim(3);
+  for (int64_t o = 0; o < count; ++o)
+    for (int64_t tap = 0; tap < area; ++tap)
+      for (int64_t c = 0; c < channels; ++c) rows[o].push_back(codes[((first + o) * channels + c) * area + tap]);
+  return rows;
+}
+
+// Pairs of channels side by side.
+std::vector<uint32_t> pack_dense(const std::vector<std::vector<int8_t>>& rows) {
+  std::vector<uint32_t> words;
+  const size_t taps = rows[0].size(), quads = (taps + 3) / 4;
+  auto at = [&](size_t row, size_t tap) { return row < rows.size() && tap < taps ? rows[row][tap] : int8_t{0}; };
+  for (size_t o = 0; o < rows.size(); o += 2)
+    for (size_t q = 0; q < quads; ++q)
+      for (size_t row : {o, o + 1}) words.push_back(word(at(row, 4 * q), at(row, 4 * q + 1), at(row, 4 * q + 2), at(row, 4 * q + 3)));
+  return words;
+}
+
+std::vector<uint32_t> pack_depthwise(const Node& n, const Shape& w, const std::vector<std::vector<int8_t>>& rows) {
+  std::vector<uint32_t> words;
+  const int64_t kh = w[2], kw = w[3];
+  const DepthwiseWay way = depthwise_way(n, w);
+  for (const std::vector<int8_t>& row : rows) {
+    auto tap = [&](int64_t ky, int64_t kx) { return kx < kw ? row[ky * kw + kx] : int8_t{0}; };
+    if (way == DepthwiseWay::kTaps) {
+      for (size_t i = 0; i < row.size(); i += 4) {
+        auto at = [&](size_t k) { return k < row.size() ? row[k] : int8_t{0}; };
+        words.push_back(word(at(i), at(i + 1), at(i + 2), at(i + 3)));
+      }
+      continue;
+    }
+    for (int64_t ky = 0; ky < kh; ++ky) {
+      if (way == DepthwiseWay::kSlide3x3) {
+        words.push_back(word(tap(ky, 0), tap(ky, 1), tap(ky, 1), tap(ky, 2)));
+        continue;
+      }
+      for (int64_t kx = 0; kx < kw; kx += 4) words.push_back(word(tap(ky, kx), tap(ky, kx + 2), tap(ky, kx + 1), tap(ky, kx + 3)));
+    }
+  }
+  return words;
+}
+
+}  // namespace
+
+DepthwiseWay depthwise_way(const Node& n, const Shape& w) {
+  const std::vector<int64_t> ones{1, 1};
+  if (n.get_ints("dilations") != ones) return DepthwiseWay::kTaps;
+  if (w[2] == 3 && w[3] == 3 && n.get_ints("strides") == ones) return DepthwiseWay::kSlide3x3;
+  return w[2] * ((w[3] + 1) / 2) <= 32 ? DepthwiseWay::kRows : DepthwiseWay::kTaps;
+}
+
+PackedProduct pack_product(const McuProgram& p, const McuStep& step) {
+  const Node& n = p.graph[step.node];
+  const Tensor& w = p.graph[n.inputs[1]].constant;
+  const int64_t outputs = n.op->name == "IntegerMatMul" ? w.dim(1) : w.dim(0) / (step.kind == StepKind::kDepthwise ? 1 : n.get_int("group"));
+  const int64_t first = step.group * outputs;
+  const auto rows = rows_of(p, step, first, outputs);
+  PackedProduct packed;
+  packed.weights = step.kind == StepKind::kDepthwise ? pack_depthwise(n, w.shape(), rows) : pack_dense(rows);
+  const int64_t zero = n.get_int("x_zero_point");
+  const int64_t least = p.graph[n.inputs[0]].dtype == DType::kI8 ? -128 : 0;
+  const int64_t reach = std::max(std::abs(least - zero), std::abs(least + 255 - zero));
+  const auto* multipliers = p.graph[n.inputs[2]].constant.data<float>();
+  for (int64_t o = 0; o < outputs; ++o) {
+    int64_t sum = 0, size = 0;
+    for (int8_t code : rows[o]) {
+      sum += code;
+      size += std::abs(code);
+    }
+    const int64_t bias = has_input(n, 3) ? p.graph[n.inputs[3]].constant.get_int(first + o) : 0;
+    packed.bias.push_back(static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint64_t>(bias - zero * sum))));
+    const float multiplier = multipliers[first + o];
+    packed.multipliers.push_back(multiplier);
+    const double most = std::min(static_cast<double>(std::abs(bias) + size * reach), 2147483648.0) * std::fabs(multiplier);
+    if (!(most < 1073741824.0)) packed.wide = true;
+  }
+  if (step.kind != StepKind::kDepthwise && outputs % 2 != 0) {
+    packed.bias.push_back(0);
+    packed.multipliers.push_back(0);
+  }
+  if (has_input(n, 5)) {
+    const Tensor& table = p.graph[n.inputs[5]].constant;
+    packed.table.assign(table.data<uint8_t>(), table.data<uint8_t>() + 256);
+  }
+  return packed;
+}
+
+}  // namespace lathe::mcu

@@ -1,0 +1,27 @@
+// The constants of a step as its function reads them (c/dense.h, c/depthwise.h).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "targets/mcu/program.h"
+
+namespace lathe::mcu {
+
+struct PackedProduct {
+  std::vector<uint32_t> weights;  // words of four taps
+  std::vector<int32_t> bias;      // with the zero point of x in it
+  std::vector<float> multipliers;
+  std::vector<uint8_t> table;     // empty: none
+  bool wide = false;              // a result may be beyond what the short way of rounding takes
+  int64_t bytes() const { return static_cast<int64_t>(4 * (weights.size() + bias.size() + multipliers.size()) + table.size()); }
+};
+
+// How a depthwise convolution goes over its plane (c/depthwise.h, convolve_channels).
+enum class DepthwiseWay { kSlide3x3, kRows, kTaps };
+DepthwiseWay depthwise_way(const Node& node, const Shape& weights);
+
+// Of kConvolve, kPixels, kRow and kDepthwise.
+PackedProduct pack_product(const McuProgram& program, const McuStep& step);
+
+}  // namespace lathe::mcu
