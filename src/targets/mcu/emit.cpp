@@ -69,6 +69,7 @@ struct Emitter {
   std::map<std::string, std::string> forms = {};  // name → body
   std::vector<std::string> form_order = {};
   std::set<std::string> headers = {};
+  std::vector<std::string> functions = {};  // by layer
   std::string rows = {};  // of the read-me
   int64_t weight_bytes = 0;
   std::map<std::string, std::string> arrays = {};  // contents → name, so that equal tables are there once
@@ -138,13 +139,9 @@ struct Emitter {
 
   std::string product_arrays(size_t index, const PackedProduct& packed) {
     const std::string stem = fmt::format("layer_{:02}", index);
-    const std::string words = fmt::format("{}_{}_weights", name, stem);
-    add_array("uint32_t", words, packed.weights.size(), static_cast<int64_t>(packed.weights.size() * 4), array_of(packed.weights, 10, [](uint32_t x) { return fmt::format("{:#010x}u", x); }));
-    const std::string bias = fmt::format("{}_{}_bias", name, stem);
-    add_array("int32_t", bias, packed.bias.size(), static_cast<int64_t>(packed.bias.size() * 4),
-              array_of(packed.bias, 12, [](int32_t x) { return x == INT32_MIN ? std::string("INT32_MIN") : std::to_string(x); }));
-    const std::string multipliers = floats_array(stem + "_multipliers", packed.multipliers);
-    std::string text = fmt::format(".weights = {}, .bias = {}, .multipliers = {}", words, bias, multipliers);
+    const std::string parameters = fmt::format("{}_{}_parameters", name, stem);
+    add_array("uint32_t", parameters, packed.parameters.size(), static_cast<int64_t>(packed.parameters.size() * 4), array_of(packed.parameters, 10, [](uint32_t x) { return fmt::format("{:#010x}u", x); }));
+    std::string text = fmt::format(".parameters = {}", parameters);
     if (!packed.table.empty()) text += fmt::format(", .table = {}", bytes_array(stem + "_table", packed.table));
     return text;
   }
@@ -340,6 +337,7 @@ struct Emitter {
       const Layer layer = layer_of(i);
       layers += fmt::format("/* layer {}: {}, {}{}\n * {} */\n", i, layer.function, shapes, s.in_place >= 0 ? ", in place" : "", comment(s.name));
       layers += fmt::format("static const struct {} layer_{:02} = {{\n{}}};\nstatic void run_layer_{:02}(void) {{ {}(&layer_{:02}); }}\n\n", layer.structure, i, layer.fields, i, layer.function, i);
+      functions.push_back(layer.function);
       table += fmt::format("    {{run_layer_{:02}, \"{}\"}},\n", i, layer.function);
       rows += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", i, layer.function, comment(s.name), shapes, p.tensors[s.output].offset, s.macs, weight_bytes - before);
     }
@@ -446,7 +444,12 @@ struct Emitter {
     nlohmann::json steps = nlohmann::json::array();
     for (size_t i = 0; i < p.steps.size(); ++i) {
       const McuStep& s = p.steps[i];
-      steps.push_back({{"name", s.name}, {"macs", s.macs}, {"output", p.tensors[s.output].shape}, {"offset", p.tensors[s.output].offset}, {"scratch_bytes", s.scratch_bytes}, {"in_place", s.in_place >= 0}});
+      steps.push_back({{"name", s.name}, {"function", functions[i]}, {"macs", s.macs}, {"input", s.inputs.empty() ? Shape{} : p.tensors[s.inputs[0]].shape}, {"output", p.tensors[s.output].shape}, {"offset", p.tensors[s.output].offset}, {"scratch_bytes", s.scratch_bytes}, {"in_place", s.in_place >= 0}});
+      const Node& n = p.graph[s.node];
+      if (n.op->name == "IntegerConv") {
+        const Shape& w = p.graph[n.inputs[1]].constant.shape();
+        steps.back()["window"] = {{"kernel", {w[2], w[3]}}, {"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}, {"group", n.get_int("group")}};
+      }
     }
     return {{"lathe_firmware", 1}, {"name", name}, {"source", options.source}, {"device", device.name}, {"memory_bytes", *device.limits.memory_bytes}, {"flash_bytes", *device.limits.flash_bytes},
             {"machine", cpu.machine}, {"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"weight_bytes", weight_bytes}, {"macs", p.macs}, {"inputs", borders(p.inputs)}, {"outputs", borders(p.outputs)}, {"layers", steps}};
@@ -575,7 +578,7 @@ void emit_firmware(const McuProgram& p, const Device& device, const FirmwareOpti
   write_file(folder + "/" + e.name + ".h", e.header());
   write_file(folder + "/" + e.name + ".c", e.source());
   write_file(folder + "/" + e.name + "_weights.h", fmt::format("#ifndef LATHE_{0}_WEIGHTS_H\n#define LATHE_{0}_WEIGHTS_H\n\n#include <stdint.h>\n\n{1}\n#endif\n", e.NAME, e.weights_h));
-  write_file(folder + "/" + e.name + "_weights.c", fmt::format("/* Weights as kernels/ reads them, biases with the input's zero point in them, and multipliers. */\n#include \"{}_weights.h\"\n{}", e.name, e.weights_c));
+  write_file(folder + "/" + e.name + "_weights.c", fmt::format("/* Parameters of the layers as kernels/ reads them: biases with the input's zero point in them, multipliers, weights. */\n#include \"{}_weights.h\"\n{}", e.name, e.weights_c));
   e.headers.insert("dsp.h");
   for (const auto& [file, text] : mcu_sources()) {
     const std::string name(file);

@@ -1,5 +1,6 @@
 #include "targets/mcu/weights.h"
 
+#include <bit>
 #include <cmath>
 
 #include "transform/quantized.h"
@@ -30,28 +31,37 @@ std::vector<std::vector<int8_t>> rows_of(const McuProgram& p, const McuStep& ste
   return rows;
 }
 
+// Of one channel, in front of its weights.
+struct Scaling {
+  uint32_t bias = 0;
+  float multiplier = 0;
+};
+
 // Pairs of channels side by side.
-std::vector<uint32_t> pack_dense(const std::vector<std::vector<int8_t>>& rows) {
+std::vector<uint32_t> pack_dense(const std::vector<std::vector<int8_t>>& rows, const std::vector<Scaling>& scalings) {
   std::vector<uint32_t> words;
   const size_t taps = rows[0].size(), quads = (taps + 3) / 4;
   auto at = [&](size_t row, size_t tap) { return row < rows.size() && tap < taps ? rows[row][tap] : int8_t{0}; };
-  for (size_t o = 0; o < rows.size(); o += 2)
+  for (size_t o = 0; o < rows.size(); o += 2) {
+    const Scaling a = scalings[o], b = o + 1 < rows.size() ? scalings[o + 1] : Scaling{};
+    words.insert(words.end(), {a.bias, b.bias, std::bit_cast<uint32_t>(a.multiplier), std::bit_cast<uint32_t>(b.multiplier)});
     for (size_t q = 0; q < quads; ++q)
       for (size_t row : {o, o + 1}) words.push_back(word(at(row, 4 * q), at(row, 4 * q + 1), at(row, 4 * q + 2), at(row, 4 * q + 3)));
+  }
   return words;
 }
 
-std::vector<uint32_t> pack_depthwise(const Node& n, const Shape& w, const std::vector<std::vector<int8_t>>& rows) {
+std::vector<uint32_t> pack_depthwise(const Node& n, const Shape& w, const std::vector<std::vector<int8_t>>& rows, const std::vector<Scaling>& scalings) {
   std::vector<uint32_t> words;
   const int64_t kh = w[2], kw = w[3];
   const DepthwiseWay way = depthwise_way(n, w);
-  for (const std::vector<int8_t>& row : rows) {
+  for (size_t o = 0; o < rows.size(); ++o) {
+    const std::vector<int8_t>& row = rows[o];
+    words.insert(words.end(), {scalings[o].bias, std::bit_cast<uint32_t>(scalings[o].multiplier)});
     auto tap = [&](int64_t ky, int64_t kx) { return kx < kw ? row[ky * kw + kx] : int8_t{0}; };
     if (way == DepthwiseWay::kTaps) {
-      for (size_t i = 0; i < row.size(); i += 4) {
-        auto at = [&](size_t k) { return k < row.size() ? row[k] : int8_t{0}; };
-        words.push_back(word(at(i), at(i + 1), at(i + 2), at(i + 3)));
-      }
+      auto at = [&](size_t k) { return k < row.size() ? row[k] : int8_t{0}; };
+      for (size_t i = 0; i < row.size(); i += 4) words.push_back(word(at(i), at(i + 1), at(i + 2), at(i + 3)));
       continue;
     }
     for (int64_t ky = 0; ky < kh; ++ky) {
@@ -81,7 +91,7 @@ PackedProduct pack_product(const McuProgram& p, const McuStep& step) {
   const int64_t first = step.group * outputs;
   const auto rows = rows_of(p, step, first, outputs);
   PackedProduct packed;
-  packed.weights = step.kind == StepKind::kDepthwise ? pack_depthwise(n, w.shape(), rows) : pack_dense(rows);
+  std::vector<Scaling> scalings;
   const int64_t zero = n.get_int("x_zero_point");
   const int64_t least = p.graph[n.inputs[0]].dtype == DType::kI8 ? -128 : 0;
   const int64_t reach = std::max(std::abs(least - zero), std::abs(least + 255 - zero));
@@ -93,16 +103,12 @@ PackedProduct pack_product(const McuProgram& p, const McuStep& step) {
       size += std::abs(code);
     }
     const int64_t bias = has_input(n, 3) ? p.graph[n.inputs[3]].constant.get_int(first + o) : 0;
-    packed.bias.push_back(static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint64_t>(bias - zero * sum))));
     const float multiplier = multipliers[first + o];
-    packed.multipliers.push_back(multiplier);
+    scalings.push_back({static_cast<uint32_t>(static_cast<uint64_t>(bias - zero * sum)), multiplier});
     const double most = std::min(static_cast<double>(std::abs(bias) + size * reach), 2147483648.0) * std::fabs(multiplier);
     if (!(most < 1073741824.0)) packed.wide = true;
   }
-  if (step.kind != StepKind::kDepthwise && outputs % 2 != 0) {
-    packed.bias.push_back(0);
-    packed.multipliers.push_back(0);
-  }
+  packed.parameters = step.kind == StepKind::kDepthwise ? pack_depthwise(n, w.shape(), rows, scalings) : pack_dense(rows, scalings);
   if (has_input(n, 5)) {
     const Tensor& table = p.graph[n.inputs[5]].constant;
     packed.table.assign(table.data<uint8_t>(), table.data<uint8_t>() + 256);

@@ -9,12 +9,10 @@
 namespace lathe::mcu {
 
 struct PackedProduct {
-  std::vector<uint32_t> weights;  // words of four taps
-  std::vector<int32_t> bias;      // with the zero point of x in it
-  std::vector<float> multipliers;
-  std::vector<uint8_t> table;     // empty: none
-  bool wide = false;              // a result may be beyond what the short way of rounding takes
-  int64_t bytes() const { return static_cast<int64_t>(4 * (weights.size() + bias.size() + multipliers.size()) + table.size()); }
+  std::vector<uint32_t> parameters;  // biases with the zero point of x in them, multipliers and words of four taps
+  std::vector<uint8_t> table;        // empty: none
+  bool wide = false;                 // a result may be beyond what the short way of rounding takes
+  int64_t bytes() const { return static_cast<int64_t>(4 * parameters.size() + table.size()); }
 };
 
 // How a depthwise convolution goes over its plane (c/depthwise.h, convolve_channels).

@@ -2,21 +2,21 @@
  *
  * Two output pixels at a time: their taps are widened to 16 bits once, into `columns`, and two output channels at a time
  * take four sums of products from them. A word of weights holds four taps; taps 0 and 2 of it (1 and 3) meet taps 0 and 2
- * (1 and 3) of the column in one instruction. Weights of a pair of channels stand side by side. The zero point of x is
- * in the bias; taps outside the picture have it as their code, so that they add nothing. */
+ * (1 and 3) of the column in one instruction. All that a pair of channels needs stands together in `parameters`: two biases,
+ * two multipliers (x_scale · w_scale / y_scale, the bits of floats), and words of weights, of the two channels in turn, with
+ * taps in the order ky, kx, channel. The zero point of x is in the bias; taps outside the picture have it as their code, so
+ * that they add nothing. */
 #ifndef LATHE_DENSE_H
 #define LATHE_DENSE_H
 
 #include "dsp.h"
 
 struct dense {
-  const uint8_t *x;         /* [height, width] pixels of `channels`, x_pixel bytes apart */
-  void *y;                  /* [out_height, out_width] pixels of `outputs`, y_pixel elements apart */
-  const uint32_t *weights;  /* [outputs / 2, quads, 2] words of four taps, in the order ky, kx, channel */
-  const int32_t *bias;      /* [outputs, made even] less x's zero point times the sum of weights */
-  const float *multipliers; /* [outputs, made even] x_scale · w_scale / y_scale */
-  const uint8_t *table;     /* [256], or none */
-  uint32_t *columns;        /* scratch: [quads, 2 pixels, 2 words] */
+  const uint8_t *x;           /* [height, width] pixels of `channels`, x_pixel bytes apart */
+  void *y;                    /* [out_height, out_width] pixels of `outputs`, y_pixel elements apart */
+  const uint32_t *parameters; /* [outputs / 2, 4 + 2 · quads] */
+  const uint8_t *table;       /* [256], or none */
+  uint32_t *columns;          /* scratch: [quads, 2 pixels, 2 words] */
   int32_t height, width, channels, x_pixel;
   int32_t out_height, out_width, outputs, y_pixel;
   int32_t pad_top, pad_left, x_zero, y_zero, low, high;
@@ -38,6 +38,18 @@ LATHE_UNROLL(2)
     column[1] = is_signed ? odd_s8(word) : odd_u8(word);
   }
   return column;
+}
+
+/* Two pixels, `step` bytes apart. */
+LATHE_BODY void widen_two(int is_signed, uint32_t *column, const uint8_t *x, int32_t step, int32_t quads) {
+  LATHE_UNROLL(2)
+  for (; quads > 0; --quads, x += 4, column += 4) {
+    const uint32_t a = load_word(x), b = load_word(x + step);
+    column[0] = is_signed ? even_s8(a) : even_u8(a);
+    column[1] = is_signed ? odd_s8(a) : odd_u8(a);
+    column[2] = is_signed ? even_s8(b) : even_u8(b);
+    column[3] = is_signed ? odd_s8(b) : odd_u8(b);
+  }
 }
 
 /* Whole words and the rest, of which the last word is filled up with zeros. */
@@ -102,50 +114,43 @@ LATHE_BODY void gather_bytes(const struct dense *l, struct dense_form k, int32_t
   (void)widen(k.is_signed, column, bytes, (taps + 3) / 4);
 }
 
-/* A sum becomes element `at` of y. */
-LATHE_BODY void finish(const struct dense *l, int out, int32_t at, uint32_t sum, float multiplier) {
+/* What finishes a sum, beside its multiplier. */
+struct finish {
+  int32_t zero, low, high;
+  const uint8_t *table;
+};
+
+/* A sum becomes element i of y. */
+LATHE_BODY void finish_sum(struct finish f, int out, uint8_t *y, int32_t i, uint32_t sum, float multiplier) {
   if (out & OUT_SUMS) {
-    ((int32_t *)l->y)[at] = (int32_t)sum;
+    memcpy(y + 4 * i, &sum, sizeof sum);
     return;
   }
   const float value = (float)(int32_t)sum * multiplier;
   if (out & OUT_FLOAT) {
-    ((float *)l->y)[at] = value;
+    memcpy(y + 4 * i, &value, sizeof value);
     return;
   }
-  const uint8_t code = (uint8_t)to_code(out, value, l->y_zero, l->low, l->high);
-  ((uint8_t *)l->y)[at] = out & OUT_TABLE ? l->table[code] : code;
+  const uint8_t code = (uint8_t)to_code(out, value, f.zero, f.low, f.high);
+  y[i] = out & OUT_TABLE ? f.table[code] : code;
 }
 
-/* All channels of one pixel, or two, from their columns. */
-LATHE_BODY void multiply_columns(const struct dense *l, int out, int32_t quads, int32_t at, int pixels) {
-  const uint32_t *w = l->weights;
-  for (int32_t n = 0; n < l->outputs; n += 2) {
-    const uint32_t *x = l->columns;
-    uint32_t a0 = (uint32_t)l->bias[n], b0 = (uint32_t)l->bias[n + 1], a1 = a0, b1 = b0;
-    const uint32_t *const end = w + 2 * quads;
-LATHE_UNROLL(2)
-    do {
-      const uint32_t wa = w[0], wb = w[1];
-      const uint32_t a_even = even_s8(wa), a_odd = odd_s8(wa), b_even = even_s8(wb), b_odd = odd_s8(wb);
-      a0 = mac_pair(x[0], a_even, a0);
-      b0 = mac_pair(x[0], b_even, b0);
-      a0 = mac_pair(x[1], a_odd, a0);
-      b0 = mac_pair(x[1], b_odd, b0);
-      if (pixels == 2) {
-        a1 = mac_pair(x[2], a_even, a1);
-        b1 = mac_pair(x[2], b_even, b1);
-        a1 = mac_pair(x[3], a_odd, a1);
-        b1 = mac_pair(x[3], b_odd, b1);
-      }
-      x += 4;
-      w += 2;
-    } while (w != end);
-    finish(l, out, at + n, a0, l->multipliers[n]);
-    if (pixels == 2) finish(l, out, at + l->y_pixel + n, a1, l->multipliers[n]);
-    if (n + 1 == l->outputs) break;
-    finish(l, out, at + n + 1, b0, l->multipliers[n + 1]);
-    if (pixels == 2) finish(l, out, at + l->y_pixel + n + 1, b1, l->multipliers[n + 1]);
+/* All channels of one pixel, or two, from their columns; the first is number p of y. */
+LATHE_BODY void multiply_columns(const struct dense *l, int out, int32_t quads, int32_t p, int pixels) {
+  const int32_t size = out & (OUT_SUMS | OUT_FLOAT) ? 4 : 1, y_pixel = l->y_pixel;
+  const struct finish f = {l->y_zero, l->low, l->high, l->table};
+  const uint32_t *w = l->parameters;
+  const uint32_t *const columns = l->columns;
+  uint8_t *y = (uint8_t *)l->y + p * y_pixel * size;
+  for (int32_t left = l->outputs; left > 0; left -= 2, y += 2 * size) {
+    uint32_t sum[4] = {w[0], w[1], w[0], w[1]};
+    const float a = float_of(w[2]), b = float_of(w[3]);
+    w = pixels == 2 ? multiply_two_pixels(columns, w + 4, quads, sum) : multiply_one_pixel(columns, w + 4, quads, sum);
+    finish_sum(f, out, y, 0, sum[0], a);
+    if (pixels == 2) finish_sum(f, out, y, y_pixel, sum[2], a);
+    if (left == 1) break;
+    finish_sum(f, out, y, 1, sum[1], b);
+    if (pixels == 2) finish_sum(f, out, y, y_pixel + 1, sum[3], b);
   }
 }
 
@@ -160,8 +165,8 @@ LATHE_BODY void convolve(const struct dense *l, struct dense_form k, int words) 
       else gather_bytes(l, k, oy, ox, l->columns + 2 * i);
       if (++ox == l->out_width) ox = 0, ++oy;
     }
-    if (p + 1 < count) multiply_columns(l, k.out, quads, p * l->y_pixel, 2);
-    else multiply_columns(l, k.out, quads, p * l->y_pixel, 1);
+    if (p + 1 < count) multiply_columns(l, k.out, quads, p, 2);
+    else multiply_columns(l, k.out, quads, p, 1);
   }
 }
 
@@ -171,13 +176,13 @@ LATHE_BODY void convolve_pixels(const struct dense *l, int is_signed, int words,
   for (int32_t done = 0; done < count;) {
     const int pixels = (count - done) & 1 && (l->backwards || count - done == 1) ? 1 : 2;
     const int32_t p = l->backwards ? count - done - pixels : done;
-    for (int i = 0; i < pixels; ++i) {
-      const uint8_t *x = l->x + (p + i) * l->x_pixel;
-      if (words) (void)widen(is_signed, l->columns + 2 * i, x, quads);
-      else widen_all(is_signed, l->columns + 2 * i, x, l->channels);
-    }
-    if (pixels == 2) multiply_columns(l, out, quads, p * l->y_pixel, 2);
-    else multiply_columns(l, out, quads, p * l->y_pixel, 1);
+    const uint8_t *const x = l->x + p * l->x_pixel;
+    if (words && pixels == 2) widen_two(is_signed, l->columns, x, l->x_pixel, quads);
+    else if (words) (void)widen(is_signed, l->columns, x, quads);
+    else
+      for (int i = 0; i < pixels; ++i) widen_all(is_signed, l->columns + 2 * i, x + i * l->x_pixel, l->channels);
+    if (pixels == 2) multiply_columns(l, out, quads, p, 2);
+    else multiply_columns(l, out, quads, p, 1);
     done += pixels;
   }
 }

@@ -9,13 +9,11 @@
 #include "dsp.h"
 
 struct depthwise {
-  const uint8_t *x;         /* [height, width, channels] */
-  uint8_t *y;               /* [out_height, out_width, channels · multiplier] */
-  const uint32_t *weights;  /* [channels · multiplier, kernel_h, words of a row] */
-  const int32_t *bias;      /* [channels · multiplier] less x's zero point times the sum of weights */
-  const float *multipliers; /* [channels · multiplier] x_scale · w_scale / y_scale */
-  const uint8_t *table;     /* [256], or none */
-  int16_t *plane;           /* scratch: [plane_height, plane_width] and two more */
+  const uint8_t *x;           /* [height, width, channels] */
+  uint8_t *y;                 /* [out_height, out_width, channels · multiplier] */
+  const uint32_t *parameters; /* [channels · multiplier, 2 + words of a window] */
+  const uint8_t *table;       /* [256], or none */
+  int16_t *plane;             /* scratch: [plane_height, plane_width] and two more */
   int32_t height, width, channels, multiplier;
   int32_t out_height, out_width, plane_height, plane_width;
   int32_t pad_top, pad_left, x_zero, y_zero, low, high;
@@ -51,10 +49,10 @@ LATHE_BODY void finish_channel(const struct depthwise *l, int out, uint8_t *y, u
 
 /* A window of three by three, stride 1: two neighbouring outputs share their taps. A word of weights is w0, w1, w1, w2. */
 LATHE_BODY void slide_3x3(const struct depthwise *l, int out, int32_t o) {
-  const uint32_t *w = l->weights + 3 * o;
+  const uint32_t *const all = l->parameters + 5 * o, *const w = all + 2;
   const uint32_t w01 = even_s8(w[0]), w12 = odd_s8(w[0]), v01 = even_s8(w[1]), v12 = odd_s8(w[1]), u01 = even_s8(w[2]), u12 = odd_s8(w[2]);
-  const uint32_t bias = (uint32_t)l->bias[o];
-  const float multiplier = l->multipliers[o];
+  const uint32_t bias = all[0];
+  const float multiplier = float_of(all[1]);
   const int32_t step = l->channels * l->multiplier, line = l->plane_width;
   uint8_t *y = l->y + o;
   for (int32_t oy = 0; oy < l->out_height; ++oy) {
@@ -90,13 +88,13 @@ LATHE_BODY void slide_rows(const struct depthwise *l, struct depthwise_form k, i
   enum { MOST_PAIRS = 32 };
   const int32_t words = (k.kernel_w + 3) / 4, pairs = (k.kernel_w + 1) / 2;
   uint32_t w[MOST_PAIRS];
-  const uint32_t *packed = l->weights + o * k.kernel_h * words;
+  const uint32_t *const all = l->parameters + o * (2 + k.kernel_h * words), *const packed = all + 2;
 LATHE_UNROLL(16)
   for (int32_t ky = 0; ky < k.kernel_h; ++ky)
 LATHE_UNROLL(16)
     for (int32_t i = 0; i < pairs; ++i) w[ky * pairs + i] = i & 1 ? odd_s8(packed[ky * words + i / 2]) : even_s8(packed[ky * words + i / 2]);
-  const uint32_t bias = (uint32_t)l->bias[o];
-  const float multiplier = l->multipliers[o];
+  const uint32_t bias = all[0];
+  const float multiplier = float_of(all[1]);
   const int32_t step = l->channels * l->multiplier, line = l->plane_width;
   uint8_t *y = l->y + o;
   for (int32_t oy = 0; oy < l->out_height; ++oy) {
@@ -117,17 +115,18 @@ LATHE_UNROLL(16)
 
 /* Any window: one tap after another. Weights are bytes, [kernel_h, kernel_w] filled up to whole words. */
 LATHE_BODY void slide_taps(const struct depthwise *l, struct depthwise_form k, int32_t o) {
-  const int8_t *w = (const int8_t *)(l->weights + o * ((k.kernel_h * k.kernel_w + 3) / 4));
+  const uint32_t *const all = l->parameters + o * (2 + (k.kernel_h * k.kernel_w + 3) / 4);
+  const int8_t *const w = (const int8_t *)(all + 2);
   const int32_t step = l->channels * l->multiplier, line = l->plane_width;
   uint8_t *y = l->y + o;
   for (int32_t oy = 0; oy < l->out_height; ++oy)
     for (int32_t ox = 0; ox < l->out_width; ++ox, y += step) {
       const int16_t *x = l->plane + oy * k.stride_h * line + ox * k.stride_w;
-      uint32_t sum = (uint32_t)l->bias[o];
+      uint32_t sum = all[0];
       for (int32_t ky = 0; ky < k.kernel_h; ++ky)
         for (int32_t kx = 0; kx < k.kernel_w; ++kx)
           sum += (uint32_t)(x[ky * k.dilation_h * line + kx * k.dilation_w] * w[ky * k.kernel_w + kx]);
-      finish_channel(l, k.out, y, sum, l->multipliers[o]);
+      finish_channel(l, k.out, y, sum, float_of(all[1]));
     }
 }
 
