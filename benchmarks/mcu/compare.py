@@ -6,7 +6,7 @@
 LATHE: the command. CMSIS_NN: a checkout of github.com/ARM-software/CMSIS-NN; nothing of it is kept here. FIRMWARE: folders of
 lathe emit-c for a Cortex-M7. CMSIS-NN is compiled as its own build does it (-Ofast) and as the firmware is (-O2); the smaller
 count stands, layer by layer. Codes are i8 there whatever the network has. Prints a row a layer and the ratio of each kind."""
-import glob, json, math, os, subprocess, sys, tempfile
+import glob, json, math, os, re, subprocess, sys, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TICK = 40  # instructions; lathe emulate measures it at every run
@@ -36,12 +36,10 @@ def cmsis(folder, path, rows, level, build):
         f.write("};\n")
     with open(folder + "/board/memory.ld") as f:
         script = f.read()
-    import re
     with open(build + "/memory.ld", "w") as f:
         f.write(re.sub(r"LENGTH = \d+", "LENGTH = 0x400000", script))
-    sources = [s for kind in ("ConvolutionFunctions", "FullyConnectedFunctions", "NNSupportFunctions") for s in glob.glob(f"{path}/Source/{kind}/*_s8*.c") + glob.glob(f"{path}/Source/{kind}/*s8*.c")]
-    sources = sorted(set(s for s in sources if "f16" not in s and "f32" not in s and "s4" not in s))
-    sources += [path + "/Source/ConvolutionFunctions/arm_convolve_get_buffer_sizes_s8.c"] if not any("get_buffer_sizes_s8" in s for s in sources) else []
+    sources = [s for kind in ("ConvolutionFunctions", "FullyConnectedFunctions", "NNSupportFunctions")
+               for s in glob.glob(f"{path}/Source/{kind}/*.c") if not s.endswith(("_f16.c", "_f32.c"))]
     elf = build + "/cmsis.elf"
     subprocess.run(["arm-none-eabi-gcc", level, "-std=c11", "-w", "-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard", "-ffunction-sections", "-fdata-sections", "-I", path + "/Include",
                     "-I", build, "-I", folder + "/board", "-o", elf, HERE + "/cmsis_nn.c", folder + "/board/startup.c", folder + "/board/semihosting.c", *sources, "-nostartfiles", "--specs=nano.specs",

@@ -78,9 +78,9 @@ std::vector<uint32_t> pack_depthwise(const Node& n, const Shape& w, const std::v
 }  // namespace
 
 DepthwiseWay depthwise_way(const Node& n, const Shape& w) {
-  const std::vector<int64_t> ones{1, 1};
-  if (n.get_ints("dilations") != ones) return DepthwiseWay::kTaps;
-  if (w[2] == 3 && w[3] == 3 && n.get_ints("strides") == ones) return DepthwiseWay::kSlide3x3;
+  const auto& strides = n.get_ints("strides");
+  if (n.get_ints("dilations") != std::vector<int64_t>{1, 1}) return DepthwiseWay::kTaps;
+  if (w[2] == 3 && w[3] == 3 && strides[0] == strides[1] && strides[0] <= 2) return DepthwiseWay::kSlide3x3;
   return w[2] * ((w[3] + 1) / 2) <= 32 ? DepthwiseWay::kRows : DepthwiseWay::kTaps;
 }
 

@@ -114,25 +114,18 @@ LATHE_BODY void gather_bytes(const struct dense *l, struct dense_form k, int32_t
   (void)widen(k.is_signed, column, bytes, (taps + 3) / 4);
 }
 
-/* What finishes a sum, beside its multiplier. */
-struct finish {
-  int32_t zero, low, high;
-  const uint8_t *table;
-};
-
 /* A sum becomes element i of y. */
 LATHE_BODY void finish_sum(struct finish f, int out, uint8_t *y, int32_t i, uint32_t sum, float multiplier) {
   if (out & OUT_SUMS) {
     memcpy(y + 4 * i, &sum, sizeof sum);
     return;
   }
-  const float value = (float)(int32_t)sum * multiplier;
   if (out & OUT_FLOAT) {
+    const float value = (float)(int32_t)sum * multiplier;
     memcpy(y + 4 * i, &value, sizeof value);
     return;
   }
-  const uint8_t code = (uint8_t)to_code(out, value, f.zero, f.low, f.high);
-  y[i] = out & OUT_TABLE ? f.table[code] : code;
+  y[i] = finish_code(f, out, sum, multiplier);
 }
 
 /* All channels of one pixel, or two, from their columns; the first is number p of y. */

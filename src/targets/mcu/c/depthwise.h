@@ -24,61 +24,68 @@ struct depthwise_form {
   int is_signed, out;
 };
 
-/* Channel c of x into the middle of the plane. */
 LATHE_BODY uint32_t tap_of(int is_signed, const uint8_t *x) { return is_signed ? (uint32_t)(int32_t)(int8_t)*x : *x; }
+
+/* Channel c of x into the middle of the plane. */
 LATHE_BODY void take_channel(const struct depthwise *l, int is_signed, int32_t c) {
+  const int32_t step = l->channels, width = l->width, line = l->plane_width;
   const uint8_t *x = l->x + c;
-  const int32_t step = l->channels;
-  int16_t *row = l->plane + l->pad_top * l->plane_width + l->pad_left;
-  for (int32_t y = 0; y < l->height; ++y, row += l->plane_width) {
+  int16_t *row = l->plane + l->pad_top * line + l->pad_left;
+  for (int32_t rows = l->height; rows > 0; --rows, row += line) {
     int16_t *to = row;
-    int32_t left = l->width;
-    for (; left >= 4; left -= 4, to += 4, x += 4 * step) {
+    for (int32_t left = width / 4; left > 0; --left, to += 4, x += 4 * step) {
       store_word(to, join_halves(tap_of(is_signed, x), tap_of(is_signed, x + step)));
       store_word(to + 2, join_halves(tap_of(is_signed, x + 2 * step), tap_of(is_signed, x + 3 * step)));
     }
-    for (; left > 0; --left, x += step) *to++ = (int16_t)tap_of(is_signed, x);
+    if (width & 2) {
+      store_word(to, join_halves(tap_of(is_signed, x), tap_of(is_signed, x + step)));
+      to += 2;
+      x += 2 * step;
+    }
+    if (width & 1) {
+      *to = (int16_t)tap_of(is_signed, x);
+      x += step;
+    }
   }
 }
 
-LATHE_BODY void finish_channel(const struct depthwise *l, int out, uint8_t *y, uint32_t sum, float multiplier) {
-  const float value = (float)(int32_t)sum * multiplier;
-  const uint8_t code = (uint8_t)to_code(out, value, l->y_zero, l->low, l->high);
-  *y = out & OUT_TABLE ? l->table[code] : code;
+/* One row of a window of three by three: two neighbouring outputs share their taps; stride 0: the first alone. w01 and w12 hold
+ * neighbouring weights. */
+LATHE_BODY void add_row_of_3(const int16_t *x, int32_t stride, uint32_t w01, uint32_t w12, uint32_t *first, uint32_t *second) {
+  const uint32_t a = load_word(x), b = load_word(x + 2);
+  *first = mac_low_high(b, w12, mac_pair(a, w01, *first));
+  if (stride == 0) return;
+  if (stride == 1) *second = mac_pair(b, w12, mac_high_low(a, w01, *second));
+  else *second = mac_low_high((uint32_t)x[4], w12, mac_pair(b, w01, *second));
 }
 
-/* A window of three by three, stride 1: two neighbouring outputs share their taps. A word of weights is w0, w1, w1, w2. */
-LATHE_BODY void slide_3x3(const struct depthwise *l, int out, int32_t o) {
+/* A window of three by three, stride 1 or 2. A word of weights is w0, w1, w1, w2. */
+LATHE_BODY void slide_3x3(const struct depthwise *l, int32_t stride, int out, int32_t o) {
   const uint32_t *const all = l->parameters + 5 * o, *const w = all + 2;
   const uint32_t w01 = even_s8(w[0]), w12 = odd_s8(w[0]), v01 = even_s8(w[1]), v12 = odd_s8(w[1]), u01 = even_s8(w[2]), u12 = odd_s8(w[2]);
   const uint32_t bias = all[0];
   const float multiplier = float_of(all[1]);
-  const int32_t step = l->channels * l->multiplier, line = l->plane_width;
+  const struct finish f = {l->y_zero, l->low, l->high, l->table};
+  const int32_t step = l->channels * l->multiplier, line = l->plane_width, width = l->out_width;
+  const int16_t *row = l->plane;
   uint8_t *y = l->y + o;
-  for (int32_t oy = 0; oy < l->out_height; ++oy) {
-    const int16_t *x = l->plane + oy * line;
-    int32_t left = l->out_width;
-    for (; left > 0; left -= 2, x += 2, y += 2 * step) {
-      uint32_t a = load_word(x), b = load_word(x + 2);
-      uint32_t first = mac_pair(a, w01, bias), second = mac_high_low(a, w01, bias);
-      first = mac_low_high(b, w12, first);
-      second = mac_pair(b, w12, second);
-      a = load_word(x + line), b = load_word(x + line + 2);
-      first = mac_pair(a, v01, first);
-      second = mac_high_low(a, v01, second);
-      first = mac_low_high(b, v12, first);
-      second = mac_pair(b, v12, second);
-      a = load_word(x + 2 * line), b = load_word(x + 2 * line + 2);
-      first = mac_pair(a, u01, first);
-      second = mac_high_low(a, u01, second);
-      first = mac_low_high(b, u12, first);
-      second = mac_pair(b, u12, second);
-      finish_channel(l, out, y, first, multiplier);
-      if (left == 1) {
-        y -= step;
-        continue;
-      }
-      finish_channel(l, out, y + step, second, multiplier);
+  for (int32_t rows = l->out_height; rows > 0; --rows, row += stride * line) {
+    const int16_t *x = row;
+    for (int32_t pairs = width / 2; pairs > 0; --pairs, x += 2 * stride, y += 2 * step) {
+      uint32_t first = bias, second = bias;
+      add_row_of_3(x, stride, w01, w12, &first, &second);
+      add_row_of_3(x + line, stride, v01, v12, &first, &second);
+      add_row_of_3(x + 2 * line, stride, u01, u12, &first, &second);
+      y[0] = finish_code(f, out, first, multiplier);
+      y[step] = finish_code(f, out, second, multiplier);
+    }
+    if (width & 1) {
+      uint32_t sum = bias;
+      add_row_of_3(x, 0, w01, w12, &sum, 0);
+      add_row_of_3(x + line, 0, v01, v12, &sum, 0);
+      add_row_of_3(x + 2 * line, 0, u01, u12, &sum, 0);
+      *y = finish_code(f, out, sum, multiplier);
+      y += step;
     }
   }
 }
@@ -95,11 +102,13 @@ LATHE_UNROLL(16)
     for (int32_t i = 0; i < pairs; ++i) w[ky * pairs + i] = i & 1 ? odd_s8(packed[ky * words + i / 2]) : even_s8(packed[ky * words + i / 2]);
   const uint32_t bias = all[0];
   const float multiplier = float_of(all[1]);
-  const int32_t step = l->channels * l->multiplier, line = l->plane_width;
+  const struct finish f = {l->y_zero, l->low, l->high, l->table};
+  const int32_t step = l->channels * l->multiplier, line = l->plane_width, width = l->out_width;
+  const int16_t *row = l->plane;
   uint8_t *y = l->y + o;
-  for (int32_t oy = 0; oy < l->out_height; ++oy) {
-    const int16_t *x = l->plane + oy * k.stride_h * line;
-    for (int32_t left = l->out_width; left > 0; --left, x += k.stride_w, y += step) {
+  for (int32_t rows = l->out_height; rows > 0; --rows, row += k.stride_h * line) {
+    const int16_t *x = row;
+    for (int32_t left = width; left > 0; --left, x += k.stride_w, y += step) {
       uint32_t sum = bias;
 LATHE_UNROLL(16)
       for (int32_t ky = 0; ky < k.kernel_h; ++ky)
@@ -108,7 +117,7 @@ LATHE_UNROLL(16)
           if (2 * i + 1 == k.kernel_w) sum = mac_low_low((uint32_t)x[ky * line + 2 * i], w[ky * pairs + i], sum);
           else sum = mac_pair(load_word(x + ky * line + 2 * i), w[ky * pairs + i], sum);
         }
-      finish_channel(l, k.out, y, sum, multiplier);
+      *y = finish_code(f, k.out, sum, multiplier);
     }
   }
 }
@@ -117,6 +126,7 @@ LATHE_UNROLL(16)
 LATHE_BODY void slide_taps(const struct depthwise *l, struct depthwise_form k, int32_t o) {
   const uint32_t *const all = l->parameters + o * (2 + (k.kernel_h * k.kernel_w + 3) / 4);
   const int8_t *const w = (const int8_t *)(all + 2);
+  const struct finish f = {l->y_zero, l->low, l->high, l->table};
   const int32_t step = l->channels * l->multiplier, line = l->plane_width;
   uint8_t *y = l->y + o;
   for (int32_t oy = 0; oy < l->out_height; ++oy)
@@ -126,7 +136,7 @@ LATHE_BODY void slide_taps(const struct depthwise *l, struct depthwise_form k, i
       for (int32_t ky = 0; ky < k.kernel_h; ++ky)
         for (int32_t kx = 0; kx < k.kernel_w; ++kx)
           sum += (uint32_t)(x[ky * k.dilation_h * line + kx * k.dilation_w] * w[ky * k.kernel_w + kx]);
-      finish_channel(l, k.out, y, sum, float_of(all[1]));
+      *y = finish_code(f, k.out, sum, float_of(all[1]));
     }
 }
 
@@ -136,7 +146,8 @@ LATHE_BODY void convolve_channels(const struct depthwise *l, struct depthwise_fo
   for (int32_t c = 0; c < l->channels; ++c) {
     take_channel(l, k.is_signed, c);
     for (int32_t o = c * l->multiplier; o < (c + 1) * l->multiplier; ++o) {
-      if (k.kernel_h == 3 && k.kernel_w == 3 && k.stride_h == 1 && k.stride_w == 1 && k.dilation_h == 1 && k.dilation_w == 1) slide_3x3(l, k.out, o);
+      if (k.kernel_h == 3 && k.kernel_w == 3 && k.stride_h == k.stride_w && k.stride_h <= 2 && k.dilation_h == 1 && k.dilation_w == 1)
+        slide_3x3(l, k.stride_h, k.out, o);
       else if (k.dilation_h == 1 && k.dilation_w == 1 && k.kernel_h * ((k.kernel_w + 1) / 2) <= 32) slide_rows(l, k, o);
       else slide_taps(l, k, o);
     }

@@ -195,4 +195,14 @@ LATHE_BODY int32_t to_code(int out, float value, int32_t zero, int32_t low, int3
   return out & OUT_SIGNED ? saturate_s8(code + zero) : saturate_u8(code + zero);
 }
 
+/* What finishes a sum of products, beside its multiplier. */
+struct finish {
+  int32_t zero, low, high;
+  const uint8_t *table;
+};
+LATHE_BODY uint8_t finish_code(struct finish f, int out, uint32_t sum, float multiplier) {
+  const uint8_t code = (uint8_t)to_code(out, (float)(int32_t)sum * multiplier, f.zero, f.low, f.high);
+  return out & OUT_TABLE ? f.table[code] : code;
+}
+
 #endif
