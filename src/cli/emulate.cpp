@@ -66,7 +66,7 @@ void run(const EmulateCommand& c) {
     }
     fmt::print("{}\n", nlohmann::json{{"firmware", c.folder}, {"device", f.device}, {"machine", f.machine}, {"images", e.images}, {"instructions", e.instructions}, {"layers", layers}, {"outputs", outputs},
                                      {"sram_bytes", use.sram()}, {"arena_bytes", use.arena}, {"data_bytes", use.data}, {"stack_bytes", use.stack}, {"stack_used_bytes", e.stack_bytes},
-                                     {"flash_bytes", use.flash()}, {"code_bytes", use.code}, {"constant_bytes", use.constants}, {"weight_bytes", use.weights}}.dump());
+                                     {"flash_bytes", use.flash()}, {"code_bytes", use.code}, {"constant_bytes", use.constants}, {"weight_bytes", use.weights}, {"sample_bytes", use.sample}}.dump());
     return;
   }
   fmt::print("{:>5}  {:40} {:20} {:>14} {:>12} {:>10}\n", "layer", "node", "output", "instructions", "MACs", "an MAC");
@@ -76,7 +76,7 @@ void run(const EmulateCommand& c) {
   }
   fmt::print("\n{} {}, {:.0f} instructions an image on {} (SysTick under -icount: whole ticks of about 40)\n", e.images, e.images == 1 ? "image" : "images", e.instructions, f.machine);
   fmt::print("SRAM   {} bytes of {}: arena {}, other data {}, stack {} ({} used)\n", use.sram(), f.memory_bytes, use.arena, use.data, use.stack, e.stack_bytes);
-  fmt::print("flash  {} bytes of {}: code {}, constants {} (weights {})\n", use.flash(), f.flash_bytes, use.code, use.constants, use.weights);
+  fmt::print("flash  {} bytes of {}: code {}, constants {} (weights {}, the linked sample {})\n", use.flash(), f.flash_bytes, use.code, use.constants, use.weights, use.sample);
   constexpr int64_t kShown = 16;
   for (size_t k = 0; k < e.outputs.size() && k < 4; ++k)
     for (size_t i = 0; i < f.outputs.size(); ++i) {

@@ -194,6 +194,7 @@ MemoryUse memory_of_map(const std::string& text, const std::string& name) {
     if (!output) {
       if (section.starts_with(".rodata") && section.find("." + name + "_layer_") != section.npos) use.weights += bytes;
       if (section.starts_with(".rodata") && section.find("." + name + "_constant_") != section.npos) use.weights += bytes;
+      if (section.starts_with(".rodata.input_")) use.sample += bytes;
       continue;
     }
     if (section == ".arena") use.arena = bytes;

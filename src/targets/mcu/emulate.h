@@ -29,7 +29,7 @@ Firmware read_firmware(const std::string& folder);
 struct MemoryUse {
   int64_t arena = 0, data = 0, stack = 0;         // SRAM: data is all variables besides the arena
   int64_t code = 0, constants = 0;                // flash: constants are weights and what the code reads; initial values of variables are in both
-  int64_t weights = 0;                            // of the constants, the weights
+  int64_t weights = 0, sample = 0;                // of the constants, the weights and the input that is linked in
   int64_t sram() const { return arena + data + stack; }
   int64_t flash() const { return code + constants; }
 };

@@ -500,7 +500,7 @@ McuProgram make_program(Graph graph, const ProgramOptions& options) {
   for (const Step& s : plan.steps) order.push_back(s.node);
   Lowering(program).run(order);
   for (const McuStep& s : program.steps) program.macs += s.macs;
-  place(program, options.in_place);
+  order_and_place(program, options.in_place);
   return program;
 }
 

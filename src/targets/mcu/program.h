@@ -39,7 +39,7 @@ struct Rows {
 struct McuStep {
   StepKind kind = StepKind::kCopyRows;
   NodeId node;
-  std::string name;                 // the node's, where it has one: "features.3.conv"
+  std::string name = {};            // the node's, where it has one: "features.3.conv"
   std::vector<int> inputs = {};     // tensors
   int output = -1;
   int may_overwrite = -1;           // input whose place the output may take, or −1
@@ -86,5 +86,7 @@ McuProgram make_program(Graph graph, const ProgramOptions& options = {});
 // tiles, which are steps of the same kinds on smaller tensors, and calls this again. Gives every tensor its lifetime and
 // its place; what may share a place does.
 void place(McuProgram& program, bool in_place = true);
+// The same, after putting the steps in the order that needs least where that is another than theirs.
+void order_and_place(McuProgram& program, bool in_place = true);
 
 }  // namespace lathe::mcu
