@@ -47,6 +47,8 @@ void run(const EmitCommand& c) {
                                      {"lower_bound", program.lower_bound}, {"weight_bytes", size.weights}, {"macs", program.macs}}.dump());
     return;
   }
+  for (const mcu::McuBorder& b : program.outputs)
+    if (!b.note.empty()) fmt::print(stderr, "lathe: note: output '{}': {}\n", b.name, b.note);
   fmt::print("{}: {} layers, {} multiply-accumulates\n", c.output, program.steps.size(), program.macs);
   fmt::print("SRAM   arena {} bytes (lower bound {}), stack {}; {} of {} has\n", program.arena_bytes, program.lower_bound, mcu::kStackBytes, *device.limits.memory_bytes, device.name);
   fmt::print("flash  weights {} bytes, and code; {} of {} has\n", size.weights, *device.limits.flash_bytes, device.name);

@@ -83,6 +83,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_models(app, &exit_code);
   lathe::cli::add_emit_c(app);
   lathe::cli::add_emulate(app);
+  lathe::cli::add_fit(app);
   lathe::cli::add_train(app, argv);
   lathe::cli::add_reproduce(app, &exit_code, lathe::reproductions(), [&] { lathe::cli::try_training_program(argv); });
   try {

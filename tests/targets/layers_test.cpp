@@ -110,7 +110,7 @@ class Layers {
     const Ints kernel{std::min<int64_t>(s[1], number(1, 4)), std::min<int64_t>(s[2], number(1, 4))}, strides{number(1, 2), number(1, 2)};
     const Ints pads{number(0, kernel[0] - 1), number(0, kernel[1] - 1), number(0, kernel[0] - 1), number(0, kernel[1] - 1)};
     if (std::string(kind) == "Max")
-      return apply("ai.lathe::Pool", {x}, {{"kind", std::string("Max")}, {"kernel_shape", kernel}, {"strides", strides}, {"pads", pads}, {"dilations", Ints{1, 1}}});
+      return apply("ai.lathe::Pool", {x}, {{"kind", std::string("Max")}, {"kernel_shape", kernel}, {"strides", strides}, {"pads", pads}});
     Attributes t = target();
     t["kind"] = std::string(kind), t["kernel_shape"] = kernel, t["strides"] = strides, t["pads"] = pads, t["count_include_pad"] = number(0, 1);
     t["x_scale"] = real(0.01f, 0.05f), t["y_scale"] = real(0.01f, 0.05f), t["x_zero_point"] = zero_of(x);
@@ -195,7 +195,7 @@ TEST(FirmwareLayers, WhatStandsBetweenProducts) {
     for (ValueId v : {row, rows, x}) l.keep(l.softmax(v));
     for (ValueId v : {row, rows}) l.keep(l.matmul(v, l.number(1, 9)));
     l.keep(l.table(x));
-    const ValueId largest = l.apply("ai.lathe::Pool", {x}, {{"kind", std::string("Max")}, {"kernel_shape", Ints{2, 1}}, {"strides", Ints{1, 1}}, {"pads", Ints{0, 0, 0, 0}}, {"dilations", Ints{1, 1}}});
+    const ValueId largest = l.apply("ai.lathe::Pool", {x}, {{"kind", std::string("Max")}, {"kernel_shape", Ints{2, 1}}, {"strides", Ints{1, 1}}, {"pads", Ints{0, 0, 0, 0}}});
     l.keep(l.apply("Concat", {x, largest, x}, {{"axis", int64_t{1}}}));
     l.keep(l.apply("Concat", {x, x}, {{"axis", int64_t{3}}}));
   }
@@ -204,9 +204,11 @@ TEST(FirmwareLayers, WhatStandsBetweenProducts) {
   auto ints = [&](Ints v) { return l.g.add_constant(Tensor::of_i64(v)); };
   l.keep(l.apply("Slice", {x, ints({2}), ints({-1}), ints({1})}, {}));
   l.keep(l.apply("Slice", {x, ints({-4}), ints({100}), ints({3})}, {}));
+  l.keep(l.apply("Slice", {x, ints({0, 1, 4}), ints({100, 5, 0}), ints({1, 2, 3}), ints({2, 2, -1})}, {}));
   Tensor zero(l.g[x].dtype, {});
   zero.set_int(0, 5);
   l.keep(l.apply("Pad", {x, ints({0, 1, 2, 0, 0, 3, 0, 0}), l.g.add_constant(zero)}, {}));
+  l.keep(l.apply("Pad", {x, ints({0, 0, 0, 3, 0, 0, 0, 2}), l.g.add_constant(zero)}, {}));
   check(std::move(l.g), "between", true);
 }
 

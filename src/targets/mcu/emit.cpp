@@ -305,13 +305,9 @@ struct Emitter {
       const std::string entries = bytes_array(fmt::format("layer_{:02}_table", index), {t.data<uint8_t>(), t.data<uint8_t>() + 256});
       return {"look_up", "lookup", fmt::format("{} .table = {}, .count = {}", places, entries, y.bytes()), 256};
     }
-    const Shape& x = p.tensors[s.inputs[0]].shape;
-    const std::vector<int64_t> strides = strides_of(x);
-    std::vector<int64_t> size(5 - x.size(), 1), step(5 - x.size(), 0);
-    for (int64_t axis : s.order) {
-      size.push_back(x[axis]);
-      step.push_back(strides[axis]);
-    }
+    std::vector<int64_t> size(5 - s.sizes.size(), 1), step(5 - s.sizes.size(), 0);
+    size.insert(size.end(), s.sizes.begin(), s.sizes.end());
+    step.insert(step.end(), s.steps.begin(), s.steps.end());
     return {"move_axes", "moved", fmt::format("{} .size = {{{}}}, .step = {{{}}}", places, fmt::join(size, ", "), fmt::join(step, ", "))};
   }
 
@@ -353,6 +349,7 @@ struct Emitter {
     std::string text = fmt::format("\"{}\": {} {}", comment(b.name), shape_text(p.tensors[b.tensor].shape), name_of(b.type));
     if (b.channels_last) text += fmt::format(", rows of pixels, all channels of a pixel together ({} in the model)", shape_text(b.model_shape));
     if (b.scale != 0) text += fmt::format(";\n * code q stands for {:.9g} * (q - {})", b.scale, b.zero);
+    if (!b.note.empty()) text += fmt::format(";\n * {}", comment(b.note));
     return text;
   }
   static const char* c_type(DType type) { return type == DType::kI8 ? "int8_t" : type == DType::kU8 ? "uint8_t" : type == DType::kF32 ? "float" : "int32_t"; }

@@ -101,8 +101,12 @@ class Lowering {
 
   // Codes that become numbers at the end stay codes.
   void output(ValueId v) {
-    const Value& value = g_[v];
+    const Value value = g_[v];
     McuBorder border{.name = value.name, .model_shape = *value.shape};
+    if (auto left = left_out_.find(v.index); left != left_out_.end()) {
+      border.note = fmt::format("the {} that the model ends with is left to the caller", g_[g_[v].producer].op->name);
+      v = left->second;
+    }
     if (auto at = numbers_.find(v.index); at != numbers_.end()) {
       border.tensor = at->second.tensor;
       border.scale = at->second.scale.scale;
@@ -146,6 +150,11 @@ class Lowering {
       if (op == "Slice" || op == "Split") return cut(id);
       if (op == "Transpose") return transpose(id);
       if (op == "Pad") return pad(id);
+      // In float at the very end: what is largest stays largest.
+      if (op == "Softmax" && g_[n.outputs[0]].dtype == DType::kF32 && outputs_.contains(n.outputs[0].index) && readers_[n.outputs[0].index].empty()) {
+        left_out_[n.outputs[0].index] = n.inputs[0];
+        return;
+      }
     }
     std::string why = "it has no form on codes of 8 bits here";
     if (!n.outputs.empty() && n.outputs[0] && g_[n.outputs[0]].dtype == DType::kF32) why = "it runs in float; quantize it too (lathe quantize), or leave it out of the network";
@@ -160,7 +169,7 @@ class Lowering {
     check_codes(n, 0);
     for (size_t i = 1; i < n.inputs.size(); ++i)
       if (n.inputs[i] && !(g_[n.inputs[i]].is_constant() && g_[n.inputs[i]].constant.has_elements())) refuse(n, fmt::format("its input {} is not constant", i));
-    if (g_[n.inputs[1]].dtype != DType::kI8 || has_input(n, 4)) refuse(n, "its weights have zero points that leave the range of i8");
+    if (g_[n.inputs[1]].dtype != DType::kI8 || has_input(n, 4)) refuse(n, "its weights less their zero points leave the range of i8: quantize it with weights around zero (lathe quantize does)");
   }
 
   void convolution(NodeId id) {
@@ -246,8 +255,6 @@ class Lowering {
     check_codes(n, 0);
     if (n.op->name == "Pool") {
       if (n.get_string("kind") != "Max") refuse(n, "it runs in float; quantize it too");
-      for (int64_t d : n.get_ints("dilations"))
-        if (d != 1) refuse(n, "dilated windows of pooling are not supported");
     }
     simple(StepKind::kPool, id, -1);
   }
@@ -272,7 +279,7 @@ class Lowering {
     numbers_[n.outputs[0].index] = {tensor_of(n.inputs[0], n), *scale};
     for (NodeId reader : readers_[n.outputs[0].index]) {
       const Node& r = g_[reader];
-      const bool views = r.op->domain.empty() && (r.op->name == "Reshape" || r.op->name == "Flatten" || r.op->name == "Squeeze" || r.op->name == "Unsqueeze" || r.op->name == "Identity");
+      const bool views = r.op->domain.empty() && (r.op->name == "Softmax" || r.op->name == "Reshape" || r.op->name == "Flatten" || r.op->name == "Squeeze" || r.op->name == "Unsqueeze" || r.op->name == "Identity");
       if (!views) refuse(r, "it reads numbers, not codes: it runs in float; quantize it too (lathe quantize), or leave it out of the network");
     }
   }
@@ -298,7 +305,6 @@ class Lowering {
     }
   }
 
-  // Parts along axes, whole otherwise, in steps of one.
   void cut(NodeId id) {
     const Node& n = g_[id];
     const Shape& x = *g_[n.inputs[0]].shape;
@@ -330,15 +336,20 @@ class Lowering {
     if (has_input(n, 3)) axes = g_[n.inputs[3]].constant.to_i64();
     else for (size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<int64_t>(i));
     if (has_input(n, 4)) steps = g_[n.inputs[4]].constant.to_i64();
-    std::optional<std::pair<size_t, int64_t>> only;
-    const Shape& y = *g_[n.outputs[0]].shape;
+    if (rank > 5) refuse(n, "tensors of more than five axes are not supported");
+    McuStep s = step(StepKind::kMove, id);
+    s.inputs = {from};
+    s.sizes = *g_[n.outputs[0]].shape;
+    s.steps = strides_of(x);
+    const std::vector<int64_t> strides = s.steps;
     for (size_t i = 0; i < starts.size(); ++i) {
       const auto axis = static_cast<size_t>(normalize_axis(axes[i], rank));
-      if (x[axis] == y[axis] && steps[i] == 1) continue;
-      if (steps[i] != 1 || only) refuse(n, "cuts in steps, or along several axes, are not supported");
-      only.emplace(axis, std::clamp<int64_t>(starts[i] < 0 ? starts[i] + x[axis] : starts[i], 0, x[axis]));
+      const int64_t start = starts[i] < 0 ? starts[i] + x[axis] : starts[i];
+      s.rows.x_offset += std::clamp<int64_t>(start, 0, x[axis] - (steps[i] < 0 ? 1 : 0)) * strides[axis];
+      s.steps[axis] = steps[i] * strides[axis];
     }
-    copy(n.outputs[0], only ? only->first : 0, only ? only->second : 0);
+    s.output = make_output(n);
+    p_.steps.push_back(std::move(s));
   }
 
   void transpose(NodeId id) {
@@ -348,9 +359,15 @@ class Lowering {
     McuStep s = step(StepKind::kMove, id);
     s.inputs = {tensor_of(n.inputs[0], n)};
     s.output = make_output(n);
-    s.order = n.get_ints("perm");
-    if (s.order.empty())
-      for (size_t i = g_[n.inputs[0]].shape->size(); i-- > 0;) s.order.push_back(static_cast<int64_t>(i));
+    const Shape& x = *g_[n.inputs[0]].shape;
+    std::vector<int64_t> order = n.get_ints("perm");
+    if (order.empty())
+      for (size_t i = x.size(); i-- > 0;) order.push_back(static_cast<int64_t>(i));
+    const std::vector<int64_t> strides = strides_of(x);
+    for (int64_t axis : order) {
+      s.sizes.push_back(x[axis]);
+      s.steps.push_back(strides[axis]);
+    }
     p_.steps.push_back(std::move(s));
   }
 
@@ -382,14 +399,13 @@ class Lowering {
     if (last - first > 1) refuse(n, "padding along three axes or axes apart is not supported");
     const int64_t inner = lathe::product(x, last + 1, x.size());
     const bool two = first != last;
-    const int64_t outer = lathe::product(x, 0, first), middle = two ? x[first] : 1;
-    for (int64_t o = 0; o < outer; ++o) {
+    const int64_t x_row = x[last] * inner, y_row = y[last] * inner, outer = lathe::product(x, 0, first);
+    for (int64_t o = 0; o < (two ? outer : 1); ++o) {
       McuStep s = step(StepKind::kCopyRows, id);
       s.inputs = {from};
       s.output = to;
-      const int64_t y_plane = (two ? y[first] : 1) * y[last] * inner;
-      s.rows = {middle, x[last] * inner, x[last] * inner, y[last] * inner, o * middle * x[last] * inner,
-                o * y_plane + (two ? begin[first] : 0) * y[last] * inner + begin[last] * inner};
+      if (two) s.rows = {x[first], x_row, x_row, y_row, o * x[first] * x_row, (o * y[first] + begin[first]) * y_row + begin[last] * inner};
+      else s.rows = {outer, x_row, x_row, y_row, 0, begin[last] * inner};
       p_.steps.push_back(std::move(s));
     }
   }
@@ -404,6 +420,7 @@ class Lowering {
   std::set<int32_t> outputs_, done_;
   std::vector<ValueId> rounded_;
   std::map<int32_t, int> tensor_;       // by value
+  std::map<int32_t, ValueId> left_out_;  // outputs, by value: what the last operator reads
   std::map<int32_t, Numbers> numbers_;  // by value: codes that were turned to numbers
 };
 

@@ -49,7 +49,7 @@ struct McuStep {
   int64_t group = 0;                // kConvolve: which one
   Rows rows = {};                   // kCopyRows; kFill: bytes and y_offset
   int fill = 0;                     // kFill: the code
-  std::vector<int64_t> order = {};  // kMove
+  std::vector<int64_t> sizes = {}, steps = {};  // kMove: of y's axes, and how far apart in x their entries lie; from rows.x_offset on
 };
 
 struct McuBorder {
@@ -60,6 +60,7 @@ struct McuBorder {
   bool channels_last = false;  // the tensor is [N, H, W, C] of it
   float scale = 0;   // 0: not codes but numbers (f32, i32)
   int zero = 0;
+  std::string note = {};  // what is left to the caller
 };
 
 struct McuProgram {

@@ -1,0 +1,204 @@
+#include "targets/mcu/fit.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include "formats/onnx.h"
+#include "optimize/assess.h"
+#include "optimize/quantized.h"
+#include "runtime/load.h"
+#include "targets/mcu/emit.h"
+#include "transform/passes.h"
+
+namespace lathe::mcu {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr double kBuildSeconds = 600;
+
+bool is_quantized(const Graph& g) {
+  for (NodeId id : g.order())
+    if (g[id].op->name == "QuantizeLinear" || g[id].op->name == "QLinearConv" || g[id].op->name == "QLinearMatMul") return true;
+  return false;
+}
+
+// A folder for models on their way.
+class WorkFolder {
+ public:
+  WorkFolder() {
+    std::string name = (fs::temp_directory_path() / "lathe_fit_XXXXXX").string();
+    if (!::mkdtemp(name.data())) fail(ErrorKind::kInput, "{} cannot be made", name);
+    path_ = name;
+  }
+  ~WorkFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  WorkFolder(const WorkFolder&) = delete;
+  WorkFolder& operator=(const WorkFolder&) = delete;
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
+class Fitter {
+ public:
+  Fitter(const std::string& model, const Device& device, const FitOptions& options) : path_(model), device_(device), o_(options), model_(load_model(model)) {
+    (void)processor_of(device);
+    quantized_ = is_quantized(model_.graph);
+    if (!quantized_ && o_.data.empty()) fail(ErrorKind::kUsage, "{} is a network in float: --data is needed to quantize it", model);
+  }
+
+  Fit run() {
+    for (const Shape& input : inputs()) {
+      if (attempt(input)) return std::move(fit_);
+      if (flash_) break;  // a smaller picture has the same weights
+    }
+    fail(ErrorKind::kBudget, "it does not fit. Nearest miss: {}", miss_);
+  }
+
+ private:
+  // Shapes of the input to try, the model's own first. Sides in steps of an eighth, multiples of 8.
+  std::vector<Shape> inputs() const {
+    const Graph& g = model_.graph;
+    const Shape own = default_input_shapes(g).at(g[g.inputs.at(0)].name);
+    std::vector<Shape> list{own};
+    if (quantized_ || g.inputs.size() != 1 || own.size() != 4 || own[2] < 32 || own[3] < 32) return list;
+    for (int eighths = 7; eighths > 0 && eighths / 8.0 >= o_.least_side; --eighths) {
+      Shape smaller = own;
+      for (size_t axis : {2, 3}) smaller[axis] = own[axis] * eighths / 8 / 8 * 8;
+      if (smaller != list.back()) list.push_back(smaller);
+    }
+    return list;
+  }
+
+  Graph resized(const Shape& input) const {
+    Graph g = model_.graph;
+    Value& x = g[g.inputs[0]];
+    const std::string name = x.name;
+    x.shape = input;
+    specialize(g, {{name, input}});
+    clean_up(g);
+    return g;
+  }
+
+  void tell(const std::string& what) const {
+    if (o_.progress) o_.progress(what);
+  }
+
+  void add(std::string what, const McuProgram& p, bool fits) {
+    fit_.steps.push_back({std::move(what), p.arena_bytes, firmware_size(p).weights, p.macs, fits});
+  }
+
+  bool fits(const McuProgram& p) {
+    try {
+      check_budget(p, device_);
+      return true;
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kBudget) throw;
+      miss_ = e.what();
+      flash_ = firmware_size(p).weights > *device_.limits.flash_bytes;
+      return false;
+    }
+  }
+
+  bool attempt(const Shape& input) {
+    const bool own = fit_.steps.empty();
+    const std::string size = fmt::format("input {}", to_string(input));
+    Graph float_graph;
+    try {
+      float_graph = quantized_ ? model_.graph : resized(input);
+    } catch (const Error& e) {
+      if (own) throw;
+      return false;  // the network is made for one size
+    }
+    Graph graph = float_graph;
+    if (!quantized_) {
+      // Memory does not depend on the codes: a quick look before the long way.
+      tell(size + ": looking");
+      const Shape shape = input;
+      const Samples one{1, [&](size_t) { return std::vector<Tensor>{random_tensor(DType::kF32, shape, 1)}; }};
+      graph = quantize_network(float_graph, parse_scheme("w:int8 a:uint8,minmax"), one).graph;
+    }
+    McuProgram program = make_program(Graph(graph));
+    if (own) {
+      const McuProgram apart = make_program(Graph(graph), {.in_place = false});
+      add(quantized_ ? "codes of 8 bits, as the model is" : "weights and activations in codes of 8 bits", apart, fits(apart));
+      add("convolutions over single pixels and depthwise ones write over their input; steps in the order that needs least", program, fits(program));
+      // A patch stage (planner/patches.h) comes here, before the picture is made smaller: it costs time and no accuracy.
+    } else {
+      add(size, program, fits(program));
+    }
+    if (!fit_.steps.back().fits) return false;
+    return finish(input, float_graph, size);
+  }
+
+  // The network with codes fitted to the data, as firmware.
+  bool finish(const Shape& input, const Graph& float_graph, const std::string& size) {
+    WorkFolder work;
+    Graph graph = float_graph;
+    std::string path = path_;
+    const bool other_size = to_string(input) != to_string(default_input_shapes(model_.graph).at(model_.graph[model_.graph.inputs[0]].name));
+    if (!quantized_) {
+      path = work.file("float.onnx");
+      export_onnx(float_graph, path, model_.metadata);
+      std::error_code ignored;
+      const fs::path steps = fs::path(path_).replace_extension(".preprocess.json");
+      if (!other_size) fs::copy_file(steps, work.file("float.preprocess.json"), ignored);
+      tell(size + ": quantizing");
+      QuantizeInput data(path, o_.data, {.preprocess = {}, .labels = "", .limit = o_.samples, .seed = o_.seed});
+      graph = quantize_network(data.model().graph, o_.scheme.empty() ? default_scheme() : parse_scheme(o_.scheme), data.samples()).graph;
+    }
+    const McuProgram program = make_program(Graph(graph));
+    if (!fits(program)) return false;  // layers that stayed apart need more than the quick look did
+    emit_firmware(program, device_, {.name = o_.name, .source = fs::path(path_).filename().string()}, o_.output);
+    const std::string codes = o_.output + "/model.onnx";
+    export_onnx(graph, codes, model_.metadata);
+    tell(size + ": building");
+    try {
+      fit_.use = build_firmware(read_firmware(o_.output), kBuildSeconds);
+    } catch (const Error& e) {
+      if (e.kind() == ErrorKind::kBudget) {
+        miss_ = e.what();
+        flash_ = miss_.find("flash") != miss_.npos;
+        fit_.steps.back().fits = false;
+        return false;
+      }
+      tell(std::string("not built: ") + e.what());
+    }
+    fit_.input = input;
+    if (!o_.data.empty()) {
+      tell(size + ": measuring");
+      fit_.after = accuracy(codes);
+      if (fit_.after && !quantized_) fit_.before = accuracy(path_);
+    }
+    return true;
+  }
+
+  // Share of right answers, where the data have labels.
+  std::optional<Interval> accuracy(const std::string& path) const {
+    Candidate candidate;
+    candidate.graph = load_model(path).graph;
+    Dataset data(o_.data, path, candidate.graph, {.preprocess = {}, .labels = "", .limit = o_.evaluated, .seed = o_.seed});
+    if (!data.labelled()) return std::nullopt;
+    Runner runner(candidate, data.input_shapes());
+    const Assessment a = assess(runner, nullptr, data, {});
+    const auto at = a.scores.find(MetricKind::kTop1);
+    return at == a.scores.end() ? std::nullopt : std::optional(at->second);
+  }
+
+  std::string path_;
+  const Device& device_;
+  const FitOptions& o_;
+  Model model_;
+  bool quantized_ = false, flash_ = false;
+  std::string miss_;
+  Fit fit_;
+};
+
+}  // namespace
+
+Fit fit_network(const std::string& model, const Device& device, const FitOptions& options) { return Fitter(model, device, options).run(); }
+
+}  // namespace lathe::mcu
