@@ -7,7 +7,8 @@ set -euo pipefail
 packages=(g++ cmake ninja-build ccache pkg-config
   libdnnl-dev ocl-icd-opencl-dev libonnx-dev libprotobuf-dev protobuf-compiler libhwy-dev libsqlite3-dev libxxhash-dev libcli11-dev
   libfmt-dev nlohmann-json3-dev libjpeg-dev libpng-dev libwebp-dev zlib1g-dev libexpat1-dev libeigen3-dev libgtest-dev libgmock-dev
-  coinor-libcbc-dev libtorch-dev libopenblas0-openmp dataset-fashion-mnist xz-utils python3 nodejs)
+  coinor-libcbc-dev libtorch-dev libopenblas0-openmp dataset-fashion-mnist xz-utils python3 nodejs
+  gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm make)
 for option in "$@"; do
   case $option in
     --with-npm) command -v npm >/dev/null || packages+=(npm) ;;

@@ -36,9 +36,6 @@ void add_techniques(CLI::App& app);
 void add_train(CLI::App& app, char** argv);
 // Becomes that program, where it was built; else returns.
 void try_training_program(char** argv);
-void add_emit_c(CLI::App& app);
-void add_emulate(CLI::App& app);
-void add_fit(CLI::App& app);
 void add_models(CLI::App& app, int* exit_code);
 // `list`: those of this program; where none of them is asked for, or all are, `others` may go on in another program.
 void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction>& list, const std::function<void()>& others = nullptr);

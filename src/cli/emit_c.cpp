@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "commands.h"
+#include "firmware_commands.h"
 #include "formats/npy.h"
 #include "options.h"
 #include "runtime/load.h"
@@ -38,19 +38,29 @@ void run(const EmitCommand& c) {
   shapes.shapes = c.shapes;
   options.input_shapes = shapes.input_shapes(model.graph);
   const mcu::McuProgram program = mcu::make_program(std::move(model.graph), options);
-  mcu::FirmwareOptions firmware{.name = c.name.empty() ? c_name(c.model) : c.name, .source = std::filesystem::path(c.model).filename().string()};
+  mcu::FirmwareOptions firmware{.name = c.name.empty() ? c_name(c.model) : c.name,
+                                .source = std::filesystem::path(c.model).filename().string()};
   if (!c.sample.empty()) firmware.sample = {read_npy(c.sample)};
   mcu::emit_firmware(program, device, firmware, c.output);
   const mcu::FirmwareSize size = mcu::firmware_size(program);
   if (c.json) {
-    fmt::print("{}\n", nlohmann::json{{"model", c.model}, {"device", device.name}, {"output", c.output}, {"name", firmware.name}, {"layers", program.steps.size()}, {"arena_bytes", program.arena_bytes},
-                                     {"lower_bound", program.lower_bound}, {"weight_bytes", size.weights}, {"macs", program.macs}}.dump());
+    fmt::print("{}\n", nlohmann::json{{"model", c.model},
+                                      {"device", device.name},
+                                      {"output", c.output},
+                                      {"name", firmware.name},
+                                      {"layers", program.steps.size()},
+                                      {"arena_bytes", program.arena_bytes},
+                                      {"lower_bound", program.lower_bound},
+                                      {"weight_bytes", size.weights},
+                                      {"macs", program.macs}}
+                           .dump());
     return;
   }
   for (const mcu::McuBorder& b : program.outputs)
     if (!b.note.empty()) fmt::print(stderr, "lathe: note: output '{}': {}\n", b.name, b.note);
   fmt::print("{}: {} layers, {} multiply-accumulates\n", c.output, program.steps.size(), program.macs);
-  fmt::print("SRAM   arena {} bytes (lower bound {}), stack {}; {} of {} has\n", program.arena_bytes, program.lower_bound, mcu::kStackBytes, *device.limits.memory_bytes, device.name);
+  fmt::print("SRAM   arena {} bytes (lower bound {}), stack {}; {} of {} has\n", program.arena_bytes, program.lower_bound, mcu::kStackBytes,
+             *device.limits.memory_bytes, device.name);
   fmt::print("flash  weights {} bytes, and code; {} of {} has\n", size.weights, *device.limits.flash_bytes, device.name);
 }
 
@@ -58,17 +68,20 @@ void run(const EmitCommand& c) {
 
 void add_emit_c(CLI::App& app) {
   auto* command = app.add_subcommand("emit-c", "Write a quantized network as C for a microcontroller");
-  command->footer("The network must be quantized to codes of 8 bits (lathe quantize). The folder builds by itself, for the device and\n"
-                  "for this machine; docs/MCU.md tells what is in it. Where the network does not fit the device, exit code 3.\n\n"
-                  "Examples:\n  lathe emit-c net.int8.onnx --device devices/stm32f746.json -o firmware\n"
-                  "  lathe emit-c net.int8.onnx --device devices/stm32f746.json --sample x.npy --name detector -o firmware");
+  command->footer(
+      "The network must be quantized to codes of 8 bits (lathe quantize). The folder builds by itself, for the device and\n"
+      "for this machine; docs/MCU.md tells what is in it. Where the network does not fit the device, exit code 3.\n\n"
+      "Examples:\n  lathe emit-c net.int8.onnx --device devices/stm32f746.json -o firmware\n"
+      "  lathe emit-c net.int8.onnx --device devices/stm32f746.json --sample x.npy --name detector -o firmware");
   auto c = std::make_shared<EmitCommand>();
   command->add_option("MODEL", c->model, "A quantized ONNX file")->required()->type_name("FILE");
   command->add_option("--device", c->device, "Description of the microcontroller (devices/*.json)")->required()->type_name("FILE");
   command->add_option("-o,--output", c->output, "Folder to write")->required()->type_name("DIR");
   command->add_option("--name", c->name, "Begins all names in C (after MODEL by default)");
   command->add_option("--sample", c->sample, "Input to link in, as the model takes it (random by default)")->type_name("FILE");
-  command->add_option("--shape", c->shapes, "Shape of an input whose sizes are open, for instance x=1x3x96x96 (repeat for several)")->type_name("NAME=SHAPE")->allow_extra_args(false);
+  command->add_option("--shape", c->shapes, "Shape of an input whose sizes are open, for instance x=1x3x96x96 (repeat for several)")
+      ->type_name("NAME=SHAPE")
+      ->allow_extra_args(false);
   command->add_flag("--no-in-place", c->no_in_place, "Convolutions never write over their input, to see what that saves");
   command->add_flag("--json", c->json, "One JSON object on stdout");
   command->callback([c] { run(*c); });

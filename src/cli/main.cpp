@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "firmware_commands.h"
 
 namespace {
 
@@ -81,9 +82,9 @@ int main(int argc, char** argv) {
   lathe::cli::add_evaluate(app);
   lathe::cli::add_techniques(app);
   lathe::cli::add_models(app, &exit_code);
+  lathe::cli::add_fit(app);
   lathe::cli::add_emit_c(app);
   lathe::cli::add_emulate(app);
-  lathe::cli::add_fit(app);
   lathe::cli::add_train(app, argv);
   lathe::cli::add_reproduce(app, &exit_code, lathe::reproductions(), [&] { lathe::cli::try_training_program(argv); });
   try {

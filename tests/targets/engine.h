@@ -37,8 +37,10 @@ inline Tensor random_input(const McuBorder& b, std::mt19937& random, int image) 
     int code = static_cast<int>(random() % 256);
     if (image % 7 == 5) code = code % 3;
     if (image % 7 == 6) code = 255 - code % 3;
-    if (b.scale != 0) x.data<float>()[i] = static_cast<float>(code + least - b.zero) * b.scale;
-    else x.set_int(i, code + least);
+    if (b.scale != 0)
+      x.data<float>()[i] = static_cast<float>(code + least - b.zero) * b.scale;
+    else
+      x.set_int(i, code + least);
   }
   return x;
 }
@@ -74,7 +76,8 @@ inline int64_t differences(const std::vector<std::vector<Tensor>>& a, const std:
       const Tensor &x = a[k][i], &y = b[k][i];
       if (x.dtype() != y.dtype() || x.shape() != y.shape()) return -1;
       const size_t each = size_of(x.dtype());
-      for (int64_t e = 0; e < x.size(); ++e) count += std::memcmp(static_cast<const char*>(x.raw()) + e * each, static_cast<const char*>(y.raw()) + e * each, each) != 0;
+      for (int64_t e = 0; e < x.size(); ++e)
+        count += std::memcmp(static_cast<const char*>(x.raw()) + e * each, static_cast<const char*>(y.raw()) + e * each, each) != 0;
     }
   }
   return count;

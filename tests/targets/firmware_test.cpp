@@ -47,7 +47,11 @@ TEST_P(MlperfTiny, OnThisMachineTheSameBitsAsTheEngine) {
   const auto expected = run_engine(load_model(path_).graph, images);
   EXPECT_EQ(differences(run_on_host(b.firmware, images, kStrict, kSeconds).outputs, expected), 0);
   const std::vector<std::vector<Tensor>> few(images.begin(), images.begin() + 14), expected_few(expected.begin(), expected.begin() + 14);
-  EXPECT_EQ(differences(run_on_host(b.firmware, few, "-Werror -DLATHE_PORTABLE -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all", kSeconds).outputs, expected_few), 0);
+  EXPECT_EQ(differences(run_on_host(b.firmware, few,
+                                    "-Werror -DLATHE_PORTABLE -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all", kSeconds)
+                            .outputs,
+                        expected_few),
+            0);
 }
 
 TEST_P(MlperfTiny, InTheEmulatorTheSameBitsAsTheEngine) {
@@ -70,7 +74,8 @@ TEST_P(MlperfTiny, TheArenaIsWithinTwoPercentOfItsLowerBound) {
   EXPECT_LE(static_cast<double>(p.arena_bytes), 1.02 * static_cast<double>(p.lower_bound));
 }
 
-INSTANTIATE_TEST_SUITE_P(Networks, MlperfTiny, testing::Values("vww", "ic", "kws", "ad"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Networks, MlperfTiny, testing::Values("vww", "ic", "kws", "ad"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // MobileNetV2 at a width of 0.35 for 144×144, quantized with noise.
 const Graph& mobilenet() {
@@ -134,14 +139,18 @@ TEST(Firmware, WhatCannotBeEmittedIsNamed) {
   Graph g;
   const ValueId x = g.add_input("picture", DType::kF32, Shape{1, 3, 8, 8});
   g.outputs = {g.add("Relu", {x}, {}, "activation")};
-  EXPECT_THAT(error_of([&] { (void)make_program(Graph(g)); }), Pair(ErrorKind::kUnsupported, AllOf(HasSubstr("activation"), HasSubstr("Relu"), HasSubstr("lathe quantize"))));
+  EXPECT_THAT(error_of([&] { (void)make_program(Graph(g)); }),
+              Pair(ErrorKind::kUnsupported, AllOf(HasSubstr("activation"), HasSubstr("Relu"), HasSubstr("lathe quantize"))));
   // A node in float among codes.
   Graph mixed(mobilenet());
   mixed.outputs = {mixed.add("Sin", {mixed.outputs[0]}, {}, "wave")};
   EXPECT_THAT(error_of([&] { (void)make_program(Graph(mixed)); }), Pair(ErrorKind::kUnsupported, HasSubstr("wave")));
   // A batch.
   Graph batch(mobilenet());
-  EXPECT_THAT(error_of([&] { (void)make_program(Graph(batch), {.input_shapes = {{batch[batch.inputs[0]].name, {2, 3, 144, 144}}}}); }).second, HasSubstr("[2, 3, 144, 144]"));
+  EXPECT_THAT(error_of([&] {
+                (void)make_program(Graph(batch), {.input_shapes = {{batch[batch.inputs[0]].name, {2, 3, 144, 144}}}});
+              }).second,
+              HasSubstr("[2, 3, 144, 144]"));
 }
 
 TEST(Firmware, DevicesThatAreNoneAreRefused) {
@@ -149,7 +158,8 @@ TEST(Firmware, DevicesThatAreNoneAreRefused) {
   Device d = read_device(kDevice);
   d.limits.flash_bytes.reset();
   EXPECT_THAT(error_of([&] { (void)processor_of(d); }), Pair(ErrorKind::kInput, HasSubstr("flash_bytes")));
-  EXPECT_THAT(error_of([&] { (void)processor_of(read_device(std::string(LATHE_SOURCE) + "/devices/scratchpad-generic.json")); }).second, HasSubstr("scratchpad-generic"));
+  EXPECT_THAT(error_of([&] { (void)processor_of(read_device(std::string(LATHE_SOURCE) + "/devices/scratchpad-generic.json")); }).second,
+              HasSubstr("scratchpad-generic"));
   for (const char* name : {"stm32f746", "stm32f412", "stm32h743", "nano33ble"}) {
     const Processor p = processor_of(read_device(std::string(LATHE_SOURCE) + "/devices/" + name + ".json"));
     EXPECT_THAT(p.machine, HasSubstr("mps2-an")) << name;
@@ -171,7 +181,8 @@ TEST(Firmware, WhatDoesNotFitSaysByHowMuch) {
   if (!have_arm()) return;
   d.limits.flash_bytes = firmware_size(p).weights + 100;
   emit_firmware(p, d, {.name = "tight"}, scratch("tight"));
-  EXPECT_THAT(error_of([&] { (void)build_firmware(read_firmware(scratch("tight")), kSeconds); }), Pair(ErrorKind::kBudget, AllOf(HasSubstr("flash"), HasSubstr("too small by"))));
+  EXPECT_THAT(error_of([&] { (void)build_firmware(read_firmware(scratch("tight")), kSeconds); }),
+              Pair(ErrorKind::kBudget, AllOf(HasSubstr("flash"), HasSubstr("too small by"))));
 }
 
 TEST(Firmware, FoldersOfOthersAreLeftAlone) {

@@ -21,20 +21,31 @@ class Layers {
   bool chance(int percent) { return number(1, 100) <= percent; }
   float real(float least, float most) { return least + (most - least) * static_cast<float>(random_() % 10001) / 10000.0f; }
 
-  ValueId input(Shape shape) { return g.add_input("x" + std::to_string(g.inputs.size()), chance(50) ? DType::kI8 : DType::kU8, std::move(shape)); }
+  ValueId input(Shape shape) {
+    return g.add_input("x" + std::to_string(g.inputs.size()), chance(50) ? DType::kI8 : DType::kU8, std::move(shape));
+  }
   ValueId apply(const std::string& op, std::vector<ValueId> inputs, Attributes a) { return g.add(op, std::move(inputs), std::move(a)); }
   Shape shape(ValueId v) const { return *g[v].shape; }
   void keep(ValueId v) { g.outputs.push_back(v); }
 
-  int64_t zero_of(ValueId v) { return chance(30) ? (g[v].dtype == DType::kI8 ? -128 : 0) : g[v].dtype == DType::kI8 ? number(-128, 127) : number(0, 255); }
+  int64_t zero_of(ValueId v) {
+    return chance(30) ? (g[v].dtype == DType::kI8 ? -128 : 0) : g[v].dtype == DType::kI8 ? number(-128, 127) : number(0, 255);
+  }
   // What an output's codes mean; with limits now and then.
   Attributes target(int only_codes = 1) {
-    if (!only_codes && chance(15)) return {{"output_dtype", static_cast<int64_t>(chance(50) ? DType::kF32 : DType::kI32)}, {"y_zero_point", int64_t{0}}, {"low", int64_t{0}}, {"high", int64_t{0}}};
+    if (!only_codes && chance(15))
+      return {{"output_dtype", static_cast<int64_t>(chance(50) ? DType::kF32 : DType::kI32)},
+              {"y_zero_point", int64_t{0}},
+              {"low", int64_t{0}},
+              {"high", int64_t{0}}};
     const bool is_signed = chance(50);
     const int64_t least = is_signed ? -128 : 0;
     int64_t low = least, high = least + 255;
     if (chance(30)) low = least + number(0, 100), high = low + number(0, 150);
-    return {{"output_dtype", static_cast<int64_t>(is_signed ? DType::kI8 : DType::kU8)}, {"y_zero_point", least + number(0, 255)}, {"low", low}, {"high", high}};
+    return {{"output_dtype", static_cast<int64_t>(is_signed ? DType::kI8 : DType::kU8)},
+            {"y_zero_point", least + number(0, 255)},
+            {"low", low},
+            {"high", high}};
   }
   Tensor codes(DType type, Shape s) {
     Tensor t(type, std::move(s));
@@ -46,7 +57,10 @@ class Layers {
     Tensor multipliers(DType::kF32, {channels}), bias(DType::kI32, {channels});
     const int kind = static_cast<int>(number(0, 19));
     for (int64_t i = 0; i < channels; ++i) {
-      multipliers.data<float>()[i] = kind == 0 ? 1e30f : kind == 1 ? 1e-30f : kind == 2 ? 1e-2f * static_cast<float>(i % 3) : real(0.2f, 3.0f) / (60.0f * std::sqrt(static_cast<float>(depth)));
+      multipliers.data<float>()[i] = kind == 0   ? 1e30f
+                                     : kind == 1 ? 1e-30f
+                                     : kind == 2 ? 1e-2f * static_cast<float>(i % 3)
+                                                 : real(0.2f, 3.0f) / (60.0f * std::sqrt(static_cast<float>(depth)));
       bias.set_int(i, kind == 3 ? INT32_MAX - number(0, 100) : kind == 4 ? INT32_MIN : number(-20000, 20000));
     }
     std::vector<ValueId> inputs{x, g.add_constant(std::move(w)), g.add_constant(multipliers), g.add_constant(bias)};
@@ -67,7 +81,8 @@ class Layers {
   ValueId conv(ValueId x, int64_t outputs, Shape kernel, Ints strides, Ints pads, Ints dilations, int64_t group, int only_codes = 1) {
     const int64_t depth = shape(x)[3] / group;
     Attributes a = target(only_codes);
-    auto inputs = product_inputs(x, codes(DType::kI8, {outputs, depth, kernel[0], kernel[1]}), outputs, depth * kernel[0] * kernel[1], makes_codes(a));
+    auto inputs = product_inputs(x, codes(DType::kI8, {outputs, depth, kernel[0], kernel[1]}), outputs, depth * kernel[0] * kernel[1],
+                                 makes_codes(a));
     a["x_zero_point"] = zero_of(x);
     a["strides"] = strides, a["pads"] = pads, a["dilations"] = dilations, a["group"] = group;
     return apply("ai.lathe::IntegerConv", std::move(inputs), std::move(a));
@@ -78,7 +93,8 @@ class Layers {
       const Shape kernel{number(1, 5), chance(70) ? number(1, 5) : number(1, 9)};
       const Ints strides{number(1, 3), number(1, 3)}, dilations{chance(80) ? 1 : number(1, 3), chance(80) ? 1 : number(1, 3)};
       const Ints pads{number(0, kernel[0]), number(0, kernel[1]), number(0, kernel[0]), number(0, kernel[1])};
-      if ((kernel[0] - 1) * dilations[0] + 1 > s[1] + pads[0] + pads[2] || (kernel[1] - 1) * dilations[1] + 1 > s[2] + pads[1] + pads[3]) continue;
+      if ((kernel[0] - 1) * dilations[0] + 1 > s[1] + pads[0] + pads[2] || (kernel[1] - 1) * dilations[1] + 1 > s[2] + pads[1] + pads[3])
+        continue;
       if (depthwise) return conv(x, s[3] * (chance(25) ? 2 : 1), kernel, strides, pads, dilations, s[3]);
       int64_t group = 1;
       if (chance(25))
@@ -112,7 +128,8 @@ class Layers {
     if (std::string(kind) == "Max")
       return apply("ai.lathe::Pool", {x}, {{"kind", std::string("Max")}, {"kernel_shape", kernel}, {"strides", strides}, {"pads", pads}});
     Attributes t = target();
-    t["kind"] = std::string(kind), t["kernel_shape"] = kernel, t["strides"] = strides, t["pads"] = pads, t["count_include_pad"] = number(0, 1);
+    t["kind"] = std::string(kind), t["kernel_shape"] = kernel, t["strides"] = strides, t["pads"] = pads,
+    t["count_include_pad"] = number(0, 1);
     t["x_scale"] = real(0.01f, 0.05f), t["y_scale"] = real(0.01f, 0.05f), t["x_zero_point"] = zero_of(x);
     return apply("ai.lathe::IntegerPool", {x}, std::move(t));
   }
@@ -140,7 +157,12 @@ void check(Graph graph, const std::string& name, bool emulated) {
   const auto images = random_images(firmware.inputs, 14, 3);
   const auto expected = run_engine(Graph(graph), images);
   EXPECT_EQ(differences(run_on_host(firmware, images, "-Werror", kSeconds).outputs, expected), 0) << name;
-  EXPECT_EQ(differences(run_on_host(firmware, images, "-Werror -DLATHE_PORTABLE -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all", kSeconds).outputs, expected), 0) << name;
+  EXPECT_EQ(differences(run_on_host(firmware, images,
+                                    "-Werror -DLATHE_PORTABLE -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all", kSeconds)
+                            .outputs,
+                        expected),
+            0)
+      << name;
   if (!emulated || !have_arm()) return;
   (void)build_firmware(firmware, kSeconds);
   EXPECT_EQ(differences(emulate_firmware(firmware, images, kSeconds).outputs, expected), 0) << name;
@@ -167,7 +189,8 @@ TEST(FirmwareLayers, ChainsThatWriteOverTheirInputs) {
       for (int k = 0; k < 5; ++k) {
         v = l.pixels(v, l.number(1, 24));
         const Shape s = l.shape(v);
-        if (s[3] > 1) v = s[1] > 3 && s[2] > 3 ? l.depthwise3(v, l.number(1, 2)) : l.conv(v, s[3], {1, 1}, {1, 1}, {0, 0, 0, 0}, {1, 1}, s[3]);
+        if (s[3] > 1)
+          v = s[1] > 3 && s[2] > 3 ? l.depthwise3(v, l.number(1, 2)) : l.conv(v, s[3], {1, 1}, {1, 1}, {0, 0, 0, 0}, {1, 1}, s[3]);
         if (l.chance(30)) v = l.table(v);
         if (l.chance(30)) v = l.binary("IntegerAdd", v, l.pixels(v, l.shape(v)[3]));
       }
@@ -183,7 +206,8 @@ TEST(FirmwareLayers, ChainsThatWriteOverTheirInputs) {
 
 TEST(FirmwareLayers, WhatStandsBetweenProducts) {
   Layers l(7);
-  const ValueId x = l.input({1, 7, 5, 6}), same = l.input({1, 7, 5, 6}), channel = l.input({1, 1, 1, 6}), pixel = l.input({1, 7, 5, 1}), row = l.input({1, 13}), rows = l.input({5, 11});
+  const ValueId x = l.input({1, 7, 5, 6}), same = l.input({1, 7, 5, 6}), channel = l.input({1, 1, 1, 6}), pixel = l.input({1, 7, 5, 1}),
+                row = l.input({1, 13}), rows = l.input({5, 11});
   for (int k = 0; k < 2; ++k) {
     for (const char* op : {"IntegerAdd", "IntegerMul"}) {
       for (ValueId other : {same, channel, pixel, x}) l.keep(l.binary(op, x, other));
@@ -195,7 +219,9 @@ TEST(FirmwareLayers, WhatStandsBetweenProducts) {
     for (ValueId v : {row, rows, x}) l.keep(l.softmax(v));
     for (ValueId v : {row, rows}) l.keep(l.matmul(v, l.number(1, 9)));
     l.keep(l.table(x));
-    const ValueId largest = l.apply("ai.lathe::Pool", {x}, {{"kind", std::string("Max")}, {"kernel_shape", Ints{2, 1}}, {"strides", Ints{1, 1}}, {"pads", Ints{0, 0, 0, 0}}});
+    const ValueId largest =
+        l.apply("ai.lathe::Pool", {x},
+                {{"kind", std::string("Max")}, {"kernel_shape", Ints{2, 1}}, {"strides", Ints{1, 1}}, {"pads", Ints{0, 0, 0, 0}}});
     l.keep(l.apply("Concat", {x, largest, x}, {{"axis", int64_t{1}}}));
     l.keep(l.apply("Concat", {x, x}, {{"axis", int64_t{3}}}));
   }

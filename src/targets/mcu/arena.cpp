@@ -11,7 +11,8 @@ int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to;
 
 class Placer {
  public:
-  Placer(const std::vector<ArenaBuffer>& buffers, int64_t alignment) : buffers_(buffers), alignment_(alignment), count_(buffers.size()), room_(count_ * count_, -1) {
+  Placer(const std::vector<ArenaBuffer>& buffers, int64_t alignment)
+      : buffers_(buffers), alignment_(alignment), count_(buffers.size()), room_(count_ * count_, -1) {
     for (size_t below = 0; below < count_; ++below)
       for (size_t above = 0; above < count_; ++above)
         if (below != above) room_[below * count_ + above] = room(buffers[below], buffers[above]);

@@ -53,7 +53,8 @@ std::string array_of(const std::vector<T>& values, size_t a_line, Format format)
   std::string text;
   for (size_t i = 0; i < values.size(); ++i) {
     if (i % a_line == 0) text += "\n  ";
-    fmt::format_to(std::back_inserter(text), "{}{}", format(values[i]), i + 1 < values.size() ? (i % a_line + 1 == a_line ? "," : ", ") : "");
+    fmt::format_to(std::back_inserter(text), "{}{}", format(values[i]),
+                   i + 1 < values.size() ? (i % a_line + 1 == a_line ? "," : ", ") : "");
   }
   return text;
 }
@@ -70,7 +71,7 @@ struct Emitter {
   std::vector<std::string> form_order = {};
   std::set<std::string> headers = {};
   std::vector<std::string> functions = {};  // by layer
-  std::string rows = {};  // of the read-me
+  std::string rows = {};                    // of the read-me
   int64_t weight_bytes = 0;
   std::map<std::string, std::string> arrays = {};  // contents → name, so that equal tables are there once
 
@@ -140,7 +141,8 @@ struct Emitter {
   std::string product_arrays(size_t index, const PackedProduct& packed) {
     const std::string stem = fmt::format("layer_{:02}", index);
     const std::string parameters = fmt::format("{}_{}_parameters", name, stem);
-    add_array("uint32_t", parameters, packed.parameters.size(), static_cast<int64_t>(packed.parameters.size() * 4), array_of(packed.parameters, 10, [](uint32_t x) { return fmt::format("{:#010x}u", x); }));
+    add_array("uint32_t", parameters, packed.parameters.size(), static_cast<int64_t>(packed.parameters.size() * 4),
+              array_of(packed.parameters, 10, [](uint32_t x) { return fmt::format("{:#010x}u", x); }));
     std::string text = fmt::format(".parameters = {}", parameters);
     if (!packed.table.empty()) text += fmt::format(", .table = {}", bytes_array(stem + "_table", packed.table));
     return text;
@@ -178,15 +180,20 @@ struct Emitter {
     } else {
       const auto &st = n.get_ints("strides"), &di = n.get_ints("dilations");
       const int64_t constant_channels = words || channels > 4 ? 0 : channels;
-      layer.function = fmt::format("convolve_{}{}_{}", window_text(n, w), constant_channels ? fmt::format("_of_{}", constant_channels) : "", rest);
+      layer.function =
+          fmt::format("convolve_{}{}_{}", window_text(n, w), constant_channels ? fmt::format("_of_{}", constant_channels) : "", rest);
       form(layer.function, "dense.h", "dense",
-           fmt::format("convolve(l, (struct dense_form){{{}, {}, {}, {}, {}, {}, {}, {}, {}}}, {});", w[2], w[3], st[0], st[1], di[0], di[1], constant_channels, int{is_signed}, flags, int{words}));
+           fmt::format("convolve(l, (struct dense_form){{{}, {}, {}, {}, {}, {}, {}, {}, {}}}, {});", w[2], w[3], st[0], st[1], di[0],
+                       di[1], constant_channels, int{is_signed}, flags, int{words}));
     }
-    layer.fields = fmt::format("  .x = {}, .y = {}, .columns = (uint32_t *)(arena + {}),\n  {},\n", input_address(s, 0, s.group * channels), address(s.output, s.group * outputs * static_cast<int64_t>(size_of(y.type))),
-                               s.scratch_offset, product_arrays(index, packed));
-    layer.fields += fmt::format("  .height = {}, .width = {}, .channels = {}, .x_pixel = {},\n  .out_height = {}, .out_width = {}, .outputs = {}, .y_pixel = {},\n", height, width, channels,
-                                channels * group, out_height, out_width, outputs, outputs * group);
-    if (s.kind == StepKind::kConvolve) layer.fields += fmt::format("  .pad_top = {}, .pad_left = {},\n", n.get_ints("pads")[0], n.get_ints("pads")[1]);
+    layer.fields = fmt::format("  .x = {}, .y = {}, .columns = (uint32_t *)(arena + {}),\n  {},\n", input_address(s, 0, s.group * channels),
+                               address(s.output, s.group * outputs * static_cast<int64_t>(size_of(y.type))), s.scratch_offset,
+                               product_arrays(index, packed));
+    layer.fields += fmt::format(
+        "  .height = {}, .width = {}, .channels = {}, .x_pixel = {},\n  .out_height = {}, .out_width = {}, .outputs = {}, .y_pixel = {},\n",
+        height, width, channels, channels * group, out_height, out_width, outputs, outputs * group);
+    if (s.kind == StepKind::kConvolve)
+      layer.fields += fmt::format("  .pad_top = {}, .pad_left = {},\n", n.get_ints("pads")[0], n.get_ints("pads")[1]);
     layer.fields += fmt::format("  {}{}", codes_fields(n), s.in_place >= 0 && outputs > channels ? ", .backwards = 1" : "");
     return layer;
   }
@@ -201,12 +208,16 @@ struct Emitter {
     Layer layer{.structure = "depthwise", .weights = packed.bytes()};
     layer.function = fmt::format("depthwise_{}_{}_to_{}", window_text(n, w), code_name(x.type), to);
     form(layer.function, "depthwise.h", "depthwise",
-         fmt::format("convolve_channels(l, (struct depthwise_form){{{}, {}, {}, {}, {}, {}, {}, {}}});", w[2], w[3], st[0], st[1], di[0], di[1], int{x.type == DType::kI8}, flags));
+         fmt::format("convolve_channels(l, (struct depthwise_form){{{}, {}, {}, {}, {}, {}, {}, {}}});", w[2], w[3], st[0], st[1], di[0],
+                     di[1], int{x.type == DType::kI8}, flags));
     const int64_t rows = std::max((y.shape[1] - 1) * st[0] + (w[2] - 1) * di[0] + 1, x.shape[1] + pads[0]);
     const int64_t columns = std::max((y.shape[2] - 1) * st[1] + (w[3] - 1) * di[1] + 1, x.shape[2] + pads[1]);
-    layer.fields = fmt::format("  .x = {}, .y = {}, .plane = (int16_t *)(arena + {}),\n  {},\n", input_address(s, 0), address(s.output), s.scratch_offset, product_arrays(index, packed));
-    layer.fields += fmt::format("  .height = {}, .width = {}, .channels = {}, .multiplier = {},\n  .out_height = {}, .out_width = {}, .plane_height = {}, .plane_width = {},\n", x.shape[1], x.shape[2],
-                                x.shape[3], y.shape[3] / x.shape[3], y.shape[1], y.shape[2], rows, columns);
+    layer.fields = fmt::format("  .x = {}, .y = {}, .plane = (int16_t *)(arena + {}),\n  {},\n", input_address(s, 0), address(s.output),
+                               s.scratch_offset, product_arrays(index, packed));
+    layer.fields += fmt::format(
+        "  .height = {}, .width = {}, .channels = {}, .multiplier = {},\n  .out_height = {}, .out_width = {}, .plane_height = {}, "
+        ".plane_width = {},\n",
+        x.shape[1], x.shape[2], x.shape[3], y.shape[3] / x.shape[3], y.shape[1], y.shape[2], rows, columns);
     layer.fields += fmt::format("  .pad_top = {}, .pad_left = {},\n  {}", pads[0], pads[1], codes_fields(n));
     return layer;
   }
@@ -214,8 +225,8 @@ struct Emitter {
   Layer binary(const McuStep& s) {
     const Node& n = p.graph[s.node];
     const bool add = s.kind == StepKind::kAdd;
-    const McuTensor &y = p.tensors[s.output];
-    const Shape &ys = y.shape;
+    const McuTensor& y = p.tensors[s.output];
+    const Shape& ys = y.shape;
     const bool swapped = p.tensors[s.inputs[0]].shape != ys;  // the operand that repeats comes second
     const size_t full = swapped ? 1 : 0, other = 1 - full;
     // [outer, 1, inner] of [outer, middle, inner].
@@ -226,7 +237,9 @@ struct Emitter {
     while (i < ys.size() && repeat[i] == ys[i]) outer *= ys[i++];
     while (i < ys.size() && repeat[i] == 1) middle *= ys[i++];
     for (; i < ys.size(); ++i) {
-      if (repeat[i] != ys[i]) fail(ErrorKind::kUnsupported, "node '{}' ({}): its operand of shape {} repeats along axes that stand apart", n.name, n.op->name, to_string(repeat));
+      if (repeat[i] != ys[i])
+        fail(ErrorKind::kUnsupported, "node '{}' ({}): its operand of shape {} repeats along axes that stand apart", n.name, n.op->name,
+             to_string(repeat));
       inner *= ys[i];
     }
     if (middle == 1) inner *= outer, outer = 1;
@@ -243,18 +256,23 @@ struct Emitter {
     Requantize out = Requantize::of(n);
     const float y_scale = n.get_float("y_scale");
     Layer layer{.structure = "binary"};
-    layer.fields = fmt::format("  .a = {}, .b = {}, .y = {},\n  .outer = {}, .middle = {}, .inner = {},\n", input_address(s, full), input_address(s, other), address(s.output), outer, middle, inner);
+    layer.fields = fmt::format("  .a = {}, .b = {}, .y = {},\n  .outer = {}, .middle = {}, .inner = {},\n", input_address(s, full),
+                               input_address(s, other), address(s.output), outer, middle, inner);
     if (add) {
       const int shift = out.type == DType::kI8 ? 128 : 0;
       const float ra = operand[0].scale / y_scale, rb = operand[1].scale / y_scale;
       const float constant = sum_constant(ra, operand[0].zero + operand[0].flip, rb, operand[1].zero + operand[1].flip, out.zero + shift);
       const float ratio[2] = {ra, rb};
-      layer.fields += fmt::format("  .a_ratio = {}, .b_ratio = {}, .constant = {},\n  .a_flip = {}, .b_flip = {}, .y_flip = {}, .low = {}, .high = {}", exact(ratio[full]), exact(ratio[other]), exact(constant),
-                                  operand[full].flip, operand[other].flip, shift, out.low + shift, out.high + shift);
+      layer.fields +=
+          fmt::format("  .a_ratio = {}, .b_ratio = {}, .constant = {},\n  .a_flip = {}, .b_flip = {}, .y_flip = {}, .low = {}, .high = {}",
+                      exact(ratio[full]), exact(ratio[other]), exact(constant), operand[full].flip, operand[other].flip, shift,
+                      out.low + shift, out.high + shift);
       layer.function = swapped ? "add_codes_swapped" : "add_codes";
     } else {
-      layer.fields += fmt::format("  .a_ratio = {}, .constant = {},\n  .a_zero = {}, .b_zero = {}, .a_signed = {}, .b_signed = {}, .low = {}, .high = {}", exact(operand[0].scale * operand[1].scale / y_scale),
-                                  exact(static_cast<float>(out.zero)), operand[full].zero, operand[other].zero, int{operand[full].is_signed}, int{operand[other].is_signed}, out.low, out.high);
+      layer.fields += fmt::format(
+          "  .a_ratio = {}, .constant = {},\n  .a_zero = {}, .b_zero = {}, .a_signed = {}, .b_signed = {}, .low = {}, .high = {}",
+          exact(operand[0].scale * operand[1].scale / y_scale), exact(static_cast<float>(out.zero)), operand[full].zero,
+          operand[other].zero, int{operand[full].is_signed}, int{operand[other].is_signed}, out.low, out.high);
       layer.function = "multiply_codes";
     }
     headers.insert("elementwise.h");
@@ -266,12 +284,16 @@ struct Emitter {
     const McuTensor &x = p.tensors[s.inputs[0]], &y = p.tensors[s.output];
     const auto &k = n.get_ints("kernel_shape"), &st = n.get_ints("strides"), &pads = n.get_ints("pads");
     Layer layer{.structure = "pool"};
-    layer.fields = fmt::format("  .x = {}, .y = {},\n  .images = {}, .height = {}, .width = {}, .channels = {}, .out_height = {}, .out_width = {},\n", input_address(s, 0), address(s.output), x.shape[0], x.shape[1],
-                               x.shape[2], x.shape[3], y.shape[1], y.shape[2]);
-    layer.fields += fmt::format("  .kernel_h = {}, .kernel_w = {}, .stride_h = {}, .stride_w = {}, .pad_top = {}, .pad_left = {}, .x_signed = {}", k[0], k[1], st[0], st[1], pads[0], pads[1], int{x.type == DType::kI8});
+    layer.fields =
+        fmt::format("  .x = {}, .y = {},\n  .images = {}, .height = {}, .width = {}, .channels = {}, .out_height = {}, .out_width = {},\n",
+                    input_address(s, 0), address(s.output), x.shape[0], x.shape[1], x.shape[2], x.shape[3], y.shape[1], y.shape[2]);
+    layer.fields +=
+        fmt::format("  .kernel_h = {}, .kernel_w = {}, .stride_h = {}, .stride_w = {}, .pad_top = {}, .pad_left = {}, .x_signed = {}", k[0],
+                    k[1], st[0], st[1], pads[0], pads[1], int{x.type == DType::kI8});
     const std::string& kind = n.get_string("kind");
     if (kind != "Max")
-      layer.fields += fmt::format(", .include_pad = {},\n  {}, .x_scale = {}, .y_scale = {}", int{n.get_int("count_include_pad") != 0}, codes_fields(n), exact(n.get_float("x_scale")), exact(n.get_float("y_scale")));
+      layer.fields += fmt::format(", .include_pad = {},\n  {}, .x_scale = {}, .y_scale = {}", int{n.get_int("count_include_pad") != 0},
+                                  codes_fields(n), exact(n.get_float("x_scale")), exact(n.get_float("y_scale")));
     layer.function = kind == "Max" ? "pool_largest" : kind == "Mean" ? "pool_mean" : "pool_average";
     headers.insert("pooling.h");
     return layer;
@@ -285,9 +307,11 @@ struct Emitter {
     std::vector<float> powers(256);
     for (int i = 0; i < 256; ++i) powers[i] = static_cast<float>(std::exp(-i * scale));
     Layer layer{.structure = "softmax", .weights = 1024};
-    layer.fields = fmt::format("  .x = {}, .y = {}, .powers = {},\n  .rows = {}, .width = {}, .x_flip = {}, .inverse = {}, .y_zero = {}, .low = {}, .high = {}", input_address(s, 0), address(s.output),
-                               floats_array(fmt::format("layer_{:02}_powers", index), powers), element_count(x.shape) / x.shape.back(), x.shape.back(), x.type == DType::kI8 ? 128 : 0, exact(1.0f / n.get_float("y_scale")), out.zero,
-                               out.low, out.high);
+    layer.fields = fmt::format(
+        "  .x = {}, .y = {}, .powers = {},\n  .rows = {}, .width = {}, .x_flip = {}, .inverse = {}, .y_zero = {}, .low = {}, .high = {}",
+        input_address(s, 0), address(s.output), floats_array(fmt::format("layer_{:02}_powers", index), powers),
+        element_count(x.shape) / x.shape.back(), x.shape.back(), x.type == DType::kI8 ? 128 : 0, exact(1.0f / n.get_float("y_scale")),
+        out.zero, out.low, out.high);
     layer.function = "softmax_codes";
     headers.insert("elementwise.h");
     return layer;
@@ -296,10 +320,14 @@ struct Emitter {
   Layer moves(size_t index, const McuStep& s) {
     headers.insert("elementwise.h");
     const McuTensor& y = p.tensors[s.output];
-    if (s.kind == StepKind::kFill) return {"fill_block", "block", fmt::format("  .y = {}, .bytes = {}, .value = {}", address(s.output, s.rows.y_offset), s.rows.bytes, s.fill)};
+    if (s.kind == StepKind::kFill)
+      return {"fill_block", "block",
+              fmt::format("  .y = {}, .bytes = {}, .value = {}", address(s.output, s.rows.y_offset), s.rows.bytes, s.fill)};
     const std::string places = fmt::format("  .x = {}, .y = {},", input_address(s, 0, s.rows.x_offset), address(s.output, s.rows.y_offset));
     if (s.kind == StepKind::kCopyRows)
-      return {"copy_rows", "rows", fmt::format("{} .rows = {}, .bytes = {}, .x_step = {}, .y_step = {}", places, s.rows.rows, s.rows.bytes, s.rows.x_step, s.rows.y_step)};
+      return {"copy_rows", "rows",
+              fmt::format("{} .rows = {}, .bytes = {}, .x_step = {}, .y_step = {}", places, s.rows.rows, s.rows.bytes, s.rows.x_step,
+                          s.rows.y_step)};
     if (s.kind == StepKind::kLookUp) {
       const Tensor& t = p.graph[p.graph[s.node].inputs[1]].constant;
       const std::string entries = bytes_array(fmt::format("layer_{:02}_table", index), {t.data<uint8_t>(), t.data<uint8_t>() + 256});
@@ -314,12 +342,18 @@ struct Emitter {
   Layer layer_of(size_t index) {
     const McuStep& s = p.steps[index];
     switch (s.kind) {
-      case StepKind::kConvolve: case StepKind::kPixels: case StepKind::kRow: return dense(index, s);
+      case StepKind::kConvolve:
+      case StepKind::kPixels:
+      case StepKind::kRow: return dense(index, s);
       case StepKind::kDepthwise: return depthwise(index, s);
-      case StepKind::kAdd: case StepKind::kMultiply: return binary(s);
+      case StepKind::kAdd:
+      case StepKind::kMultiply: return binary(s);
       case StepKind::kPool: return pool(s);
       case StepKind::kSoftmax: return softmax(index, s);
-      case StepKind::kLookUp: case StepKind::kCopyRows: case StepKind::kFill: case StepKind::kMove: return moves(index, s);
+      case StepKind::kLookUp:
+      case StepKind::kCopyRows:
+      case StepKind::kFill:
+      case StepKind::kMove: return moves(index, s);
     }
     fail(ErrorKind::kInternal, "a step of unknown kind");
   }
@@ -327,77 +361,110 @@ struct Emitter {
   void emit_layers() {
     for (size_t i = 0; i < p.steps.size(); ++i) {
       const McuStep& s = p.steps[i];
-      const std::string shapes = fmt::format("{} → {}", s.inputs.empty() ? "" : shape_text(p.tensors[s.inputs[0]].shape), shape_text(p.tensors[s.output].shape));
+      const std::string shapes =
+          fmt::format("{} → {}", s.inputs.empty() ? "" : shape_text(p.tensors[s.inputs[0]].shape), shape_text(p.tensors[s.output].shape));
       weights_c += fmt::format("\n/* layer {}: {} */\n", i, comment(s.name));
       const int64_t before = weight_bytes;
       const Layer layer = layer_of(i);
-      layers += fmt::format("/* layer {}: {}, {}{}\n * {} */\n", i, layer.function, shapes, s.in_place >= 0 ? ", in place" : "", comment(s.name));
-      layers += fmt::format("static const struct {} layer_{:02} = {{\n{}}};\nstatic void run_layer_{:02}(void) {{ {}(&layer_{:02}); }}\n\n", layer.structure, i, layer.fields, i, layer.function, i);
+      layers +=
+          fmt::format("/* layer {}: {}, {}{}\n * {} */\n", i, layer.function, shapes, s.in_place >= 0 ? ", in place" : "", comment(s.name));
+      layers += fmt::format("static const struct {} layer_{:02} = {{\n{}}};\nstatic void run_layer_{:02}(void) {{ {}(&layer_{:02}); }}\n\n",
+                            layer.structure, i, layer.fields, i, layer.function, i);
       functions.push_back(layer.function);
       table += fmt::format("    {{run_layer_{:02}, \"{}\"}},\n", i, layer.function);
-      rows += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", i, layer.function, comment(s.name), shapes, p.tensors[s.output].offset, s.macs, weight_bytes - before);
+      rows += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", i, layer.function, comment(s.name), shapes, p.tensors[s.output].offset,
+                          s.macs, weight_bytes - before);
     }
     const std::string empty = "\n/* layer ";  // layers without constants leave no comment behind
     for (size_t at = 0; (at = weights_c.find(empty, at)) != weights_c.npos;) {
       const size_t end = weights_c.find("*/\n", at) + 3;
-      if (end >= weights_c.size() || weights_c.compare(end, empty.size(), empty) == 0) weights_c.erase(at, end - at);
-      else at = end;
+      if (end >= weights_c.size() || weights_c.compare(end, empty.size(), empty) == 0)
+        weights_c.erase(at, end - at);
+      else
+        at = end;
     }
   }
 
   std::string border_text(const McuBorder& b) const {
     std::string text = fmt::format("\"{}\": {} {}", comment(b.name), shape_text(p.tensors[b.tensor].shape), name_of(b.type));
-    if (b.channels_last) text += fmt::format(", rows of pixels, all channels of a pixel together ({} in the model)", shape_text(b.model_shape));
+    if (b.channels_last)
+      text += fmt::format(", rows of pixels, all channels of a pixel together ({} in the model)", shape_text(b.model_shape));
     if (b.scale != 0) text += fmt::format(";\n * code q stands for {:.9g} * (q - {})", b.scale, b.zero);
     if (!b.note.empty()) text += fmt::format(";\n * {}", comment(b.note));
     return text;
   }
-  static const char* c_type(DType type) { return type == DType::kI8 ? "int8_t" : type == DType::kU8 ? "uint8_t" : type == DType::kF32 ? "float" : "int32_t"; }
+  static const char* c_type(DType type) {
+    return type == DType::kI8 ? "int8_t" : type == DType::kU8 ? "uint8_t" : type == DType::kF32 ? "float" : "int32_t";
+  }
 
   std::string header() const {
-    std::string text = fmt::format("/* {}, made by lathe {}{}.\n *\n *   {}_init();\n *   … write the codes of a picture to {}_input() …\n *   {}_run();\n *   … read {}_output() …\n *\n"
-                                   " * Inputs and outputs lie in one static arena, which a run writes over: write inputs before each run. Nothing is\n * allocated; one network runs once at a time. README.md tells what each layer is. */\n",
-                                   name, kVersion, options.source.empty() ? "" : fmt::format(" from {}", comment(options.source)), name, name, name, name);
-    text += fmt::format("#ifndef LATHE_{0}_H\n#define LATHE_{0}_H\n\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n", NAME);
-    text += fmt::format("#define {}_ARENA_BYTES {} /* of SRAM */\n#define {}_WEIGHT_BYTES {} /* of flash */\n#define {}_LAYERS {}\n#define {}_INPUTS {}\n#define {}_OUTPUTS {}\n\n", NAME, p.arena_bytes, NAME, weight_bytes, NAME,
-                        p.steps.size(), NAME, p.inputs.size(), NAME, p.outputs.size());
+    std::string text = fmt::format(
+        "/* {}, made by lathe {}{}.\n *\n *   {}_init();\n *   … write the codes of a picture to {}_input() …\n *   {}_run();\n *   … read "
+        "{}_output() …\n *\n"
+        " * Inputs and outputs lie in one static arena, which a run writes over: write inputs before each run. Nothing is\n * allocated; "
+        "one network runs once at a time. README.md tells what each layer is. */\n",
+        name, kVersion, options.source.empty() ? "" : fmt::format(" from {}", comment(options.source)), name, name, name, name);
+    text += fmt::format(
+        "#ifndef LATHE_{0}_H\n#define LATHE_{0}_H\n\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n", NAME);
+    text += fmt::format(
+        "#define {}_ARENA_BYTES {} /* of SRAM */\n#define {}_WEIGHT_BYTES {} /* of flash */\n#define {}_LAYERS {}\n#define {}_INPUTS "
+        "{}\n#define {}_OUTPUTS {}\n\n",
+        NAME, p.arena_bytes, NAME, weight_bytes, NAME, p.steps.size(), NAME, p.inputs.size(), NAME, p.outputs.size());
     auto border = [&](const McuBorder& b, const std::string& what, size_t index, bool in) {
       const std::string suffix = index ? fmt::format("_{}", index) : "", WHAT = upper(what);
       text += fmt::format("/* {} {}, {}. */\n", in ? "Input" : "Output", index, border_text(b));
       text += fmt::format("#define {}_{}{}_COUNT {}\n", NAME, WHAT, suffix, element_count(p.tensors[b.tensor].shape));
-      if (b.scale != 0) text += fmt::format("#define {}_{}{}_SCALE {}\n#define {}_{}{}_ZERO_POINT {}\n", NAME, WHAT, suffix, exact(b.scale), NAME, WHAT, suffix, b.zero);
+      if (b.scale != 0)
+        text += fmt::format("#define {}_{}{}_SCALE {}\n#define {}_{}{}_ZERO_POINT {}\n", NAME, WHAT, suffix, exact(b.scale), NAME, WHAT,
+                            suffix, b.zero);
       text += fmt::format("{}{} *{}_{}{}(void);\n\n", in ? "" : "const ", c_type(b.type), name, what, suffix);
     };
     for (size_t i = 0; i < p.inputs.size(); ++i) border(p.inputs[i], "input", i, true);
     for (size_t i = 0; i < p.outputs.size(); ++i) border(p.outputs[i], "output", i, false);
-    text += fmt::format("void {0}_init(void); /* clears the arena */\nvoid {0}_run(void);\n\n/* For measuring: a run is layers 0 to {1}_LAYERS − 1 in turn. */\nvoid {0}_run_layer(int layer);\nconst char *{0}_layer_name(int layer);\n\n"
-                        "/* All inputs and outputs, for programs that serve any network. */\nstruct {0}_tensor {{\n  const char *name;\n  void *data;\n  uint32_t bytes;\n}};\nextern const struct {0}_tensor {0}_inputs[{1}_INPUTS], {0}_outputs[{1}_OUTPUTS];\n\n",
-                        name, NAME);
+    text += fmt::format(
+        "void {0}_init(void); /* clears the arena */\nvoid {0}_run(void);\n\n/* For measuring: a run is layers 0 to {1}_LAYERS − 1 in "
+        "turn. */\nvoid {0}_run_layer(int layer);\nconst char *{0}_layer_name(int layer);\n\n"
+        "/* All inputs and outputs, for programs that serve any network. */\nstruct {0}_tensor {{\n  const char *name;\n  void *data;\n  "
+        "uint32_t bytes;\n}};\nextern const struct {0}_tensor {0}_inputs[{1}_INPUTS], {0}_outputs[{1}_OUTPUTS];\n\n",
+        name, NAME);
     return text + "#ifdef __cplusplus\n}\n#endif\n\n#endif\n";
   }
 
   std::string source() const {
-    std::string text = fmt::format("/* The layers of {}, in the order in which they run. What they compute stands in kernels/; their weights in {}_weights.c. */\n#include \"{}.h\"\n\n#include <string.h>\n\n#include \"{}_weights.h\"\n", name, name, name, name);
+    std::string text = fmt::format(
+        "/* The layers of {}, in the order in which they run. What they compute stands in kernels/; their weights in {}_weights.c. "
+        "*/\n#include \"{}.h\"\n\n#include <string.h>\n\n#include \"{}_weights.h\"\n",
+        name, name, name, name);
     for (const std::string& h : headers) text += fmt::format("#include \"{}\"\n", h);
-    text += fmt::format("\n#if defined(__arm__)\n__attribute__((section(\".bss.arena\"), aligned(8)))\n#else\n__attribute__((aligned(8)))\n#endif\nstatic uint8_t arena[{}_ARENA_BYTES];\n\n", NAME);
+    text += fmt::format(
+        "\n#if defined(__arm__)\n__attribute__((section(\".bss.arena\"), aligned(8)))\n#else\n__attribute__((aligned(8)))\n#endif\nstatic "
+        "uint8_t arena[{}_ARENA_BYTES];\n\n",
+        NAME);
     if (!form_order.empty()) text += "/* ---- One function for each form of layer: layers of one form share it. */\n\n";
     for (const std::string& f : form_order) text += forms.at(f);
     text += "\n/* ---- The layers. */\n\n" + layers;
-    text += fmt::format("static const struct {{\n  void (*run)(void);\n  const char *name;\n}} layers[{}_LAYERS] = {{\n{}}};\n\n", NAME, table);
+    text +=
+        fmt::format("static const struct {{\n  void (*run)(void);\n  const char *name;\n}} layers[{}_LAYERS] = {{\n{}}};\n\n", NAME, table);
     auto tensors = [&](const std::vector<McuBorder>& borders, const std::string& what) {
       text += fmt::format("const struct {0}_tensor {0}_{1}[{2}_{3}] = {{\n", name, what, NAME, upper(what));
-      for (const McuBorder& b : borders) text += fmt::format("    {{\"{}\", arena + {}, {}}},\n", escaped(b.name), p.tensors[b.tensor].offset, p.tensors[b.tensor].bytes());
+      for (const McuBorder& b : borders)
+        text += fmt::format("    {{\"{}\", arena + {}, {}}},\n", escaped(b.name), p.tensors[b.tensor].offset, p.tensors[b.tensor].bytes());
       text += "};\n";
     };
     tensors(p.inputs, "inputs");
     tensors(p.outputs, "outputs");
     text += "\n";
     for (size_t i = 0; i < p.inputs.size(); ++i)
-      text += fmt::format("{} *{}_input{}(void) {{ return ({} *){}_inputs[{}].data; }}\n", c_type(p.inputs[i].type), name, i ? fmt::format("_{}", i) : "", c_type(p.inputs[i].type), name, i);
+      text += fmt::format("{} *{}_input{}(void) {{ return ({} *){}_inputs[{}].data; }}\n", c_type(p.inputs[i].type), name,
+                          i ? fmt::format("_{}", i) : "", c_type(p.inputs[i].type), name, i);
     for (size_t i = 0; i < p.outputs.size(); ++i)
-      text += fmt::format("const {} *{}_output{}(void) {{ return (const {} *){}_outputs[{}].data; }}\n", c_type(p.outputs[i].type), name, i ? fmt::format("_{}", i) : "", c_type(p.outputs[i].type), name, i);
-    text += fmt::format("\nvoid {0}_init(void) {{ memset(arena, 0, sizeof arena); }}\n\nvoid {0}_run_layer(int layer) {{ layers[layer].run(); }}\n\nconst char *{0}_layer_name(int layer) {{ return layers[layer].name; }}\n\n"
-                        "void {0}_run(void) {{\n  for (int i = 0; i < {1}_LAYERS; ++i) layers[i].run();\n}}\n", name, NAME);
+      text += fmt::format("const {} *{}_output{}(void) {{ return (const {} *){}_outputs[{}].data; }}\n", c_type(p.outputs[i].type), name,
+                          i ? fmt::format("_{}", i) : "", c_type(p.outputs[i].type), name, i);
+    text += fmt::format(
+        "\nvoid {0}_init(void) {{ memset(arena, 0, sizeof arena); }}\n\nvoid {0}_run_layer(int layer) {{ layers[layer].run(); }}\n\nconst "
+        "char *{0}_layer_name(int layer) {{ return layers[layer].name; }}\n\n"
+        "void {0}_run(void) {{\n  for (int i = 0; i < {1}_LAYERS; ++i) layers[i].run();\n}}\n",
+        name, NAME);
     return text;
   }
 
@@ -411,7 +478,10 @@ struct Emitter {
   }
 
   std::string sample_header() const {
-    return fmt::format("/* An input for main.c to run where no file is at hand. */\n#ifndef SAMPLE_H\n#define SAMPLE_H\n\n#include <stdint.h>\n\nextern const uint8_t *const sample_inputs[{}];\n\n#endif\n", p.inputs.size());
+    return fmt::format(
+        "/* An input for main.c to run where no file is at hand. */\n#ifndef SAMPLE_H\n#define SAMPLE_H\n\n#include <stdint.h>\n\nextern "
+        "const uint8_t *const sample_inputs[{}];\n\n#endif\n",
+        p.inputs.size());
   }
   std::string sample_source() const {
     std::string text = "#include \"sample.h\"\n", list;
@@ -419,7 +489,8 @@ struct Emitter {
     for (size_t i = 0; i < p.inputs.size(); ++i) {
       const McuBorder& b = p.inputs[i];
       const std::vector<uint8_t> bytes = i < sample.size() ? input_bytes(b, sample[i]) : random_codes(b, i);
-      text += fmt::format("\nstatic const uint8_t input_{}[{}] = {{{}}};\n", i, bytes.size(), array_of(bytes, 24, [](uint8_t x) { return std::to_string(x); }));
+      text += fmt::format("\nstatic const uint8_t input_{}[{}] = {{{}}};\n", i, bytes.size(),
+                          array_of(bytes, 24, [](uint8_t x) { return std::to_string(x); }));
       list += fmt::format("{}input_{}", i ? ", " : "", i);
     }
     return text + fmt::format("\nconst uint8_t *const sample_inputs[{}] = {{{}}};\n", p.inputs.size(), list);
@@ -435,30 +506,66 @@ struct Emitter {
     auto borders = [&](const std::vector<McuBorder>& list) {
       nlohmann::json j = nlohmann::json::array();
       for (const McuBorder& b : list)
-        j.push_back({{"name", b.name}, {"type", name_of(b.type)}, {"model_shape", b.model_shape}, {"channels_last", b.channels_last}, {"scale", b.scale}, {"zero_point", b.zero}, {"bytes", p.tensors[b.tensor].bytes()}});
+        j.push_back({{"name", b.name},
+                     {"type", name_of(b.type)},
+                     {"model_shape", b.model_shape},
+                     {"channels_last", b.channels_last},
+                     {"scale", b.scale},
+                     {"zero_point", b.zero},
+                     {"bytes", p.tensors[b.tensor].bytes()}});
       return j;
     };
     nlohmann::json steps = nlohmann::json::array();
     for (size_t i = 0; i < p.steps.size(); ++i) {
       const McuStep& s = p.steps[i];
-      steps.push_back({{"name", s.name}, {"function", functions[i]}, {"macs", s.macs}, {"input", s.inputs.empty() ? Shape{} : p.tensors[s.inputs[0]].shape}, {"output", p.tensors[s.output].shape}, {"offset", p.tensors[s.output].offset}, {"scratch_bytes", s.scratch_bytes}, {"in_place", s.in_place >= 0}});
+      steps.push_back({{"name", s.name},
+                       {"function", functions[i]},
+                       {"macs", s.macs},
+                       {"input", s.inputs.empty() ? Shape{} : p.tensors[s.inputs[0]].shape},
+                       {"output", p.tensors[s.output].shape},
+                       {"offset", p.tensors[s.output].offset},
+                       {"scratch_bytes", s.scratch_bytes},
+                       {"in_place", s.in_place >= 0}});
       const Node& n = p.graph[s.node];
       if (n.op->name == "IntegerConv") {
         const Shape& w = p.graph[n.inputs[1]].constant.shape();
-        steps.back()["window"] = {{"kernel", {w[2], w[3]}}, {"strides", n.get_ints("strides")}, {"pads", n.get_ints("pads")}, {"dilations", n.get_ints("dilations")}, {"group", n.get_int("group")}};
+        steps.back()["window"] = {{"kernel", {w[2], w[3]}},
+                                  {"strides", n.get_ints("strides")},
+                                  {"pads", n.get_ints("pads")},
+                                  {"dilations", n.get_ints("dilations")},
+                                  {"group", n.get_int("group")}};
       }
     }
-    return {{"lathe_firmware", 1}, {"name", name}, {"source", options.source}, {"device", device.name}, {"memory_bytes", *device.limits.memory_bytes}, {"flash_bytes", *device.limits.flash_bytes},
-            {"machine", cpu.machine}, {"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"weight_bytes", weight_bytes}, {"macs", p.macs}, {"inputs", borders(p.inputs)}, {"outputs", borders(p.outputs)}, {"layers", steps}};
+    return {{"lathe_firmware", 1},
+            {"name", name},
+            {"source", options.source},
+            {"device", device.name},
+            {"memory_bytes", *device.limits.memory_bytes},
+            {"flash_bytes", *device.limits.flash_bytes},
+            {"machine", cpu.machine},
+            {"arena_bytes", p.arena_bytes},
+            {"lower_bound", p.lower_bound},
+            {"weight_bytes", weight_bytes},
+            {"macs", p.macs},
+            {"inputs", borders(p.inputs)},
+            {"outputs", borders(p.outputs)},
+            {"layers", steps}};
   }
 
   std::string readme() const {
-    std::string text = fmt::format("# {}\n\nC99 made by lathe {}{} for {}.\n\n", name, kVersion, options.source.empty() ? "" : " from " + options.source, device.name);
-    text += fmt::format("- `{0}.h`: what a program calls. `{0}.c`: the layers. `{0}_weights.c`: their weights. `kernels/`: how layers are computed.\n"
-                        "- `board/`: start-up, linker script and a `main()` for QEMU's board; a program of its own needs none of it.\n"
-                        "- `make` builds for the device (arm-none-eabi-gcc), `make host` for this machine; so does `CMakeLists.txt`.\n"
-                        "- `lathe emulate .` builds, runs and measures it.\n\nArena {1} bytes of SRAM (lower bound of its tensors {2}), weights {3} bytes of flash, {4} multiply-accumulates.\n\n", name, p.arena_bytes, p.lower_bound, weight_bytes, p.macs);
-    text += "| layer | function | node | shapes | place in the arena | multiply-accumulates | bytes of constants |\n|---|---|---|---|---|---|---|\n" + rows;
+    std::string text = fmt::format("# {}\n\nC99 made by lathe {}{} for {}.\n\n", name, kVersion,
+                                   options.source.empty() ? "" : " from " + options.source, device.name);
+    text += fmt::format(
+        "- `{0}.h`: what a program calls. `{0}.c`: the layers. `{0}_weights.c`: their weights. `kernels/`: how layers are computed.\n"
+        "- `board/`: start-up, linker script and a `main()` for QEMU's board; a program of its own needs none of it.\n"
+        "- `make` builds for the device (arm-none-eabi-gcc), `make host` for this machine; so does `CMakeLists.txt`.\n"
+        "- `lathe emulate .` builds, runs and measures it.\n\nArena {1} bytes of SRAM (lower bound of its tensors {2}), weights {3} bytes "
+        "of flash, {4} multiply-accumulates.\n\n",
+        name, p.arena_bytes, p.lower_bound, weight_bytes, p.macs);
+    text +=
+        "| layer | function | node | shapes | place in the arena | multiply-accumulates | bytes of constants "
+        "|\n|---|---|---|---|---|---|---|\n" +
+        rows;
     return text;
   }
 };
@@ -476,28 +583,34 @@ void check_folder(const std::string& folder) {
   const fs::path path = folder;
   if (!fs::exists(path, error)) return;
   if (!fs::is_directory(path, error)) fail(ErrorKind::kUsage, "-o {}: it is not a folder", folder);
-  if (!fs::is_empty(path, error) && !fs::exists(path / "firmware.json", error)) fail(ErrorKind::kUsage, "-o {}: the folder holds other things than firmware of lathe; choose another", folder);
+  if (!fs::is_empty(path, error) && !fs::exists(path / "firmware.json", error))
+    fail(ErrorKind::kUsage, "-o {}: the folder holds other things than firmware of lathe; choose another", folder);
 }
 
 }  // namespace
 
 Processor processor_of(const Device& device) {
-  if (!device.limits.memory_bytes || !device.limits.flash_bytes) fail(ErrorKind::kInput, "device '{}': limits need memory_bytes and flash_bytes", device.name);
+  if (!device.limits.memory_bytes || !device.limits.flash_bytes)
+    fail(ErrorKind::kInput, "device '{}': limits need memory_bytes and flash_bytes", device.name);
   for (const ComputeUnit& unit : device.compute) {
-    auto has = [&](const char* set) { return std::find(unit.instruction_sets.begin(), unit.instruction_sets.end(), set) != unit.instruction_sets.end(); };
+    auto has = [&](const char* set) {
+      return std::find(unit.instruction_sets.begin(), unit.instruction_sets.end(), set) != unit.instruction_sets.end();
+    };
     if (!has("armv7e-m")) continue;
     if (has("fpv5-d16")) return {"cortex-m7", "fpv5-d16", "mps2-an500"};
     if (has("fpv5-sp")) return {"cortex-m7", "fpv5-sp-d16", "mps2-an500"};
     if (has("fpv4-sp")) return {"cortex-m4", "fpv4-sp-d16", "mps2-an386"};
     return {"cortex-m4", "", "mps2-an386"};
   }
-  fail(ErrorKind::kUnsupported, "device '{}' has no compute unit with the instruction set armv7e-m (Cortex-M4, M7): C is emitted for those", device.name);
+  fail(ErrorKind::kUnsupported, "device '{}' has no compute unit with the instruction set armv7e-m (Cortex-M4, M7): C is emitted for those",
+       device.name);
 }
 
 std::vector<uint8_t> input_bytes(const McuBorder& b, const Tensor& values) {
   Tensor x = values;
   if (x.size() != element_count(b.model_shape) || (x.dtype() != DType::kF32 && x.dtype() != b.type))
-    fail(ErrorKind::kInput, "input '{}' is {}{}, expected f32{}", b.name, name_of(x.dtype()), to_string(x.shape()), to_string(b.model_shape));
+    fail(ErrorKind::kInput, "input '{}' is {}{}, expected f32{}", b.name, name_of(x.dtype()), to_string(x.shape()),
+         to_string(b.model_shape));
   x = x.reshaped(b.model_shape);
   if (x.dtype() == DType::kF32) {
     if (b.scale == 0) fail(ErrorKind::kInput, "input '{}' takes codes ({}), not f32", b.name, name_of(b.type));
@@ -525,7 +638,8 @@ Tensor output_values(const McuBorder& b, const uint8_t* bytes) {
 FirmwareSize firmware_size(const McuProgram& p) {
   FirmwareSize size{.arena = p.arena_bytes};
   for (const McuStep& s : p.steps) {
-    if (s.kind == StepKind::kConvolve || s.kind == StepKind::kPixels || s.kind == StepKind::kRow || s.kind == StepKind::kDepthwise) size.weights += pack_product(p, s).bytes();
+    if (s.kind == StepKind::kConvolve || s.kind == StepKind::kPixels || s.kind == StepKind::kRow || s.kind == StepKind::kDepthwise)
+      size.weights += pack_product(p, s).bytes();
     if (s.kind == StepKind::kSoftmax) size.weights += 1024;
     if (s.kind == StepKind::kLookUp) size.weights += 256;
   }
@@ -544,13 +658,19 @@ void check_budget(const McuProgram& p, const Device& device) {
     for (size_t s = 0; s < p.steps.size(); ++s) {
       int64_t alive = p.steps[s].scratch_bytes;
       for (const McuTensor& t : p.tensors)
-        if (t.view_of < 0 && !t.constant.defined() && t.first_step <= static_cast<int>(s) && static_cast<int>(s) <= t.last_step) alive += t.bytes();
+        if (t.view_of < 0 && !t.constant.defined() && t.first_step <= static_cast<int>(s) && static_cast<int>(s) <= t.last_step)
+          alive += t.bytes();
       if (alive > most) most = alive, peak = s;
     }
-    fail(ErrorKind::kBudget, "{}: the network needs {} bytes of SRAM ({} of arena, {} of stack), {} more than the {} there are; the most are alive at step {} ('{}')", device.name, size.arena + kStackBytes, size.arena, kStackBytes,
-         size.arena + kStackBytes - memory, memory, peak, p.steps[peak].name);
+    fail(ErrorKind::kBudget,
+         "{}: the network needs {} bytes of SRAM ({} of arena, {} of stack), {} more than the {} there are; the most are alive at step {} "
+         "('{}')",
+         device.name, size.arena + kStackBytes, size.arena, kStackBytes, size.arena + kStackBytes - memory, memory, peak,
+         p.steps[peak].name);
   }
-  if (size.weights > flash) fail(ErrorKind::kBudget, "{}: the network's weights take {} bytes of flash, {} more than the {} there are", device.name, size.weights, size.weights - flash, flash);
+  if (size.weights > flash)
+    fail(ErrorKind::kBudget, "{}: the network's weights take {} bytes of flash, {} more than the {} there are", device.name, size.weights,
+         size.weights - flash, flash);
 }
 
 void emit_firmware(const McuProgram& p, const Device& device, const FirmwareOptions& options, const std::string& folder) {
@@ -558,15 +678,23 @@ void emit_firmware(const McuProgram& p, const Device& device, const FirmwareOpti
   const bool plain = !options.name.empty() && !std::isdigit(static_cast<unsigned char>(options.name[0])) && options.name.size() <= 40 &&
                      options.name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_") == options.name.npos;
   if (!plain) fail(ErrorKind::kUsage, "--name {}: expected lower-case letters, digits and _, as names in C are", options.name);
-  if (p.inputs.empty() || p.outputs.empty() || p.steps.empty()) fail(ErrorKind::kUnsupported, "the network has no input, no output or nothing to compute");
+  if (p.inputs.empty() || p.outputs.empty() || p.steps.empty())
+    fail(ErrorKind::kUnsupported, "the network has no input, no output or nothing to compute");
   check_budget(p, device);
   check_folder(folder);
   Emitter e{.p = p, .device = device, .options = options};
   e.emit_layers();
-  const std::string arm = fmt::format("-mcpu={} {}", cpu.cpu, cpu.fpu.empty() ? "-mfloat-abi=soft" : fmt::format("-mfpu={} -mfloat-abi=hard", cpu.fpu));
-  const std::vector<std::pair<std::string, std::string>> words = {{"@name@", e.name}, {"@NAME@", e.NAME}, {"@arm_flags@", arm}, {"@device@", device.name}, {"@machine@", cpu.machine},
-                                                                  {"@memory@", std::to_string(std::min(*device.limits.memory_bytes, kBoardBytes))},
-                                                                  {"@flash@", std::to_string(std::min(*device.limits.flash_bytes, kBoardBytes))}, {"@stack@", std::to_string(kStackBytes)}};
+  const std::string arm =
+      fmt::format("-mcpu={} {}", cpu.cpu, cpu.fpu.empty() ? "-mfloat-abi=soft" : fmt::format("-mfpu={} -mfloat-abi=hard", cpu.fpu));
+  const std::vector<std::pair<std::string, std::string>> words = {
+      {"@name@", e.name},
+      {"@NAME@", e.NAME},
+      {"@arm_flags@", arm},
+      {"@device@", device.name},
+      {"@machine@", cpu.machine},
+      {"@memory@", std::to_string(std::min(*device.limits.memory_bytes, kBoardBytes))},
+      {"@flash@", std::to_string(std::min(*device.limits.flash_bytes, kBoardBytes))},
+      {"@stack@", std::to_string(kStackBytes)}};
   std::error_code error;
   for (const char* inner : {"", "/kernels", "/board"})
     if (fs::create_directories(folder + inner, error); error) fail(ErrorKind::kInput, "-o {}: cannot be made: {}", folder, error.message());
@@ -574,8 +702,13 @@ void emit_firmware(const McuProgram& p, const Device& device, const FirmwareOpti
   fs::remove(fs::path(folder) / "firmware.json", error);
   write_file(folder + "/" + e.name + ".h", e.header());
   write_file(folder + "/" + e.name + ".c", e.source());
-  write_file(folder + "/" + e.name + "_weights.h", fmt::format("#ifndef LATHE_{0}_WEIGHTS_H\n#define LATHE_{0}_WEIGHTS_H\n\n#include <stdint.h>\n\n{1}\n#endif\n", e.NAME, e.weights_h));
-  write_file(folder + "/" + e.name + "_weights.c", fmt::format("/* Parameters of the layers as kernels/ reads them: biases with the input's zero point in them, multipliers, weights. */\n#include \"{}_weights.h\"\n{}", e.name, e.weights_c));
+  write_file(
+      folder + "/" + e.name + "_weights.h",
+      fmt::format("#ifndef LATHE_{0}_WEIGHTS_H\n#define LATHE_{0}_WEIGHTS_H\n\n#include <stdint.h>\n\n{1}\n#endif\n", e.NAME, e.weights_h));
+  write_file(folder + "/" + e.name + "_weights.c",
+             fmt::format("/* Parameters of the layers as kernels/ reads them: biases with the input's zero point in them, multipliers, "
+                         "weights. */\n#include \"{}_weights.h\"\n{}",
+                         e.name, e.weights_c));
   e.headers.insert("dsp.h");
   for (const auto& [file, text] : mcu_sources()) {
     const std::string name(file);

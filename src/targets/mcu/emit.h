@@ -24,7 +24,8 @@ Processor processor_of(const Device& device);
 struct FirmwareOptions {
   std::string name = "network";  // begins every name that a program sees; a C identifier
   std::string source = {};       // where the network came from, for comments
-  std::vector<Tensor> sample = {};  // one tensor an input, as the model takes it: linked in, run when there is nothing else; empty: random ones
+  std::vector<Tensor> sample =
+      {};  // one tensor an input, as the model takes it: linked in, run when there is nothing else; empty: random ones
 };
 
 struct FirmwareSize {

@@ -51,10 +51,12 @@ void make(const Firmware& f, const std::vector<std::string>& targets, const char
   for (const char* region : {"RAM", "FLASH"})
     if (const size_t at = r.err.find(fmt::format("region `{}' overflowed by", region)); at != r.err.npos) {
       const std::string bytes = r.err.substr(at + std::string(region).size() + 23);
-      fail(ErrorKind::kBudget, "{}: {} is too small by {} bytes for '{}' (the linker says)", f.device, region == std::string("RAM") ? "SRAM" : "flash", std::atoll(bytes.c_str()), f.name);
+      fail(ErrorKind::kBudget, "{}: {} is too small by {} bytes for '{}' (the linker says)", f.device,
+           region == std::string("RAM") ? "SRAM" : "flash", std::atoll(bytes.c_str()), f.name);
     }
   if (r.err.find("not found") != r.err.npos || r.err.find("No such file or directory") != r.err.npos)
-    fail(ErrorKind::kInput, "{}: it cannot be built; is {} installed? (Debian: gcc-arm-none-eabi, libnewlib-arm-none-eabi)\n{}", f.folder, compiler, last_lines(r.err));
+    fail(ErrorKind::kInput, "{}: it cannot be built; is {} installed? (Debian: gcc-arm-none-eabi, libnewlib-arm-none-eabi)\n{}", f.folder,
+         compiler, last_lines(r.err));
   fail(ErrorKind::kInput, "{}: it cannot be built\n{}", f.folder, last_lines(r.err + r.out));
 }
 
@@ -74,7 +76,8 @@ std::vector<std::vector<Tensor>> split(const Firmware& f, const std::vector<uint
   std::vector<std::vector<Tensor>> images;
   int64_t each = 0;
   for (int64_t b : f.output_bytes) each += b;
-  if (each == 0 || static_cast<int64_t>(bytes.size()) % each != 0) fail(ErrorKind::kInput, "{}: outputs.bin has {} bytes, expected a multiple of {}", f.folder, bytes.size(), each);
+  if (each == 0 || static_cast<int64_t>(bytes.size()) % each != 0)
+    fail(ErrorKind::kInput, "{}: outputs.bin has {} bytes, expected a multiple of {}", f.folder, bytes.size(), each);
   for (const uint8_t* at = bytes.data(); at < bytes.data() + bytes.size();) {
     std::vector<Tensor> image;
     for (size_t i = 0; i < f.outputs.size(); at += f.output_bytes[i++]) image.push_back(output_values(f.outputs[i], at));
@@ -116,7 +119,8 @@ Emulation results(const Firmware& f, const ProcessResult& r, const std::string& 
   return e;
 }
 
-Emulation run(const Firmware& f, const std::vector<std::string>& arguments, const std::vector<std::vector<Tensor>>& inputs, double seconds) {
+Emulation run(const Firmware& f, const std::vector<std::string>& arguments, const std::vector<std::vector<Tensor>>& inputs,
+              double seconds) {
   RunFolder folder;
   if (!inputs.empty()) write_file(folder.path() + "/inputs.bin", concatenated(f, inputs));
   const ProcessResult r = run_process(arguments, folder.path(), seconds);
@@ -128,9 +132,15 @@ Emulation run(const Firmware& f, const std::vector<std::string>& arguments, cons
 std::vector<McuBorder> borders(const nlohmann::json& list, std::vector<int64_t>& bytes) {
   std::vector<McuBorder> result;
   for (const auto& j : list) {
-    McuBorder b{.name = j.at("name"), .type = dtype_from_name(j.at("type").get<std::string>()), .model_shape = j.at("model_shape").get<Shape>(), .channels_last = j.at("channels_last"), .scale = j.at("scale"), .zero = j.at("zero_point")};
+    McuBorder b{.name = j.at("name"),
+                .type = dtype_from_name(j.at("type").get<std::string>()),
+                .model_shape = j.at("model_shape").get<Shape>(),
+                .channels_last = j.at("channels_last"),
+                .scale = j.at("scale"),
+                .zero = j.at("zero_point")};
     bytes.push_back(j.at("bytes"));
-    if (element_count(b.model_shape) * static_cast<int64_t>(size_of(b.type)) != bytes.back()) fail(ErrorKind::kInput, "'{}' has {} bytes", b.name, bytes.back());
+    if (element_count(b.model_shape) * static_cast<int64_t>(size_of(b.type)) != bytes.back())
+      fail(ErrorKind::kInput, "'{}' has {} bytes", b.name, bytes.back());
     result.push_back(std::move(b));
   }
   return result;
@@ -216,8 +226,9 @@ MemoryUse build_firmware(const Firmware& f, double seconds) {
 }
 
 Emulation emulate_firmware(const Firmware& f, const std::vector<std::vector<Tensor>>& inputs, double seconds) {
-  return run(f, {"qemu-system-arm", "-M", f.machine, "-icount", "shift=0", "-display", "none", "-monitor", "none", "-serial", "none", "-semihosting-config", "enable=on,target=native", "-kernel",
-                 f.folder + "/build/arm/" + f.name + ".elf"},
+  return run(f,
+             {"qemu-system-arm", "-M", f.machine, "-icount", "shift=0", "-display", "none", "-monitor", "none", "-serial", "none",
+              "-semihosting-config", "enable=on,target=native", "-kernel", f.folder + "/build/arm/" + f.name + ".elf"},
              inputs, seconds);
 }
 

@@ -27,9 +27,9 @@ Firmware read_firmware(const std::string& folder);
 
 // Bytes that the linker gave out.
 struct MemoryUse {
-  int64_t arena = 0, data = 0, stack = 0;         // SRAM: data is all variables besides the arena
-  int64_t code = 0, constants = 0;                // flash: constants are weights and what the code reads; initial values of variables are in both
-  int64_t weights = 0, sample = 0;                // of the constants, the weights and the input that is linked in
+  int64_t arena = 0, data = 0, stack = 0;  // SRAM: data is all variables besides the arena
+  int64_t code = 0, constants = 0;         // flash: constants are weights and what the code reads; initial values of variables are in both
+  int64_t weights = 0, sample = 0;         // of the constants, the weights and the input that is linked in
   int64_t sram() const { return arena + data + stack; }
   int64_t flash() const { return code + constants; }
 };
@@ -41,10 +41,10 @@ MemoryUse memory_of_map(const std::string& text, const std::string& name);
 
 struct Emulation {
   int64_t images = 0;
-  std::vector<std::vector<Tensor>> outputs;   // by image, by output
-  std::vector<double> layer_instructions;     // an image
-  double instructions = 0;                    // an image, all layers
-  int64_t stack_bytes = 0;                    // that were used
+  std::vector<std::vector<Tensor>> outputs;  // by image, by output
+  std::vector<double> layer_instructions;    // an image
+  double instructions = 0;                   // an image, all layers
+  int64_t stack_bytes = 0;                   // that were used
 };
 
 // Runs what build_firmware() made. `inputs`: by image, by input, as the model takes them (input_bytes()); empty: the linked

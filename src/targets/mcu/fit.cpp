@@ -44,7 +44,8 @@ class WorkFolder {
 
 class Fitter {
  public:
-  Fitter(const std::string& model, const Device& device, const FitOptions& options) : path_(model), device_(device), o_(options), model_(load_model(model)) {
+  Fitter(const std::string& model, const Device& device, const FitOptions& options)
+      : path_(model), device_(device), o_(options), model_(load_model(model)) {
     (void)processor_of(device);
     quantized_ = is_quantized(model_.graph);
     if (!quantized_ && o_.data.empty()) fail(ErrorKind::kUsage, "{} is a network in float: --data is needed to quantize it", model);
@@ -125,7 +126,8 @@ class Fitter {
     if (own) {
       const McuProgram apart = make_program(Graph(graph), {.in_place = false});
       add(quantized_ ? "codes of 8 bits, as the model is" : "weights and activations in codes of 8 bits", apart, fits(apart));
-      add("convolutions over single pixels and depthwise ones write over their input; steps in the order that needs least", program, fits(program));
+      add("convolutions over single pixels and depthwise ones write over their input; steps in the order that needs least", program,
+          fits(program));
       // A patch stage (planner/patches.h) comes here, before the picture is made smaller: it costs time and no accuracy.
     } else {
       add(size, program, fits(program));

@@ -53,9 +53,11 @@ class Orderer {
       std::set<std::vector<char>> seen;
       for (const State& s : states)
         for (size_t u = 0; u < units_.size(); ++u)
-          if (!s.done[u] && std::all_of(units_[u].before.begin(), units_[u].before.end(), [&](int b) { return s.done[b] != 0; })) next.push_back(after(s, u));
+          if (!s.done[u] && std::all_of(units_[u].before.begin(), units_[u].before.end(), [&](int b) { return s.done[b] != 0; }))
+            next.push_back(after(s, u));
       // Of states that have done the same, the one that needed least stands for all: what is alive is the same.
-      std::stable_sort(next.begin(), next.end(), [](const State& a, const State& b) { return std::pair(a.peak, a.alive) < std::pair(b.peak, b.alive); });
+      std::stable_sort(next.begin(), next.end(),
+                       [](const State& a, const State& b) { return std::pair(a.peak, a.alive) < std::pair(b.peak, b.alive); });
       states.clear();
       for (State& s : next)
         if (states.size() < kStates && seen.insert(s.done).second) states.push_back(std::move(s));

@@ -37,7 +37,8 @@ class Lowering {
 
   int add_tensor(std::string name, DType type, Shape shape, Tensor constant = {}) {
     McuTensor t{.name = std::move(name), .type = type, .shape = std::move(shape), .constant = std::move(constant)};
-    if (t.bytes() > kMostBytes) fail(ErrorKind::kUnsupported, "tensor '{}' takes {} bytes, more than any microcontroller has", t.name, t.bytes());
+    if (t.bytes() > kMostBytes)
+      fail(ErrorKind::kUnsupported, "tensor '{}' takes {} bytes, more than any microcontroller has", t.name, t.bytes());
     p_.tensors.push_back(std::move(t));
     return static_cast<int>(p_.tensors.size()) - 1;
   }
@@ -80,10 +81,13 @@ class Lowering {
     }
     Shape shape = *value.shape;
     std::vector<NodeId> readers;
-    for (ValueId r : rounded_.empty() ? std::vector<ValueId>{codes} : rounded_) readers.insert(readers.end(), readers_[r.index].begin(), readers_[r.index].end());
-    const bool moved = shape.size() == 4 && !readers.empty() && !outputs_.contains(codes.index) && std::all_of(readers.begin(), readers.end(), [&](NodeId id) {
-      return g_[id].op->name == "Transpose" && g_[id].op->domain.empty() && g_[id].get_ints("perm") == std::vector<int64_t>{0, 2, 3, 1};
-    });
+    for (ValueId r : rounded_.empty() ? std::vector<ValueId>{codes} : rounded_)
+      readers.insert(readers.end(), readers_[r.index].begin(), readers_[r.index].end());
+    const bool moved =
+        shape.size() == 4 && !readers.empty() && !outputs_.contains(codes.index) &&
+        std::all_of(readers.begin(), readers.end(), [&](NodeId id) {
+          return g_[id].op->name == "Transpose" && g_[id].op->domain.empty() && g_[id].get_ints("perm") == std::vector<int64_t>{0, 2, 3, 1};
+        });
     if (moved) shape = {shape[0], shape[2], shape[3], shape[1]};
     border.channels_last = moved;
     border.tensor = add_tensor(value.name, g_[codes].dtype, shape);
@@ -151,25 +155,30 @@ class Lowering {
       if (op == "Transpose") return transpose(id);
       if (op == "Pad") return pad(id);
       // In float at the very end: what is largest stays largest.
-      if (op == "Softmax" && g_[n.outputs[0]].dtype == DType::kF32 && outputs_.contains(n.outputs[0].index) && readers_[n.outputs[0].index].empty()) {
+      if (op == "Softmax" && g_[n.outputs[0]].dtype == DType::kF32 && outputs_.contains(n.outputs[0].index) &&
+          readers_[n.outputs[0].index].empty()) {
         left_out_[n.outputs[0].index] = n.inputs[0];
         return;
       }
     }
     std::string why = "it has no form on codes of 8 bits here";
-    if (!n.outputs.empty() && n.outputs[0] && g_[n.outputs[0]].dtype == DType::kF32) why = "it runs in float; quantize it too (lathe quantize), or leave it out of the network";
+    if (!n.outputs.empty() && n.outputs[0] && g_[n.outputs[0]].dtype == DType::kF32)
+      why = "it runs in float; quantize it too (lathe quantize), or leave it out of the network";
     refuse(n, why);
   }
 
   void check_codes(const Node& n, size_t input) const {
-    if (!is_code(g_[n.inputs[input]].dtype)) refuse(n, fmt::format("its input '{}' is {}, expected i8 or u8", g_[n.inputs[input]].name, name_of(g_[n.inputs[input]].dtype)));
+    if (!is_code(g_[n.inputs[input]].dtype))
+      refuse(n, fmt::format("its input '{}' is {}, expected i8 or u8", g_[n.inputs[input]].name, name_of(g_[n.inputs[input]].dtype)));
   }
   // Weights, multipliers and zero points of a product must be known, and the zero points 0.
   void check_product(const Node& n) const {
     check_codes(n, 0);
     for (size_t i = 1; i < n.inputs.size(); ++i)
-      if (n.inputs[i] && !(g_[n.inputs[i]].is_constant() && g_[n.inputs[i]].constant.has_elements())) refuse(n, fmt::format("its input {} is not constant", i));
-    if (g_[n.inputs[1]].dtype != DType::kI8 || has_input(n, 4)) refuse(n, "its weights less their zero points leave the range of i8: quantize it with weights around zero (lathe quantize does)");
+      if (n.inputs[i] && !(g_[n.inputs[i]].is_constant() && g_[n.inputs[i]].constant.has_elements()))
+        refuse(n, fmt::format("its input {} is not constant", i));
+    if (g_[n.inputs[1]].dtype != DType::kI8 || has_input(n, 4))
+      refuse(n, "its weights less their zero points leave the range of i8: quantize it with weights around zero (lathe quantize does)");
   }
 
   void convolution(NodeId id) {
@@ -198,7 +207,8 @@ class Lowering {
       p_.steps.push_back(std::move(s));
       return;
     }
-    const bool pixels = w[2] == 1 && w[3] == 1 && group == 1 && n.get_ints("strides") == std::vector<int64_t>{1, 1} && pads == std::vector<int64_t>{0, 0, 0, 0};
+    const bool pixels = w[2] == 1 && w[3] == 1 && group == 1 && n.get_ints("strides") == std::vector<int64_t>{1, 1} &&
+                        pads == std::vector<int64_t>{0, 0, 0, 0};
     for (int64_t k = 0; k < group; ++k) {
       McuStep s = step(pixels ? StepKind::kPixels : StepKind::kConvolve, id);
       s.inputs = {static_cast<int>(in)};
@@ -229,7 +239,8 @@ class Lowering {
   void simple(StepKind kind, NodeId id, int in_place) {
     const Node& n = g_[id];
     check_codes(n, 0);
-    if (kind == StepKind::kLookUp && !(is_code(g_[n.outputs[0]].dtype) && g_[n.inputs[1]].is_constant())) refuse(n, "its table is not constant codes");
+    if (kind == StepKind::kLookUp && !(is_code(g_[n.outputs[0]].dtype) && g_[n.inputs[1]].is_constant()))
+      refuse(n, "its table is not constant codes");
     McuStep s = step(kind, id);
     s.inputs = {tensor_of(n.inputs[0], n)};
     s.output = make_output(n);
@@ -244,9 +255,12 @@ class Lowering {
     s.inputs = {tensor_of(n.inputs[0], n), tensor_of(n.inputs[1], n)};
     s.output = make_output(n);
     const Shape& y = *g_[n.outputs[0]].shape;
-    if (*g_[n.inputs[0]].shape == y) s.may_overwrite = 0;
-    else if (*g_[n.inputs[1]].shape == y) s.may_overwrite = 1;
-    else refuse(n, "both of its operands repeat");
+    if (*g_[n.inputs[0]].shape == y)
+      s.may_overwrite = 0;
+    else if (*g_[n.inputs[1]].shape == y)
+      s.may_overwrite = 1;
+    else
+      refuse(n, "both of its operands repeat");
     p_.steps.push_back(std::move(s));
   }
 
@@ -279,8 +293,10 @@ class Lowering {
     numbers_[n.outputs[0].index] = {tensor_of(n.inputs[0], n), *scale};
     for (NodeId reader : readers_[n.outputs[0].index]) {
       const Node& r = g_[reader];
-      const bool views = r.op->domain.empty() && (r.op->name == "Softmax" || r.op->name == "Reshape" || r.op->name == "Flatten" || r.op->name == "Squeeze" || r.op->name == "Unsqueeze" || r.op->name == "Identity");
-      if (!views) refuse(r, "it reads numbers, not codes: it runs in float; quantize it too (lathe quantize), or leave it out of the network");
+      const bool views = r.op->domain.empty() && (r.op->name == "Softmax" || r.op->name == "Reshape" || r.op->name == "Flatten" ||
+                                                  r.op->name == "Squeeze" || r.op->name == "Unsqueeze" || r.op->name == "Identity");
+      if (!views)
+        refuse(r, "it reads numbers, not codes: it runs in float; quantize it too (lathe quantize), or leave it out of the network");
     }
   }
 
@@ -333,8 +349,10 @@ class Lowering {
       if (n.inputs[i] && !g_[n.inputs[i]].is_constant()) refuse(n, "what it cuts depends on data");
     const std::vector<int64_t> starts = g_[n.inputs[1]].constant.to_i64();
     std::vector<int64_t> axes, steps(starts.size(), 1);
-    if (has_input(n, 3)) axes = g_[n.inputs[3]].constant.to_i64();
-    else for (size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<int64_t>(i));
+    if (has_input(n, 3))
+      axes = g_[n.inputs[3]].constant.to_i64();
+    else
+      for (size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<int64_t>(i));
     if (has_input(n, 4)) steps = g_[n.inputs[4]].constant.to_i64();
     if (rank > 5) refuse(n, "tensors of more than five axes are not supported");
     McuStep s = step(StepKind::kMove, id);
@@ -376,11 +394,14 @@ class Lowering {
     const Node& n = g_[id];
     check_codes(n, 0);
     const Shape &x = *g_[n.inputs[0]].shape, &y = *g_[n.outputs[0]].shape;
-    if (n.get_string("mode") != "constant" || !g_[n.inputs[1]].is_constant() || (has_input(n, 2) && !g_[n.inputs[2]].is_constant())) refuse(n, "only constant padding is supported");
+    if (n.get_string("mode") != "constant" || !g_[n.inputs[1]].is_constant() || (has_input(n, 2) && !g_[n.inputs[2]].is_constant()))
+      refuse(n, "only constant padding is supported");
     std::vector<int64_t> pads = g_[n.inputs[1]].constant.to_i64(), begin(x.size(), 0);
     std::vector<int64_t> axes;
-    if (has_input(n, 3)) axes = g_[n.inputs[3]].constant.to_i64();
-    else for (size_t i = 0; i < x.size(); ++i) axes.push_back(static_cast<int64_t>(i));
+    if (has_input(n, 3))
+      axes = g_[n.inputs[3]].constant.to_i64();
+    else
+      for (size_t i = 0; i < x.size(); ++i) axes.push_back(static_cast<int64_t>(i));
     for (size_t i = 0; i < pads.size(); ++i) {
       if (pads[i] < 0) refuse(n, "negative padding is not supported");
       if (i < axes.size()) begin[static_cast<size_t>(normalize_axis(axes[i], static_cast<int64_t>(x.size())))] = pads[i];
@@ -404,8 +425,10 @@ class Lowering {
       McuStep s = step(StepKind::kCopyRows, id);
       s.inputs = {from};
       s.output = to;
-      if (two) s.rows = {x[first], x_row, x_row, y_row, o * x[first] * x_row, (o * y[first] + begin[first]) * y_row + begin[last] * inner};
-      else s.rows = {outer, x_row, x_row, y_row, 0, begin[last] * inner};
+      if (two)
+        s.rows = {x[first], x_row, x_row, y_row, o * x[first] * x_row, (o * y[first] + begin[first]) * y_row + begin[last] * inner};
+      else
+        s.rows = {outer, x_row, x_row, y_row, 0, begin[last] * inner};
       p_.steps.push_back(std::move(s));
     }
   }
@@ -419,9 +442,9 @@ class Lowering {
   std::vector<std::vector<NodeId>> readers_;
   std::set<int32_t> outputs_, done_;
   std::vector<ValueId> rounded_;
-  std::map<int32_t, int> tensor_;       // by value
+  std::map<int32_t, int> tensor_;        // by value
   std::map<int32_t, ValueId> left_out_;  // outputs, by value: what the last operator reads
-  std::map<int32_t, Numbers> numbers_;  // by value: codes that were turned to numbers
+  std::map<int32_t, Numbers> numbers_;   // by value: codes that were turned to numbers
 };
 
 }  // namespace
@@ -457,18 +480,22 @@ void place(McuProgram& p, bool in_place) {
     const int wanted = step.may_overwrite;
     step.in_place = -1;
     if (wanted < 0) continue;
-    const bool elementwise = step.kind == StepKind::kAdd || step.kind == StepKind::kMultiply || step.kind == StepKind::kSoftmax || step.kind == StepKind::kLookUp;
+    const bool elementwise = step.kind == StepKind::kAdd || step.kind == StepKind::kMultiply || step.kind == StepKind::kSoftmax ||
+                             step.kind == StepKind::kLookUp;
     if (!in_place && !elementwise) continue;
     auto free = [&](int input) {
       const int from = origin(step.inputs[input]);
-      if (p.tensors[from].constant.defined() || p.tensors[from].last_step != s || p.tensors[origin(step.output)].first_step != s) return false;
+      if (p.tensors[from].constant.defined() || p.tensors[from].last_step != s || p.tensors[origin(step.output)].first_step != s)
+        return false;
       for (size_t i = 0; i < step.inputs.size(); ++i)
         if (static_cast<int>(i) != input && origin(step.inputs[i]) == from) return false;
       return true;
     };
     int taken = -1;
-    if (free(wanted)) taken = wanted;
-    else if (step.inputs.size() == 2 && wanted == 0 && p.tensors[step.inputs[1]].bytes() == p.tensors[step.output].bytes() && free(1)) taken = 1;
+    if (free(wanted))
+      taken = wanted;
+    else if (step.inputs.size() == 2 && wanted == 0 && p.tensors[step.inputs[1]].bytes() == p.tensors[step.output].bytes() && free(1))
+      taken = 1;
     if (taken < 0) continue;
     step.in_place = taken;
     root[origin(step.output)] = root[origin(step.inputs[taken])];

@@ -18,13 +18,13 @@
 namespace lathe::mcu {
 
 struct McuTensor {
-  std::string name;      // the value's in the model
+  std::string name;  // the value's in the model
   DType type = DType::kU8;
   Shape shape;
-  Tensor constant = {};  // defined: lies in flash
-  int view_of = -1;      // the tensor whose bytes these are, under another shape
+  Tensor constant = {};               // defined: lies in flash
+  int view_of = -1;                   // the tensor whose bytes these are, under another shape
   int first_step = 0, last_step = 0;  // alive, inclusive; inputs from step 0 on, outputs to the number of steps
-  int64_t offset = -1;   // in the arena
+  int64_t offset = -1;                // in the arena
   int64_t bytes() const { return element_count(shape) * static_cast<int64_t>(size_of(type)); }
 };
 
@@ -39,16 +39,16 @@ struct Rows {
 struct McuStep {
   StepKind kind = StepKind::kCopyRows;
   NodeId node;
-  std::string name = {};            // the node's, where it has one: "features.3.conv"
-  std::vector<int> inputs = {};     // tensors
+  std::string name = {};         // the node's, where it has one: "features.3.conv"
+  std::vector<int> inputs = {};  // tensors
   int output = -1;
-  int may_overwrite = -1;           // input whose place the output may take, or −1
-  int in_place = -1;                // the input whose place it does take
+  int may_overwrite = -1;  // input whose place the output may take, or −1
+  int in_place = -1;       // the input whose place it does take
   int64_t scratch_bytes = 0, scratch_offset = 0;
   int64_t macs = 0;
-  int64_t group = 0;                // kConvolve: which one
-  Rows rows = {};                   // kCopyRows; kFill: bytes and y_offset
-  int fill = 0;                     // kFill: the code
+  int64_t group = 0;                            // kConvolve: which one
+  Rows rows = {};                               // kCopyRows; kFill: bytes and y_offset
+  int fill = 0;                                 // kFill: the code
   std::vector<int64_t> sizes = {}, steps = {};  // kMove: of y's axes, and how far apart in x their entries lie; from rows.x_offset on
 };
 
@@ -58,7 +58,7 @@ struct McuBorder {
   DType type = DType::kU8;     // of the tensor
   Shape model_shape;           // as the model has it, [N, C, H, W] for pictures
   bool channels_last = false;  // the tensor is [N, H, W, C] of it
-  float scale = 0;   // 0: not codes but numbers (f32, i32)
+  float scale = 0;             // 0: not codes but numbers (f32, i32)
   int zero = 0;
   std::string note = {};  // what is left to the caller
 };
@@ -76,7 +76,7 @@ struct McuProgram {
 
 struct ProgramOptions {
   std::map<std::string, Shape> input_shapes = {};  // where the model leaves sizes open; the batch is 1
-  bool in_place = true;  // convolutions over one pixel and depthwise ones may write over their input
+  bool in_place = true;                            // convolutions over one pixel and depthwise ones may write over their input
 };
 
 // Throws kUnsupported, naming node and operator, for what has no form on codes of 8 bits; kInput for open sizes and for a

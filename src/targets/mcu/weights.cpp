@@ -51,7 +51,8 @@ std::vector<uint32_t> pack_dense(const std::vector<std::vector<int8_t>>& rows, c
   return words;
 }
 
-std::vector<uint32_t> pack_depthwise(const Node& n, const Shape& w, const std::vector<std::vector<int8_t>>& rows, const std::vector<Scaling>& scalings) {
+std::vector<uint32_t> pack_depthwise(const Node& n, const Shape& w, const std::vector<std::vector<int8_t>>& rows,
+                                     const std::vector<Scaling>& scalings) {
   std::vector<uint32_t> words;
   const int64_t kh = w[2], kw = w[3];
   const DepthwiseWay way = depthwise_way(n, w);
@@ -87,7 +88,8 @@ DepthwiseWay depthwise_way(const Node& n, const Shape& w) {
 PackedProduct pack_product(const McuProgram& p, const McuStep& step) {
   const Node& n = p.graph[step.node];
   const Tensor& w = p.graph[n.inputs[1]].constant;
-  const int64_t outputs = n.op->name == "IntegerMatMul" ? w.dim(1) : w.dim(0) / (step.kind == StepKind::kDepthwise ? 1 : n.get_int("group"));
+  const int64_t outputs =
+      n.op->name == "IntegerMatMul" ? w.dim(1) : w.dim(0) / (step.kind == StepKind::kDepthwise ? 1 : n.get_int("group"));
   const int64_t first = step.group * outputs;
   const auto rows = rows_of(p, step, first, outputs);
   PackedProduct packed;

@@ -1,0 +1,101 @@
+// lathe fit, and the three commands as a user calls them.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "../cli/shell.h"
+#include "core/file.h"
+#include "engine.h"
+#include "formats/npy.h"
+#include "models/models.h"
+#include "targets/mcu/fit.h"
+
+namespace lathe::mcu {
+namespace {
+
+using testing::HasSubstr;
+
+// A small network in float, sixteen samples, and a device of `memory` bytes.
+struct Files {
+  std::string model = scratch("float.onnx"), data = scratch("samples.npy"), device = scratch("device.json");
+  explicit Files(int64_t memory, int64_t flash = 2 << 20) {
+    export_onnx(build_model("mobilenet_v2", {.classes = 10, .input = {3, 64, 64}, .width = 0.35}), model);
+    write_npy(data, random_tensor(DType::kF32, {16, 3, 64, 64}, 1));
+    Device d = read_device(std::string(LATHE_SOURCE) + "/devices/stm32h743.json");
+    d.limits = {.memory_bytes = memory, .flash_bytes = flash};
+    write_device(device, d);
+  }
+};
+
+TEST(Fit, SaysWhatItUsesToTheByte) {
+  const Files f(200000);
+  const Fit fit = fit_network(f.model, read_device(f.device), {.data = f.data, .output = scratch("fit")});
+  ASSERT_EQ(fit.steps.size(), 2u);
+  EXPECT_TRUE(fit.steps.back().fits);
+  EXPECT_LT(fit.steps[1].arena_bytes, fit.steps[0].arena_bytes);
+  const Firmware firmware = read_firmware(scratch("fit"));
+  EXPECT_EQ(firmware.arena_bytes, fit.steps.back().arena_bytes);
+  if (!have_arm()) GTEST_SKIP() << "no arm-none-eabi-gcc or no qemu-system-arm";
+  ASSERT_TRUE(fit.use);
+  EXPECT_EQ(fit.use->arena, firmware.arena_bytes);
+  EXPECT_EQ(fit.use->weights, fit.steps.back().weight_bytes);
+  EXPECT_LE(fit.use->sram(), 200000);
+  // What it wrote is what its own model computes.
+  const auto images = random_images(firmware.inputs, 3);
+  EXPECT_EQ(
+      differences(emulate_firmware(firmware, images, 600).outputs, run_engine(load_model(scratch("fit") + "/model.onnx").graph, images)),
+      0);
+}
+
+TEST(Fit, MakesThePictureSmallerWhereMemoryIsShort) {
+  const Files f(40000);
+  const Fit fit = fit_network(f.model, read_device(f.device), {.data = f.data, .output = scratch("small")});
+  EXPECT_GT(fit.steps.size(), 2u);
+  EXPECT_LT(fit.input[2], 64);
+  EXPECT_LE(fit.steps.back().arena_bytes + kStackBytes, 40000);
+}
+
+TEST(FitCommand, ExitsWithThreeAndTheNearestMiss) {
+  const Files f(10000);
+  const ShellResult r = lathe_command("fit " + f.model + " --device " + f.device + " --data " + f.data + " -o " + scratch("none"));
+  EXPECT_EQ(r.code, 3) << r.err;
+  EXPECT_THAT(r.err, testing::AllOf(HasSubstr("Nearest miss"), HasSubstr("SRAM")));
+  const Files flash(1 << 20, 10000);
+  const ShellResult s =
+      lathe_command("fit " + flash.model + " --device " + flash.device + " --data " + flash.data + " -o " + scratch("none"));
+  EXPECT_EQ(s.code, 3) << s.err;
+  EXPECT_THAT(s.err, HasSubstr("flash"));
+  EXPECT_EQ(lathe_command("fit " + f.model + " --device " + f.device + " -o " + scratch("none")).code, 2);  // no data
+}
+
+TEST(EmitCommand, WhatItRefusesAndWhatEmulateSays) {
+  const Files f(200000);
+  const ShellResult in_float = lathe_command("emit-c " + f.model + " --device " + f.device + " -o " + scratch("float"));
+  EXPECT_EQ(in_float.code, 1);
+  EXPECT_THAT(in_float.err, HasSubstr("lathe quantize"));
+  write_file(
+      scratch("absurd.json"),
+      R"({"name": "x", "source": "x", "compute": [{"name": "a", "instruction_sets": ["armv7e-m"]}], "memory": [], "limits": {"memory_bytes": -5}})");
+  const ShellResult absurd = lathe_command("emit-c " + f.model + " --device " + scratch("absurd.json") + " -o " + scratch("float"));
+  EXPECT_EQ(absurd.code, 1);
+  EXPECT_THAT(absurd.err, HasSubstr("memory_bytes"));
+  EXPECT_EQ(lathe_command("emulate " + scratch("nowhere")).code, 1);
+  ASSERT_EQ(lathe_command("quantize " + f.model + " --data " + f.data + " -o " + scratch("int8.onnx")).code, 0);
+  const ShellResult made = lathe_command("emit-c " + scratch("int8.onnx") + " --device " + f.device + " --json -o " + scratch("made"));
+  ASSERT_EQ(made.code, 0) << made.err;
+  if (!have_arm()) GTEST_SKIP() << "no arm-none-eabi-gcc or no qemu-system-arm";
+  write_npy(scratch("x.npy"), random_tensor(DType::kF32, {2, 3, 64, 64}, 5));
+  const ShellResult ran =
+      lathe_command("emulate " + scratch("made") + " --json --input " + scratch("x.npy") + " --output " + scratch("y.npy"));
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto j = nlohmann::json::parse(ran.out);
+  EXPECT_EQ(j["images"], 2);
+  EXPECT_EQ(j["arena_bytes"], nlohmann::json::parse(made.out)["arena_bytes"]);
+  EXPECT_EQ(read_npy(scratch("y.npy")).shape(), (Shape{2, 10}));
+  EXPECT_GT(j["instructions"], j["layers"][0]["instructions"]);
+  EXPECT_EQ(lathe_command("emulate " + scratch("made") + " --timeout 1 --input " + f.model).code, 1);  // no array
+}
+
+}  // namespace
+}  // namespace lathe::mcu
