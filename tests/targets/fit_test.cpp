@@ -7,6 +7,7 @@
 #include "../cli/shell.h"
 #include "core/file.h"
 #include "engine.h"
+#include "formats/image.h"
 #include "formats/npy.h"
 #include "models/models.h"
 #include "targets/mcu/fit.h"
@@ -50,7 +51,13 @@ TEST(Fit, SaysWhatItUsesToTheByte) {
 
 TEST(Fit, MakesThePictureSmallerWhereMemoryIsShort) {
   const Files f(40000);
-  const Fit fit = fit_network(f.model, read_device(f.device), {.data = f.data, .output = scratch("small")});
+  std::filesystem::create_directories(scratch("pictures"));
+  for (int k = 0; k < 4; ++k) {
+    Image picture{64, 64, std::vector<uint8_t>(64 * 64 * 3)};
+    for (size_t i = 0; i < picture.rgb.size(); ++i) picture.rgb[i] = static_cast<uint8_t>(i * 37 * static_cast<size_t>(k + 1) >> 3);
+    write_png(scratch("pictures") + "/" + std::to_string(k) + ".png", picture);
+  }
+  const Fit fit = fit_network(f.model, read_device(f.device), {.data = scratch("pictures"), .output = scratch("small")});
   EXPECT_GT(fit.steps.size(), 2u);
   EXPECT_LT(fit.input[2], 64);
   EXPECT_LE(fit.steps.back().arena_bytes + kStackBytes, 40000);

@@ -169,7 +169,7 @@ void check(Graph graph, const std::string& name, bool emulated) {
 }
 
 TEST(FirmwareLayers, ConvolutionsOfRandomShapes) {
-  for (unsigned seed : {1u, 2u, 3u}) {
+  for (unsigned seed : {1u, 2u}) {
     Layers l(seed);
     for (int i = 0; i < 3; ++i) {
       const ValueId x = l.input({1, l.number(1, 9), l.number(1, 9), std::vector<int64_t>{1, 3, 4, 6, 8, 13}[l.number(0, 5)]});
@@ -182,7 +182,7 @@ TEST(FirmwareLayers, ConvolutionsOfRandomShapes) {
 }
 
 TEST(FirmwareLayers, ChainsThatWriteOverTheirInputs) {
-  for (unsigned seed : {1u, 2u, 3u, 4u}) {
+  for (unsigned seed : {1u, 2u}) {
     Layers l(seed);
     for (int i = 0; i < 4; ++i) {
       ValueId v = l.input({1, l.number(3, 10), l.number(3, 10), l.number(1, 12)});

@@ -471,7 +471,7 @@ struct Emitter {
   static std::string escaped(const std::string& text) {
     std::string out;
     for (char c : text) {
-      if (c == '"' || c == '\\') out += '\\';
+      if (c == '"' || c == '\\' || c == '?') out += '\\';  // ? for trigraphs
       out += static_cast<unsigned char>(c) < 32 ? ' ' : c;
     }
     return out;
@@ -690,7 +690,7 @@ void emit_firmware(const McuProgram& p, const Device& device, const FirmwareOpti
       {"@name@", e.name},
       {"@NAME@", e.NAME},
       {"@arm_flags@", arm},
-      {"@device@", device.name},
+      {"@device@", comment(device.name)},
       {"@machine@", cpu.machine},
       {"@memory@", std::to_string(std::min(*device.limits.memory_bytes, kBoardBytes))},
       {"@flash@", std::to_string(std::min(*device.limits.flash_bytes, kBoardBytes))},

@@ -49,6 +49,8 @@ class Fitter {
     (void)processor_of(device);
     quantized_ = is_quantized(model_.graph);
     if (!quantized_ && o_.data.empty()) fail(ErrorKind::kUsage, "{} is a network in float: --data is needed to quantize it", model);
+    // Pictures are prepared for any size; arrays have the one that they have.
+    if (!quantized_) pictures_ = Dataset(o_.data, model, model_.graph, {}).pictures();
   }
 
   Fit run() {
@@ -56,7 +58,7 @@ class Fitter {
       if (attempt(input)) return std::move(fit_);
       if (flash_) break;  // a smaller picture has the same weights
     }
-    fail(ErrorKind::kBudget, "it does not fit. Nearest miss: {}", miss_);
+    fail(ErrorKind::kBudget, "it does not fit. Nearest miss: {}{}", miss_, pictures_ || flash_ ? "" : " (smaller inputs were not tried: for those, a network in float and pictures are needed)");
   }
 
  private:
@@ -65,7 +67,7 @@ class Fitter {
     const Graph& g = model_.graph;
     const Shape own = default_input_shapes(g).at(g[g.inputs.at(0)].name);
     std::vector<Shape> list{own};
-    if (quantized_ || g.inputs.size() != 1 || own.size() != 4 || own[2] < 32 || own[3] < 32) return list;
+    if (!pictures_ || g.inputs.size() != 1 || own.size() != 4 || own[2] < 32 || own[3] < 32) return list;
     for (int eighths = 7; eighths > 0 && eighths / 8.0 >= o_.least_side; --eighths) {
       Shape smaller = own;
       for (size_t axis : {2, 3}) smaller[axis] = own[axis] * eighths / 8 / 8 * 8;
@@ -194,7 +196,7 @@ class Fitter {
   const Device& device_;
   const FitOptions& o_;
   Model model_;
-  bool quantized_ = false, flash_ = false;
+  bool quantized_ = false, pictures_ = false, flash_ = false;
   std::string miss_;
   Fit fit_;
 };
