@@ -99,7 +99,7 @@ void PackedFile::read_origin() {
   origin_.model = in.text();
   origin_.batch = in.number<int64_t>();
   PlanOptions& o = origin_.options;
-  for (bool* flag : {&o.fuse, &o.integer, &o.bf16, &o.reference, &o.slice, &o.tune, &o.bf16_marked, &o.patches}) *flag = in.number<uint8_t>() != 0;
+  for (bool* flag : {&o.fuse, &o.integer, &o.bf16, &o.reference, &o.slice, &o.tune, &o.bf16_marked, &o.patches, &o.tokens}) *flag = in.number<uint8_t>() != 0;
   for (size_t left = in.count(8); left > 0; --left) {
     std::string input = in.text();
     o.input_shapes[input] = in.numbers<int64_t>();
@@ -150,7 +150,7 @@ void write_packed(const Plan& plan, const PackedOrigin& origin, std::string_view
   about.text(origin.model);
   about.number(origin.batch);
   const PlanOptions& o = origin.options;
-  for (bool flag : {o.fuse, o.integer, o.bf16, o.reference, o.slice, o.tune, o.bf16_marked, o.patches}) about.number(static_cast<uint8_t>(flag));
+  for (bool flag : {o.fuse, o.integer, o.bf16, o.reference, o.slice, o.tune, o.bf16_marked, o.patches, o.tokens}) about.number(static_cast<uint8_t>(flag));
   about.count(o.input_shapes.size());
   for (const auto& [name, shape] : o.input_shapes) {
     about.text(name);

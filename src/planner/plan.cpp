@@ -1,5 +1,7 @@
 #include "planner/plan.h"
 
+#include "transform/quantized.h"
+
 #include <algorithm>
 #include <set>
 
@@ -369,9 +371,10 @@ void lower(Graph& g, const PlanOptions& options) {
   lift_volumes(g);
   assign_layout(g);
   if (integer) {
-    to_integer(g);
+    to_integer(g, {.tokens = options.tokens});
     to_coded(g);
     clean_up(g);
+    if (options.tokens) place_heads(g);
   }
   fuse(g);
   read_planes(g);

@@ -23,6 +23,7 @@ struct PlanOptions {
   bool bf16_marked = false;  // only those of them whose weights are numbers of bf16 already: a layer at a time
   bool reference = false; // reference kernels only: the oracle
   bool slice = true;      // a batch may go through in several runs (planner/slices.h)
+  bool tokens = false;    // norms and attention of quantized networks in whole numbers (transform/quantized.h): what microcontrollers run
   bool tune = false;      // time every kernel that supports a node and keep the fastest
   bool patches = false;   // time the first stage in strips of rows against whole maps, and keep the faster; so does `tune`
   std::optional<PatchSetting> patch_setting = {};  // not timed: this one (of the graph after all passes), for tests and measurements

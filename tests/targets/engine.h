@@ -56,6 +56,7 @@ inline std::vector<std::vector<Tensor>> random_images(const std::vector<McuBorde
 // Outputs of the engine, image by image.
 inline std::vector<std::vector<Tensor>> run_engine(Graph graph, const std::vector<std::vector<Tensor>>& images) {
   PlanOptions options;
+  options.tokens = true;  // as the C does it
   options.input_shapes = default_input_shapes(graph);
   Session session(make_plan(std::move(graph), options));
   std::vector<std::vector<Tensor>> outputs;

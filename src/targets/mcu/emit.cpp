@@ -12,6 +12,8 @@
 #include "core/file.h"
 #include "core/version.h"
 #include "formats/npy.h"
+#include "graph/ops/attention.h"
+#include "kernels/fixed_point.h"
 #include "kernels/requantize.h"
 #include "mcu_sources.h"
 #include "runtime/load.h"
@@ -317,6 +319,58 @@ struct Emitter {
     return layer;
   }
 
+  // Whole numbers that a layer reads, of a type of C.
+  std::string numbers_array(const std::string& stem, const Tensor& values, const char* type, const char* suffix) {
+    std::vector<int64_t> list(static_cast<size_t>(values.size()));
+    for (int64_t i = 0; i < values.size(); ++i) list[static_cast<size_t>(i)] = values.get_int(i);
+    std::string contents = array_of(list, 8, [&](int64_t x) { return fmt::format("{}{}", x, suffix); });
+    auto [at, added] = arrays.emplace(type + contents, fmt::format("{}_{}", name, stem));
+    if (added) add_array(type, at->second, list.size(), values.size() * static_cast<int64_t>(size_of(values.dtype())), contents);
+    return at->second;
+  }
+
+  Layer norm(size_t index, const McuStep& s) {
+    const Node& n = p.graph[s.node];
+    const McuTensor& x = p.tensors[s.inputs[0]];
+    const Requantize out = Requantize::of(n);
+    const Tensor &weight = p.graph[n.inputs[1]].constant, &bias = p.graph[n.inputs[2]].constant;
+    Layer layer{.function = "norm_rows", .structure = "norm", .weights = static_cast<int64_t>(weight.bytes() + bias.bytes())};
+    const std::string stem = fmt::format("layer_{:02}", index);
+    layer.fields = fmt::format("  .x = {}, .y = {},\n  .weight = {}, .bias = {},\n", input_address(s, 0), address(s.output),
+                               numbers_array(stem + "_weight", weight, "int32_t", ""), numbers_array(stem + "_bias", bias, "int64_t", "LL"));
+    layer.fields += fmt::format("  .rows = {}, .width = {}, .is_signed = {}, .epsilon = {}LL,\n  .y_zero = {}, .low = {}, .high = {}",
+                                element_count(x.shape) / x.shape.back(), x.shape.back(), int{x.type == DType::kI8}, n.get_int("epsilon"),
+                                out.zero, out.low, out.high);
+    headers.insert("tokens.h");
+    return layer;
+  }
+
+  Layer attention(const McuStep& s) {
+    const Node& n = p.graph[s.node];
+    const Requantize out = Requantize::of(n);
+    const ops::AttentionSizes sizes = ops::fused_attention_sizes(n);
+    const ScoreScale scale = ScoreScale::of(static_cast<double>(n.get_float("score_unit")));
+    Layer layer{.function = "attend", .structure = "attention"};
+    const char* letters[] = {"q", "k", "v"};
+    std::string places, steps, zeros;
+    for (size_t i = 0; i < 3; ++i) {
+      const ops::HeadView view = ops::head_view(n, fmt::format("{}_view", letters[i]));
+      places += fmt::format(".{} = {}, ", letters[i], input_address(s, i, view.offset));
+      steps += fmt::format(".{0}_head = {1}, .{0}_row = {2}, ", letters[i], view.head, view.row);
+      zeros += fmt::format(".{0}_signed = {1}, .{0}_zero = {2}, ", letters[i], int{p.tensors[s.inputs[i]].type == DType::kI8},
+                           n.get_int(fmt::format("{}_zero_point", letters[i])));
+    }
+    const ops::HeadView y = ops::head_view(n, "y_view");
+    layer.fields = fmt::format("  {}.y = {}, .scores = (int32_t *)(arena + {}),\n", places, address(s.output), s.scratch_offset);
+    layer.fields += fmt::format("  .heads = {}, .share = {}, .queries = {}, .keys = {}, .size = {}, .value_size = {},\n", sizes.query_heads,
+                                sizes.query_heads / sizes.kv_heads, sizes.queries, sizes.keys, sizes.head_size, sizes.value_size);
+    layer.fields += fmt::format("  {}.y_head = {}, .y_row = {},\n  {}\n", steps, y.head, y.row, zeros);
+    layer.fields += fmt::format("  .unit = {}, .unit_shift = {}, .least = {}, .ratio = {}LL,\n  .y_zero = {}, .low = {}, .high = {}", scale.unit.mantissa,
+                                scale.unit.exponent, scale.least, n.get_int("value_ratio"), out.zero, out.low, out.high);
+    headers.insert("tokens.h");
+    return layer;
+  }
+
   Layer moves(size_t index, const McuStep& s) {
     headers.insert("elementwise.h");
     const McuTensor& y = p.tensors[s.output];
@@ -350,6 +404,8 @@ struct Emitter {
       case StepKind::kMultiply: return binary(s);
       case StepKind::kPool: return pool(s);
       case StepKind::kSoftmax: return softmax(index, s);
+      case StepKind::kNorm: return norm(index, s);
+      case StepKind::kAttention: return attention(s);
       case StepKind::kLookUp:
       case StepKind::kCopyRows:
       case StepKind::kFill:

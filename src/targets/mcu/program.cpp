@@ -146,12 +146,15 @@ class Lowering {
       if (op == "IntegerAdd" || op == "IntegerMul") return binary(id);
       if (op == "IntegerPool" || op == "Pool") return pool(id);
       if (op == "IntegerSoftmax") return simple(StepKind::kSoftmax, id, 0);
+      if (op == "IntegerLayerNorm") return norm(id);
+      if (op == "IntegerAttention") return attention(id);
       if (op == "Table") return simple(StepKind::kLookUp, id, 0);
     } else if (n.op->domain.empty()) {
       if (op == "Reshape" || op == "Flatten" || op == "Squeeze" || op == "Unsqueeze" || op == "Identity") return view(id);
       if (op == "DequantizeLinear") return dequantize(id);
       if (op == "Concat") return concat(id);
       if (op == "Slice" || op == "Split") return cut(id);
+      if (op == "Gather") return pick(id);
       if (op == "Transpose") return transpose(id);
       if (op == "Pad") return pad(id);
       // In float at the very end: what is largest stays largest.
@@ -261,6 +264,47 @@ class Lowering {
       s.may_overwrite = 1;
     else
       refuse(n, "both of its operands repeat");
+    p_.steps.push_back(std::move(s));
+  }
+
+  void norm(NodeId id) {
+    const Node& n = g_[id];
+    for (size_t i : {1, 2})
+      if (!g_[n.inputs[i]].is_constant()) refuse(n, fmt::format("its input {} is not constant", i));
+    simple(StepKind::kNorm, id, 0);
+  }
+
+  // Reads heads where the products made them, one row of scores at a time.
+  void attention(NodeId id) {
+    const Node& n = g_[id];
+    if (n.get_int("batch") != 1) refuse(n, fmt::format("it takes {} images at once, expected one", n.get_int("batch")));
+    McuStep s = step(StepKind::kAttention, id);
+    for (size_t i : {0, 1, 2}) {
+      check_codes(n, i);
+      s.inputs.push_back(tensor_of(n.inputs[i], n));
+    }
+    s.output = make_output(n);
+    s.scratch_bytes = n.get_int("keys") * 4;
+    s.macs = n.op->macs(g_, n);
+    p_.steps.push_back(std::move(s));
+  }
+
+  // One entry of an axis: the class token.
+  void pick(NodeId id) {
+    const Node& n = g_[id];
+    check_codes(n, 0);
+    const Value& index = g_[n.inputs[1]];
+    if (!index.is_constant() || index.constant.size() != 1) refuse(n, "only one constant entry can be taken");
+    const Shape& x = *g_[n.inputs[0]].shape;
+    const auto axis = static_cast<size_t>(normalize_axis(n.get_int("axis"), static_cast<int64_t>(x.size())));
+    const int64_t outer = lathe::product(x, 0, axis), inner = lathe::product(x, axis + 1, x.size());
+    int64_t at = index.constant.get_int(0);
+    if (at < 0) at += x[axis];
+    if (at < 0 || at >= x[axis]) refuse(n, fmt::format("entry {} of an axis of {}", index.constant.get_int(0), x[axis]));
+    McuStep s = step(StepKind::kCopyRows, id);
+    s.inputs = {tensor_of(n.inputs[0], n)};
+    s.output = make_output(n);
+    s.rows = {outer, inner, x[axis] * inner, inner, at * inner, 0};
     p_.steps.push_back(std::move(s));
   }
 
@@ -480,7 +524,7 @@ void place(McuProgram& p, bool in_place) {
     const int wanted = step.may_overwrite;
     step.in_place = -1;
     if (wanted < 0) continue;
-    const bool elementwise = step.kind == StepKind::kAdd || step.kind == StepKind::kMultiply || step.kind == StepKind::kSoftmax ||
+    const bool elementwise = step.kind == StepKind::kAdd || step.kind == StepKind::kMultiply || step.kind == StepKind::kSoftmax || step.kind == StepKind::kNorm ||
                              step.kind == StepKind::kLookUp;
     if (!in_place && !elementwise) continue;
     auto free = [&](int input) {
@@ -534,6 +578,7 @@ McuProgram make_program(Graph graph, const ProgramOptions& options) {
   PlanOptions plan_options;
   plan_options.reference = true;  // constants stay as they are: no kernel packs them
   plan_options.slice = false;
+  plan_options.tokens = true;
   for (const auto& [name, shape] : default_input_shapes(graph)) plan_options.input_shapes[name] = shape;
   for (const auto& [name, shape] : options.input_shapes) plan_options.input_shapes[name] = shape;
   Plan plan = make_plan(std::move(graph), plan_options);

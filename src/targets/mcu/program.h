@@ -28,7 +28,7 @@ struct McuTensor {
   int64_t bytes() const { return element_count(shape) * static_cast<int64_t>(size_of(type)); }
 };
 
-enum class StepKind { kConvolve, kPixels, kRow, kDepthwise, kAdd, kMultiply, kPool, kSoftmax, kLookUp, kCopyRows, kFill, kMove };
+enum class StepKind { kConvolve, kPixels, kRow, kDepthwise, kAdd, kMultiply, kPool, kSoftmax, kNorm, kAttention, kLookUp, kCopyRows, kFill, kMove };
 
 // Rows of bytes that a step copies: joins and cuts of tensors.
 struct Rows {
