@@ -1,7 +1,5 @@
 #include "planner/plan.h"
 
-#include "transform/quantized.h"
-
 #include <algorithm>
 #include <set>
 
