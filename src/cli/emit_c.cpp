@@ -26,14 +26,14 @@ std::string c_name(const std::string& path) {
 struct EmitCommand {
   std::string model, device, output, name, sample;
   std::vector<std::string> shapes;
-  bool json = false, no_in_place = false;
+  bool json = false, no_in_place = false, no_integrate = false, outside = false;
 };
 
 void run(const EmitCommand& c) {
   const Device device = read_device(c.device);
   (void)mcu::processor_of(device);
   Model model = load_model(c.model);
-  mcu::ProgramOptions options{.in_place = !c.no_in_place};
+  mcu::ProgramOptions options{.outside_input = c.outside, .integrate = !c.no_integrate, .in_place = !c.no_in_place};
   ModelOptions shapes;
   shapes.shapes = c.shapes;
   options.input_shapes = shapes.input_shapes(model.graph);
@@ -83,6 +83,8 @@ void add_emit_c(CLI::App& app) {
       ->type_name("NAME=SHAPE")
       ->allow_extra_args(false);
   command->add_flag("--no-in-place", c->no_in_place, "Convolutions never write over their input, to see what that saves");
+  command->add_flag("--no-integrate", c->no_integrate, "Transformers layer by layer instead of token by token, to see what that saves");
+  command->add_flag("--outside-input", c->outside, "The input stays where the caller has it (flash, a camera's buffer) and takes no SRAM");
   command->add_flag("--json", c->json, "One JSON object on stdout");
   command->callback([c] { run(*c); });
 }

@@ -77,12 +77,22 @@ struct Emitter {
   int64_t weight_bytes = 0;
   std::map<std::string, std::string> arrays = {};  // contents → name, so that equal tables are there once
 
+  int64_t outside_offset = 0;  // in the outside input: where the step that is being written begins
+  bool is_outside(int t) const {
+    while (p.tensors[t].view_of >= 0) t = p.tensors[t].view_of;
+    return p.tensors[t].outside;
+  }
+
   std::string address(int tensor, int64_t extra = 0) const {
     const McuTensor& t = p.tensors[tensor];
     return fmt::format("arena + {}", t.offset + extra);
   }
   std::string input_address(const McuStep& s, size_t i, int64_t extra = 0) {
     const int t = s.inputs[i];
+    if (is_outside(t)) {
+      outside_offset = extra;
+      return "0";  // known when it runs
+    }
     if (!p.tensors[t].constant.defined()) return address(t, extra);
     const Tensor& c = p.tensors[t].constant;
     std::vector<uint8_t> bytes(c.data<uint8_t>(), c.data<uint8_t>() + c.size());
@@ -140,8 +150,7 @@ struct Emitter {
     int64_t weights = 0;
   };
 
-  std::string product_arrays(size_t index, const PackedProduct& packed) {
-    const std::string stem = fmt::format("layer_{:02}", index);
+  std::string product_arrays(const std::string& stem, const PackedProduct& packed) {
     const std::string parameters = fmt::format("{}_{}_parameters", name, stem);
     add_array("uint32_t", parameters, packed.parameters.size(), static_cast<int64_t>(packed.parameters.size() * 4),
               array_of(packed.parameters, 10, [](uint32_t x) { return fmt::format("{:#010x}u", x); }));
@@ -155,7 +164,7 @@ struct Emitter {
     return fmt::format(".x_zero = {}, .y_zero = {}, .low = {}, .high = {}", n.get_int("x_zero_point"), out.zero, out.low, out.high);
   }
 
-  Layer dense(size_t index, const McuStep& s) {
+  Layer dense(const std::string& stem, const McuStep& s) {
     const Node& n = p.graph[s.node];
     const PackedProduct packed = pack_product(p, s);
     const McuTensor &x = p.tensors[s.inputs[0]], &y = p.tensors[s.output];
@@ -190,7 +199,7 @@ struct Emitter {
     }
     layer.fields = fmt::format("  .x = {}, .y = {}, .columns = (uint32_t *)(arena + {}),\n  {},\n", input_address(s, 0, s.group * channels),
                                address(s.output, s.group * outputs * static_cast<int64_t>(size_of(y.type))), s.scratch_offset,
-                               product_arrays(index, packed));
+                               product_arrays(stem, packed));
     layer.fields += fmt::format(
         "  .height = {}, .width = {}, .channels = {}, .x_pixel = {},\n  .out_height = {}, .out_width = {}, .outputs = {}, .y_pixel = {},\n",
         height, width, channels, channels * group, out_height, out_width, outputs, outputs * group);
@@ -200,7 +209,7 @@ struct Emitter {
     return layer;
   }
 
-  Layer depthwise(size_t index, const McuStep& s) {
+  Layer depthwise(const std::string& stem, const McuStep& s) {
     const Node& n = p.graph[s.node];
     const PackedProduct packed = pack_product(p, s);
     const McuTensor &x = p.tensors[s.inputs[0]], &y = p.tensors[s.output];
@@ -215,7 +224,7 @@ struct Emitter {
     const int64_t rows = std::max((y.shape[1] - 1) * st[0] + (w[2] - 1) * di[0] + 1, x.shape[1] + pads[0]);
     const int64_t columns = std::max((y.shape[2] - 1) * st[1] + (w[3] - 1) * di[1] + 1, x.shape[2] + pads[1]);
     layer.fields = fmt::format("  .x = {}, .y = {}, .plane = (int16_t *)(arena + {}),\n  {},\n", input_address(s, 0), address(s.output),
-                               s.scratch_offset, product_arrays(index, packed));
+                               s.scratch_offset, product_arrays(stem, packed));
     layer.fields += fmt::format(
         "  .height = {}, .width = {}, .channels = {}, .multiplier = {},\n  .out_height = {}, .out_width = {}, .plane_height = {}, "
         ".plane_width = {},\n",
@@ -301,7 +310,7 @@ struct Emitter {
     return layer;
   }
 
-  Layer softmax(size_t index, const McuStep& s) {
+  Layer softmax(const std::string& stem, const McuStep& s) {
     const Node& n = p.graph[s.node];
     const McuTensor& x = p.tensors[s.inputs[0]];
     const Requantize out = Requantize::of(n);
@@ -311,7 +320,7 @@ struct Emitter {
     Layer layer{.structure = "softmax", .weights = 1024};
     layer.fields = fmt::format(
         "  .x = {}, .y = {}, .powers = {},\n  .rows = {}, .width = {}, .x_flip = {}, .inverse = {}, .y_zero = {}, .low = {}, .high = {}",
-        input_address(s, 0), address(s.output), floats_array(fmt::format("layer_{:02}_powers", index), powers),
+        input_address(s, 0), address(s.output), floats_array(stem + "_powers", powers),
         element_count(x.shape) / x.shape.back(), x.shape.back(), x.type == DType::kI8 ? 128 : 0, exact(1.0f / n.get_float("y_scale")),
         out.zero, out.low, out.high);
     layer.function = "softmax_codes";
@@ -329,13 +338,12 @@ struct Emitter {
     return at->second;
   }
 
-  Layer norm(size_t index, const McuStep& s) {
+  Layer norm(const std::string& stem, const McuStep& s) {
     const Node& n = p.graph[s.node];
     const McuTensor& x = p.tensors[s.inputs[0]];
     const Requantize out = Requantize::of(n);
     const Tensor &weight = p.graph[n.inputs[1]].constant, &bias = p.graph[n.inputs[2]].constant;
     Layer layer{.function = "norm_rows", .structure = "norm", .weights = static_cast<int64_t>(weight.bytes() + bias.bytes())};
-    const std::string stem = fmt::format("layer_{:02}", index);
     layer.fields = fmt::format("  .x = {}, .y = {},\n  .weight = {}, .bias = {},\n", input_address(s, 0), address(s.output),
                                numbers_array(stem + "_weight", weight, "int32_t", ""), numbers_array(stem + "_bias", bias, "int64_t", "LL"));
     layer.fields += fmt::format("  .rows = {}, .width = {}, .is_signed = {}, .epsilon = {}LL,\n  .y_zero = {}, .low = {}, .high = {}",
@@ -371,7 +379,7 @@ struct Emitter {
     return layer;
   }
 
-  Layer moves(size_t index, const McuStep& s) {
+  Layer moves(const std::string& stem, const McuStep& s) {
     headers.insert("elementwise.h");
     const McuTensor& y = p.tensors[s.output];
     if (s.kind == StepKind::kFill)
@@ -384,7 +392,7 @@ struct Emitter {
                           s.rows.y_step)};
     if (s.kind == StepKind::kLookUp) {
       const Tensor& t = p.graph[p.graph[s.node].inputs[1]].constant;
-      const std::string entries = bytes_array(fmt::format("layer_{:02}_table", index), {t.data<uint8_t>(), t.data<uint8_t>() + 256});
+      const std::string entries = bytes_array(stem + "_table", {t.data<uint8_t>(), t.data<uint8_t>() + 256});
       return {"look_up", "lookup", fmt::format("{} .table = {}, .count = {}", places, entries, y.bytes()), 256};
     }
     std::vector<int64_t> size(5 - s.sizes.size(), 1), step(5 - s.sizes.size(), 0);
@@ -393,25 +401,107 @@ struct Emitter {
     return {"move_axes", "moved", fmt::format("{} .size = {{{}}}, .step = {{{}}}", places, fmt::join(size, ", "), fmt::join(step, ", "))};
   }
 
-  Layer layer_of(size_t index) {
-    const McuStep& s = p.steps[index];
+  Layer layer_of(const std::string& stem, const McuStep& s) {
     switch (s.kind) {
       case StepKind::kConvolve:
       case StepKind::kPixels:
-      case StepKind::kRow: return dense(index, s);
-      case StepKind::kDepthwise: return depthwise(index, s);
+      case StepKind::kRow: return dense(stem, s);
+      case StepKind::kDepthwise: return depthwise(stem, s);
       case StepKind::kAdd:
       case StepKind::kMultiply: return binary(s);
       case StepKind::kPool: return pool(s);
-      case StepKind::kSoftmax: return softmax(index, s);
-      case StepKind::kNorm: return norm(index, s);
+      case StepKind::kSoftmax: return softmax(stem, s);
+      case StepKind::kNorm: return norm(stem, s);
       case StepKind::kAttention: return attention(s);
       case StepKind::kLookUp:
       case StepKind::kCopyRows:
       case StepKind::kFill:
-      case StepKind::kMove: return moves(index, s);
+      case StepKind::kMove: return moves(stem, s);
+      case StepKind::kTokens:
+      case StepKind::kHeads: break;
     }
     fail(ErrorKind::kInternal, "a step of unknown kind");
+  }
+
+  // What is done to one row: structures, and in `calls` the call of each for token t.
+  std::string links(const std::string& stem, const McuStep& s, std::vector<std::string>& calls, std::vector<std::string>& called) {
+    std::string text;
+    for (size_t i = 0; i < s.inner.size(); ++i) {
+      const McuStep& one = s.inner[i];
+      const std::string own = fmt::format("{}_{}", stem, i);
+      const Layer layer = layer_of(own, one);
+      text += fmt::format("static const struct {} {} = {{\n{}}};\n", layer.structure, own, layer.fields);
+      // Pointers into whole tensors go on by a row each time.
+      std::string moves;
+      const auto move = [&](const char* field, int t, bool untyped) {
+        if (p.tensors[t].row_of < 0) return;
+        const int64_t step = p.tensors[t].bytes();
+        moves += untyped ? fmt::format(" link.{0} = (uint8_t *)link.{0} + t * {1};", field, step)
+                         : fmt::format(" link.{} += t * {};", field, step);
+      };
+      move(one.kind == StepKind::kAdd ? "a" : "x", one.inputs[0], false);
+      if (one.inputs.size() > 1) move("b", one.inputs[1], false);
+      move("y", one.output, one.kind == StepKind::kRow);
+      calls.push_back(moves.empty() ? fmt::format("{}(&{});", layer.function, own)
+                                    : fmt::format("{{ struct {} link = {};{} {}(&link); }}", layer.structure, own, moves, layer.function));
+      called.push_back(layer.function);
+    }
+    return text;
+  }
+
+  // One step that goes through the tokens.
+  void emit_tokens(const std::string& stem, const McuStep& s) {
+    std::vector<std::string> calls, called;
+    layers += links(stem, s, calls, called);
+    layers += fmt::format("static void run_{}(void) {{\n  for (int32_t t = 0; t < {}; ++t) {{\n", stem, s.tokens);
+    for (const std::string& call : calls) layers += "    " + call + "\n";
+    layers += "  }\n}\n\n";
+  }
+
+  // One head after the other: keys and values of all tokens, then each token's query, scores and mixture.
+  void emit_heads(const std::string& stem, const McuStep& s) {
+    const Node& n = p.graph[s.node];
+    const Requantize out = Requantize::of(n);
+    const ops::AttentionSizes sizes = ops::fused_attention_sizes(n);
+    const ScoreScale scale = ScoreScale::of(static_cast<double>(n.get_float("score_unit")));
+    std::vector<std::string> calls, called;
+    layers += links(stem, s, calls, called);
+    const size_t last = s.inner.size() - 1;
+    const std::string product = fmt::format("{}_{}", stem, last);
+    const int64_t channels = p.graph[p.graph[s.inner[last].node].inputs[1]].constant.dim(0);
+    const int64_t pair = 4 + (channels + 3) / 4 * 2;  // words of parameters for two outputs
+    const auto place = [&](size_t from_end) {
+      return fmt::format("arena + {}", p.tensors[s.in_scratch[s.in_scratch.size() - from_end].first].offset);
+    };
+    const std::string query = place(4), keys = place(3), values = place(2), scores = place(1);
+    const ops::HeadView q = ops::head_view(n, "q_view"), k = ops::head_view(n, "k_view"), v = ops::head_view(n, "v_view"),
+                        y = ops::head_view(n, "y_view");
+    const int is_signed = p.tensors[s.inner[last].output].type == DType::kI8;
+    layers += fmt::format("static const struct attention {}_attend = {{\n  .q = {}, .k = {}, .v = {}, .y = {},\n  .scores = (int32_t *)({}),\n",
+                          stem, query, keys, values, address(s.output), scores);
+    layers += fmt::format("  .heads = 1, .share = 1, .queries = 1, .keys = {}, .size = {}, .value_size = {}, .k_row = {}, .v_row = {},\n",
+                          sizes.keys, sizes.head_size, sizes.value_size, sizes.head_size, sizes.value_size);
+    layers += fmt::format("  .q_signed = {0}, .k_signed = {0}, .v_signed = {0}, .q_zero = {1}, .k_zero = {2}, .v_zero = {3},\n", is_signed,
+                          n.get_int("q_zero_point"), n.get_int("k_zero_point"), n.get_int("v_zero_point"));
+    layers += fmt::format("  .unit = {}, .unit_shift = {}, .least = {}, .ratio = {}LL, .y_zero = {}, .low = {}, .high = {}}};\n",
+                          scale.unit.mantissa, scale.unit.exponent, scale.least, n.get_int("value_ratio"), out.zero, out.low, out.high);
+    // The outputs of one head stand together in the product's parameters.
+    const auto part = [&](const ops::HeadView& view, int64_t size, const std::string& to) {
+      return fmt::format("      product.parameters = {}.parameters + {} + h * {};\n      product.outputs = {};\n      product.y = {};\n      {}(&product);\n",
+                         product, view.offset / 2 * pair, view.head / 2 * pair, size, to, called[last]);
+    };
+    const McuTensor& row = p.tensors[s.inner[last].inputs[0]];
+    std::string begin;
+    for (size_t i = 0; i < last; ++i) begin += "      " + calls[i] + "\n";
+    begin += fmt::format("      struct dense product = {};{}\n", product, row.row_of >= 0 ? fmt::format(" product.x += t * {};", row.bytes()) : "");
+    layers += fmt::format("static void run_{}(void) {{\n  for (int32_t h = 0; h < {}; ++h) {{\n    for (int32_t t = 0; t < {}; ++t) {{\n{}", stem,
+                          sizes.query_heads, s.tokens, begin);
+    layers += part(k, sizes.head_size, fmt::format("{} + t * {}", keys, sizes.head_size)) +
+              part(v, sizes.value_size, fmt::format("{} + t * {}", values, sizes.value_size));
+    layers += fmt::format("    }}\n    for (int32_t t = 0; t < {}; ++t) {{\n{}", s.tokens, begin) + part(q, sizes.head_size, query);
+    layers += fmt::format("      struct attention row = {0}_attend;\n      row.y += h * {1} + t * {2};\n      attend(&row);\n    }}\n  }}\n}}\n\n",
+                          stem, y.head, y.row);
+    headers.insert("tokens.h");
   }
 
   void emit_layers() {
@@ -421,11 +511,20 @@ struct Emitter {
           fmt::format("{} → {}", s.inputs.empty() ? "" : shape_text(p.tensors[s.inputs[0]].shape), shape_text(p.tensors[s.output].shape));
       weights_c += fmt::format("\n/* layer {}: {} */\n", i, comment(s.name));
       const int64_t before = weight_bytes;
-      const Layer layer = layer_of(i);
+      const std::string stem = fmt::format("layer_{:02}", i);
+      const bool through = s.kind == StepKind::kTokens || s.kind == StepKind::kHeads;
+      const Layer layer = through ? Layer{.function = s.kind == StepKind::kTokens ? "tokens" : "heads"} : layer_of(stem, s);
       layers +=
           fmt::format("/* layer {}: {}, {}{}\n * {} */\n", i, layer.function, shapes, s.in_place >= 0 ? ", in place" : "", comment(s.name));
-      layers += fmt::format("static const struct {} layer_{:02} = {{\n{}}};\nstatic void run_layer_{:02}(void) {{ {}(&layer_{:02}); }}\n\n",
-                            layer.structure, i, layer.fields, i, layer.function, i);
+      if (s.kind == StepKind::kTokens)
+        emit_tokens(stem, s);
+      else if (s.kind == StepKind::kHeads)
+        emit_heads(stem, s);
+      else
+        layers += fmt::format("static const struct {0} layer_{1:02} = {{\n{2}}};\nstatic void run_layer_{1:02}(void) {{ {3} }}\n\n", layer.structure, i, layer.fields,
+                              s.inputs.size() == 1 && is_outside(s.inputs[0])
+                                  ? fmt::format("struct {0} layer = layer_{1:02}; layer.x = outside + {2}; {3}(&layer);", layer.structure, i, outside_offset, layer.function)
+                                  : fmt::format("{}(&layer_{:02});", layer.function, i));
       functions.push_back(layer.function);
       table += fmt::format("    {{run_layer_{:02}, \"{}\"}},\n", i, layer.function);
       rows += fmt::format("| {} | {} | {} | {} | {} | {} | {} |\n", i, layer.function, comment(s.name), shapes, p.tensors[s.output].offset,
@@ -473,7 +572,10 @@ struct Emitter {
       if (b.scale != 0)
         text += fmt::format("#define {}_{}{}_SCALE {}\n#define {}_{}{}_ZERO_POINT {}\n", NAME, WHAT, suffix, exact(b.scale), NAME, WHAT,
                             suffix, b.zero);
-      text += fmt::format("{}{} *{}_{}{}(void);\n\n", in ? "" : "const ", c_type(b.type), name, what, suffix);
+      if (p.tensors[b.tensor].outside)
+        text += fmt::format("#define {}_INPUT_OUTSIDE 1\n/* Where the codes lie, in any memory; before each run. They are read while it runs. */\nvoid {}_set_input(const {} *codes);\n\n", NAME, name, c_type(b.type));
+      else
+        text += fmt::format("{}{} *{}_{}{}(void);\n\n", in ? "" : "const ", c_type(b.type), name, what, suffix);
     };
     for (size_t i = 0; i < p.inputs.size(); ++i) border(p.inputs[i], "input", i, true);
     for (size_t i = 0; i < p.outputs.size(); ++i) border(p.outputs[i], "output", i, false);
@@ -498,20 +600,23 @@ struct Emitter {
         NAME);
     if (!form_order.empty()) text += "/* ---- One function for each form of layer: layers of one form share it. */\n\n";
     for (const std::string& f : form_order) text += forms.at(f);
+    if (p.tensors[p.inputs[0].tensor].outside) text += "\nstatic const uint8_t *outside; /* the input, which the caller keeps */\n";
     text += "\n/* ---- The layers. */\n\n" + layers;
     text +=
         fmt::format("static const struct {{\n  void (*run)(void);\n  const char *name;\n}} layers[{}_LAYERS] = {{\n{}}};\n\n", NAME, table);
     auto tensors = [&](const std::vector<McuBorder>& borders, const std::string& what) {
       text += fmt::format("const struct {0}_tensor {0}_{1}[{2}_{3}] = {{\n", name, what, NAME, upper(what));
       for (const McuBorder& b : borders)
-        text += fmt::format("    {{\"{}\", arena + {}, {}}},\n", escaped(b.name), p.tensors[b.tensor].offset, p.tensors[b.tensor].bytes());
+        text += fmt::format("    {{\"{}\", {}, {}}},\n", escaped(b.name), p.tensors[b.tensor].outside ? "0" : address(b.tensor), p.tensors[b.tensor].bytes());
       text += "};\n";
     };
     tensors(p.inputs, "inputs");
     tensors(p.outputs, "outputs");
     text += "\n";
+    if (p.tensors[p.inputs[0].tensor].outside)
+      text += fmt::format("void {}_set_input(const {} *codes) {{ outside = (const uint8_t *)codes; }}\n", name, c_type(p.inputs[0].type));
     for (size_t i = 0; i < p.inputs.size(); ++i)
-      text += fmt::format("{} *{}_input{}(void) {{ return ({} *){}_inputs[{}].data; }}\n", c_type(p.inputs[i].type), name,
+      if (!p.tensors[p.inputs[i].tensor].outside) text += fmt::format("{} *{}_input{}(void) {{ return ({} *){}_inputs[{}].data; }}\n", c_type(p.inputs[i].type), name,
                           i ? fmt::format("_{}", i) : "", c_type(p.inputs[i].type), name, i);
     for (size_t i = 0; i < p.outputs.size(); ++i)
       text += fmt::format("const {} *{}_output{}(void) {{ return (const {} *){}_outputs[{}].data; }}\n", c_type(p.outputs[i].type), name,
@@ -691,14 +796,21 @@ Tensor output_values(const McuBorder& b, const uint8_t* bytes) {
   return y;
 }
 
+static int64_t constant_bytes(const McuProgram& p, const McuStep& s) {
+  int64_t bytes = 0;
+  for (const McuStep& one : s.inner) bytes += constant_bytes(p, one);
+  if (s.kind == StepKind::kConvolve || s.kind == StepKind::kPixels || s.kind == StepKind::kRow || s.kind == StepKind::kDepthwise)
+    bytes += pack_product(p, s).bytes();
+  if (s.kind == StepKind::kSoftmax) bytes += 1024;
+  if (s.kind == StepKind::kLookUp) bytes += 256;
+  if (s.kind == StepKind::kNorm)
+    for (size_t i : {1, 2}) bytes += static_cast<int64_t>(p.graph[p.graph[s.node].inputs[i]].constant.bytes());
+  return bytes;
+}
+
 FirmwareSize firmware_size(const McuProgram& p) {
   FirmwareSize size{.arena = p.arena_bytes};
-  for (const McuStep& s : p.steps) {
-    if (s.kind == StepKind::kConvolve || s.kind == StepKind::kPixels || s.kind == StepKind::kRow || s.kind == StepKind::kDepthwise)
-      size.weights += pack_product(p, s).bytes();
-    if (s.kind == StepKind::kSoftmax) size.weights += 1024;
-    if (s.kind == StepKind::kLookUp) size.weights += 256;
-  }
+  for (const McuStep& s : p.steps) size.weights += constant_bytes(p, s);
   for (const McuTensor& t : p.tensors)
     if (t.constant.defined()) size.weights += t.bytes();
   return size;
@@ -750,7 +862,8 @@ void emit_firmware(const McuProgram& p, const Device& device, const FirmwareOpti
       {"@machine@", cpu.machine},
       {"@memory@", std::to_string(std::min(*device.limits.memory_bytes, kBoardBytes))},
       {"@flash@", std::to_string(std::min(*device.limits.flash_bytes, kBoardBytes))},
-      {"@stack@", std::to_string(kStackBytes)}};
+      {"@stack@", std::to_string(kStackBytes)},
+      {"@outside@", cpu.machine == "mps2-an500" ? "0x60000000" : "0x21000000"}};  // the board's external RAM
   std::error_code error;
   for (const char* inner : {"", "/kernels", "/board"})
     if (fs::create_directories(folder + inner, error); error) fail(ErrorKind::kInput, "-o {}: cannot be made: {}", folder, error.message());

@@ -22,7 +22,7 @@ class Orderer {
     std::vector<int> maker(p.tensors.size(), -1);
     for (size_t u = 0; u < units_.size(); ++u)
       for (size_t s : units_[u].steps) maker[origin(p.steps[s].output)] = static_cast<int>(u);
-    for (size_t t = 0; t < p.tensors.size(); ++t) size_[t] = p.tensors[t].constant.defined() ? 0 : p.tensors[t].bytes();
+    for (size_t t = 0; t < p.tensors.size(); ++t) size_[t] = p.tensors[t].constant.defined() || p.tensors[t].outside ? 0 : p.tensors[t].bytes();
     for (size_t u = 0; u < units_.size(); ++u) {
       Unit& unit = units_[u];
       std::set<int> reads, makes, before;

@@ -6,6 +6,7 @@
 #include "planner/plan.h"
 #include "runtime/load.h"
 #include "targets/mcu/arena.h"
+#include "targets/mcu/tokens.h"
 #include "transform/quantized.h"
 
 namespace lathe::mcu {
@@ -493,6 +494,21 @@ class Lowering {
 
 }  // namespace
 
+// What reads it must take its place at run time: steps with one input do.
+static void leave_input_outside(McuProgram& p) {
+  if (p.inputs.size() != 1) fail(ErrorKind::kUsage, "the network has {} inputs; one can stay outside", p.inputs.size());
+  const int input = p.inputs[0].tensor;
+  for (const McuStep& s : p.steps)
+    for (int t : s.inputs) {
+      int from = t;
+      while (p.tensors[from].view_of >= 0) from = p.tensors[from].view_of;
+      if (from == input && s.inputs.size() != 1) fail(ErrorKind::kUnsupported, "step '{}' reads the input beside another tensor: it cannot stay outside", s.name);
+    }
+  for (const McuBorder& b : p.outputs)
+    if (b.tensor == input) fail(ErrorKind::kUnsupported, "the input is an output too: it cannot stay outside");
+  p.tensors[input].outside = true;
+}
+
 void place(McuProgram& p, bool in_place) {
   constexpr int64_t kAlignment = 8;
   const int end = static_cast<int>(p.steps.size());
@@ -529,7 +545,7 @@ void place(McuProgram& p, bool in_place) {
     if (!in_place && !elementwise) continue;
     auto free = [&](int input) {
       const int from = origin(step.inputs[input]);
-      if (p.tensors[from].constant.defined() || p.tensors[from].last_step != s || p.tensors[origin(step.output)].first_step != s)
+      if (p.tensors[from].constant.defined() || p.tensors[from].outside || p.tensors[from].last_step != s || p.tensors[origin(step.output)].first_step != s)
         return false;
       for (size_t i = 0; i < step.inputs.size(); ++i)
         if (static_cast<int>(i) != input && origin(step.inputs[i]) == from) return false;
@@ -548,7 +564,7 @@ void place(McuProgram& p, bool in_place) {
   std::vector<int> buffer_of(count, -1);
   for (size_t i = 0; i < count; ++i) {
     const McuTensor& t = p.tensors[i];
-    if (t.view_of >= 0 || t.constant.defined() || t.last_step < 0) continue;
+    if (t.view_of >= 0 || t.constant.defined() || t.outside || t.last_step < 0) continue;
     const int r = root[i];
     if (buffer_of[r] < 0) {
       buffer_of[r] = static_cast<int>(buffers.size());
@@ -570,8 +586,14 @@ void place(McuProgram& p, bool in_place) {
     const int r = root[origin(static_cast<int>(i))];
     if (!p.tensors[i].constant.defined() && buffer_of[r] >= 0) p.tensors[i].offset = buffers[buffer_of[r]].offset;
   }
-  for (int s = 0; s < end; ++s)
-    if (scratch_of[s] >= 0) p.steps[s].scratch_offset = buffers[scratch_of[s]].offset;
+  for (int s = 0; s < end; ++s) {
+    McuStep& step = p.steps[s];
+    if (scratch_of[s] >= 0) step.scratch_offset = buffers[scratch_of[s]].offset;
+    for (const auto& [t, at] : step.in_scratch) p.tensors[t].offset = step.scratch_offset + at;
+    for (McuStep& one : step.inner) one.scratch_offset = step.scratch_offset + step.inner_scratch;
+  }
+  for (McuTensor& t : p.tensors)
+    if (t.row_of >= 0) t.offset = p.tensors[t.row_of].offset;
 }
 
 McuProgram make_program(Graph graph, const ProgramOptions& options) {
@@ -588,6 +610,8 @@ McuProgram make_program(Graph graph, const ProgramOptions& options) {
   std::vector<NodeId> order;
   for (const Step& s : plan.steps) order.push_back(s.node);
   Lowering(program).run(order);
+  if (options.outside_input) leave_input_outside(program);
+  if (options.integrate) integrate_tokens(program);
   for (const McuStep& s : program.steps) program.macs += s.macs;
   order_and_place(program, options.in_place);
   return program;

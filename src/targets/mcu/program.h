@@ -22,13 +22,15 @@ struct McuTensor {
   DType type = DType::kU8;
   Shape shape;
   Tensor constant = {};               // defined: lies in flash
+  bool outside = false;               // an input that the caller keeps elsewhere: flash, a camera's buffer
+  int row_of = -1;                    // one row of that tensor: which, the step that goes through them says
   int view_of = -1;                   // the tensor whose bytes these are, under another shape
   int first_step = 0, last_step = 0;  // alive, inclusive; inputs from step 0 on, outputs to the number of steps
   int64_t offset = -1;                // in the arena
   int64_t bytes() const { return element_count(shape) * static_cast<int64_t>(size_of(type)); }
 };
 
-enum class StepKind { kConvolve, kPixels, kRow, kDepthwise, kAdd, kMultiply, kPool, kSoftmax, kNorm, kAttention, kLookUp, kCopyRows, kFill, kMove };
+enum class StepKind { kConvolve, kPixels, kRow, kDepthwise, kAdd, kMultiply, kPool, kSoftmax, kNorm, kAttention, kTokens, kHeads, kLookUp, kCopyRows, kFill, kMove };
 
 // Rows of bytes that a step copies: joins and cuts of tensors.
 struct Rows {
@@ -46,6 +48,10 @@ struct McuStep {
   int in_place = -1;       // the input whose place it does take
   int64_t scratch_bytes = 0, scratch_offset = 0;
   int64_t macs = 0;
+  // kTokens, kHeads (tokens.h): what is done to each of `tokens` rows, on tensors of one row, some of them in scratch.
+  std::vector<McuStep> inner = {};
+  std::vector<std::pair<int, int64_t>> in_scratch = {};  // tensors, and where in the scratch
+  int64_t tokens = 0, inner_scratch = 0;                 // where the scratch of the inner steps is
   int64_t group = 0;                            // kConvolve: which one
   Rows rows = {};                               // kCopyRows; kFill: bytes and y_offset
   int fill = 0;                                 // kFill: the code
@@ -76,6 +82,8 @@ struct McuProgram {
 
 struct ProgramOptions {
   std::map<std::string, Shape> input_shapes = {};  // where the model leaves sizes open; the batch is 1
+  bool outside_input = false;                      // the one input stays where the caller has it: it takes no SRAM (MCUFormer's patches one by one)
+  bool integrate = true;                           // transformers one token at a time (tokens.h)
   bool in_place = true;                            // convolutions over one pixel and depthwise ones may write over their input
 };
 

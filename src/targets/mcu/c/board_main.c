@@ -42,6 +42,17 @@ static void print_bytes(const uint8_t *data, uint32_t count) {
   host_print("\n");
 }
 
+#ifdef @NAME@_INPUT_OUTSIDE
+/* The input is not the network's to keep. */
+#if defined(__arm__)
+__attribute__((section(".outside")))
+#endif
+static uint8_t outside[@NAME@_INPUT_COUNT];
+static void *place_of_input(int i) { return i == 0 ? outside : 0; }
+#else
+static void *place_of_input(int i) { return @name@_inputs[i].data; }
+#endif
+
 static uint64_t layer_ticks[@NAME@_LAYERS];
 
 static void run_and_count(void) {
@@ -59,6 +70,9 @@ int main(void) {
   host_count_to(1000000);
   fact("ticks_of_instructions", 2000000, host_ticks() - begin);
   @name@_init();
+#ifdef @NAME@_INPUT_OUTSIDE
+  @name@_set_input((const void *)outside);
+#endif
   uint64_t images = 0;
   const int in = host_open("inputs.bin", 0);
   if (in >= 0) {
@@ -69,7 +83,7 @@ int main(void) {
     }
     for (;; ++images) {
       int whole = 1;
-      for (int i = 0; whole && i < @NAME@_INPUTS; ++i) whole = host_read(in, @name@_inputs[i].data, @name@_inputs[i].bytes);
+      for (int i = 0; whole && i < @NAME@_INPUTS; ++i) whole = host_read(in, place_of_input(i), @name@_inputs[i].bytes);
       if (!whole) break;
       run_and_count();
       for (int i = 0; i < @NAME@_OUTPUTS; ++i)
@@ -81,7 +95,7 @@ int main(void) {
     host_close(in);
     host_close(out);
   } else {
-    for (int i = 0; i < @NAME@_INPUTS; ++i) memcpy(@name@_inputs[i].data, sample_inputs[i], @name@_inputs[i].bytes);
+    for (int i = 0; i < @NAME@_INPUTS; ++i) memcpy(place_of_input(i), sample_inputs[i], @name@_inputs[i].bytes);
     run_and_count();
     images = 1;
     for (int i = 0; i < @NAME@_OUTPUTS; ++i) {
