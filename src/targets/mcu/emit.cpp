@@ -365,14 +365,14 @@ struct Emitter {
       const ops::HeadView view = ops::head_view(n, fmt::format("{}_view", letters[i]));
       places += fmt::format(".{} = {}, ", letters[i], input_address(s, i, view.offset));
       steps += fmt::format(".{0}_head = {1}, .{0}_row = {2}, ", letters[i], view.head, view.row);
-      zeros += fmt::format(".{0}_signed = {1}, .{0}_zero = {2}, ", letters[i], int{p.tensors[s.inputs[i]].type == DType::kI8},
-                           n.get_int(fmt::format("{}_zero_point", letters[i])));
+      zeros += fmt::format(".{}_zero = {}, ", letters[i], n.get_int(fmt::format("{}_zero_point", letters[i])));
     }
     const ops::HeadView y = ops::head_view(n, "y_view");
     layer.fields = fmt::format("  {}.y = {}, .scores = (int32_t *)(arena + {}),\n", places, address(s.output), s.scratch_offset);
     layer.fields += fmt::format("  .heads = {}, .share = {}, .queries = {}, .keys = {}, .size = {}, .value_size = {},\n", sizes.query_heads,
                                 sizes.query_heads / sizes.kv_heads, sizes.queries, sizes.keys, sizes.head_size, sizes.value_size);
-    layer.fields += fmt::format("  {}.y_head = {}, .y_row = {},\n  {}\n", steps, y.head, y.row, zeros);
+    layer.fields += fmt::format("  {}.y_head = {}, .y_row = {},\n  .is_signed = {}, {}\n", steps, y.head, y.row,
+                                int{p.tensors[s.inputs[0]].type == DType::kI8}, zeros);
     layer.fields += fmt::format("  .unit = {}, .unit_shift = {}, .least = {}, .ratio = {}LL,\n  .y_zero = {}, .low = {}, .high = {}", scale.unit.mantissa,
                                 scale.unit.exponent, scale.least, n.get_int("value_ratio"), out.zero, out.low, out.high);
     headers.insert("tokens.h");
@@ -481,7 +481,7 @@ struct Emitter {
                           stem, query, keys, values, address(s.output), scores);
     layers += fmt::format("  .heads = 1, .share = 1, .queries = 1, .keys = {}, .size = {}, .value_size = {}, .k_row = {}, .v_row = {},\n",
                           sizes.keys, sizes.head_size, sizes.value_size, sizes.head_size, sizes.value_size);
-    layers += fmt::format("  .q_signed = {0}, .k_signed = {0}, .v_signed = {0}, .q_zero = {1}, .k_zero = {2}, .v_zero = {3},\n", is_signed,
+    layers += fmt::format("  .is_signed = {}, .q_zero = {}, .k_zero = {}, .v_zero = {},\n", is_signed,
                           n.get_int("q_zero_point"), n.get_int("k_zero_point"), n.get_int("v_zero_point"));
     layers += fmt::format("  .unit = {}, .unit_shift = {}, .least = {}, .ratio = {}LL, .y_zero = {}, .low = {}, .high = {}}};\n",
                           scale.unit.mantissa, scale.unit.exponent, scale.least, n.get_int("value_ratio"), out.zero, out.low, out.high);

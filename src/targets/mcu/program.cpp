@@ -284,6 +284,8 @@ class Lowering {
       check_codes(n, i);
       s.inputs.push_back(tensor_of(n.inputs[i], n));
     }
+    for (size_t i : {1, 2})
+      if (g_[n.inputs[i]].dtype != g_[n.inputs[0]].dtype) refuse(n, "its queries, keys and values are not of one type");
     s.output = make_output(n);
     s.scratch_bytes = n.get_int("keys") * 4;
     s.macs = n.op->macs(g_, n);

@@ -85,7 +85,7 @@ struct attention {
   int32_t *scores; /* [keys] */
   int32_t heads, share, queries, keys, size, value_size; /* share: query heads to a head of keys */
   int32_t q_head, q_row, k_head, k_row, v_head, v_row, y_head, y_row; /* steps */
-  int32_t q_signed, k_signed, v_signed, q_zero, k_zero, v_zero;
+  int32_t is_signed, q_zero, k_zero, v_zero;
   int32_t unit, unit_shift, least; /* of a score, 26 bits behind the point: unit · 2^(unit_shift - 31); below -least nothing counts */
   int64_t ratio;                   /* v_scale / y_scale, 30 bits */
   int32_t y_zero, low, high;
@@ -97,35 +97,87 @@ LATHE_BODY int32_t score_weight(const struct attention *l, int32_t below) {
   return exp_of_negative(divide_by_power(doubling_high((int32_t)((int64_t)below * ((int64_t)1 << left)), l->unit), right)) >> 16;
 }
 
+/* Sum of q·k, and of k for a zero point of q; words of four codes where there are. */
+LATHE_BODY int32_t dot(const struct attention *l, const uint8_t *q, const uint8_t *k, int is_signed, int32_t q_sum) {
+  uint32_t products = 0, k_sum = 0;
+  int32_t d = 0;
+  for (; d + 4 <= l->size; d += 4) {
+    const uint32_t a = load_word(q + d), b = load_word(k + d);
+    const uint32_t even = is_signed ? even_s8(b) : even_u8(b), odd = is_signed ? odd_s8(b) : odd_u8(b);
+    products = mac_pair(is_signed ? even_s8(a) : even_u8(a), even, products);
+    products = mac_pair(is_signed ? odd_s8(a) : odd_u8(a), odd, products);
+    if (l->q_zero != 0) k_sum = mac_pair(0x00010001u, even, mac_pair(0x00010001u, odd, k_sum));
+  }
+  for (; d < l->size; ++d) {
+    const int32_t a = code_at(q + d, is_signed), b = code_at(k + d, is_signed);
+    products += (uint32_t)(a * b);
+    k_sum += (uint32_t)b;
+  }
+  return (int32_t)products - l->q_zero * (int32_t)k_sum - l->k_zero * q_sum + l->size * l->q_zero * l->k_zero;
+}
+
+/* Four sums of weight times value at a time; 32 bits hold them up to 256 keys. */
+LATHE_BODY void mix_four(const struct attention *l, const uint8_t *v, int is_signed, uint32_t sum[4]) {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  for (int32_t j = 0; j < l->keys; ++j, v += l->v_row) {
+    const uint32_t word = load_word(v), weight = (uint32_t)l->scores[j];
+    const uint32_t even = is_signed ? even_s8(word) : even_u8(word), odd = is_signed ? odd_s8(word) : odd_u8(word);
+    a = mac_low_low(weight, even, a);
+    b = mac_low_low(weight, odd, b);
+    c = mac_low_high(weight, even, c);
+    d = mac_low_high(weight, odd, d);
+  }
+  sum[0] = a;
+  sum[1] = b;
+  sum[2] = c;
+  sum[3] = d;
+}
+
+LATHE_BODY void put_mixed(const struct attention *l, uint8_t *y, int64_t sum, int64_t one) {
+  const int64_t code = ((sum * one + ((int64_t)1 << 29)) >> 30) + l->y_zero;
+  *y = (uint8_t)(code < l->low ? l->low : code > l->high ? l->high : (int32_t)code);
+}
+
 /* One row of scores at a time: weights of 15 bits, and one division a row. */
-static inline void attend(const struct attention *l) {
+LATHE_BODY void attend_as(const struct attention *l, int is_signed) {
+  const int narrow = l->keys <= 256;
   for (int32_t h = 0; h < l->heads; ++h) {
     const int32_t kv = h / l->share;
     for (int32_t i = 0; i < l->queries; ++i) {
       const uint8_t *q = l->q + h * l->q_head + i * l->q_row;
-      int32_t most = INT32_MIN;
+      int32_t most = INT32_MIN, q_sum = 0;
+      for (int32_t d = 0; d < l->size; ++d) q_sum += code_at(q + d, is_signed);
       for (int32_t j = 0; j < l->keys; ++j) {
-        const uint8_t *k = l->k + kv * l->k_head + j * l->k_row;
-        int32_t sum = 0;
-        for (int32_t d = 0; d < l->size; ++d) sum += (code_at(q + d, l->q_signed) - l->q_zero) * (code_at(k + d, l->k_signed) - l->k_zero);
-        l->scores[j] = sum;
-        if (sum > most) most = sum;
+        l->scores[j] = dot(l, q, l->k + kv * l->k_head + j * l->k_row, is_signed, q_sum);
+        if (l->scores[j] > most) most = l->scores[j];
       }
       int64_t all = 0;
       for (int32_t j = 0; j < l->keys; ++j) {
         l->scores[j] = score_weight(l, l->scores[j] - most);
         all += l->scores[j];
       }
-      const int64_t one = (l->ratio + all / 2) / all;
-      for (int32_t d = 0; d < l->value_size; ++d) {
-        const uint8_t *v = l->v + kv * l->v_head + d;
+      const int64_t one = (l->ratio + all / 2) / all, zeros = (int64_t)l->v_zero * all;
+      const uint8_t *v = l->v + kv * l->v_head;
+      uint8_t *y = l->y + h * l->y_head + i * l->y_row;
+      int32_t d = 0;
+      for (; narrow && d + 4 <= l->value_size; d += 4) {
+        uint32_t sum[4];
+        mix_four(l, v + d, is_signed, sum);
+        for (int32_t e = 0; e < 4; ++e) put_mixed(l, y + d + e, (int64_t)(int32_t)sum[e] - zeros, one);
+      }
+      for (; d < l->value_size; ++d) {
         int64_t sum = 0;
-        for (int32_t j = 0; j < l->keys; ++j) sum += (int64_t)l->scores[j] * (code_at(v + j * l->v_row, l->v_signed) - l->v_zero);
-        const int64_t code = ((sum * one + ((int64_t)1 << 29)) >> 30) + l->y_zero;
-        l->y[h * l->y_head + i * l->y_row + d] = (uint8_t)(code < l->low ? l->low : code > l->high ? l->high : (int32_t)code);
+        for (int32_t j = 0; j < l->keys; ++j) sum += (int64_t)l->scores[j] * code_at(v + d + j * l->v_row, is_signed);
+        put_mixed(l, y + d, sum - zeros, one);
       }
     }
   }
+}
+
+/* Queries, keys and values of one type, i8 or u8. */
+static inline void attend(const struct attention *l) {
+  if (l->is_signed) attend_as(l, 1);
+  else attend_as(l, 0);
 }
 
 #endif
