@@ -80,6 +80,7 @@ void replace(Graph& g, const Layer& layer, const LowRank& w) {
 
 std::map<int32_t, Tensor> moments_of(const Graph& g, const std::vector<Layer>& layers, const LowRankOptions& o, const Samples& samples, const std::function<void(const std::string&, double)>& progress) {
   std::vector<ValueId> values;
+  values.reserve(layers.size());
   for (const Layer& l : layers) values.push_back(g[l.node].inputs[0]);
   const Samples seen = samples.first(o.samples);
   Products products;

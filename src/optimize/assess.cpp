@@ -13,6 +13,7 @@ using nlohmann::json;
 
 std::vector<Tensor> own(const std::vector<Tensor>& borrowed) {
   std::vector<Tensor> copies;
+  copies.reserve(borrowed.size());
   for (const Tensor& t : borrowed) copies.push_back(t.clone());
   return copies;
 }

@@ -228,7 +228,7 @@ void PatchSearch::for_each(const PatchLimits& limits, const std::function<void(c
     // The axes do not depend on each other: each count of tiles along one is worked out once.
     const auto tilings = [&](int axis, int64_t most) {
       std::vector<std::pair<PatchTiling, bool>> all;
-      const int64_t extent = (*graph_[w.stage.exit].shape)[static_cast<size_t>(w.stage.axes.at(w.stage.exit) + axis)];
+      const int64_t extent = (*graph_[w.stage.exit].shape)[static_cast<size_t>(w.stage.axes.at(w.stage.exit)) + static_cast<size_t>(axis)];
       for (int64_t count = 1; count <= std::min(most, extent); ++count)
         for (bool cache : {false, true}) {
           if (cache && (!limits.cache || count == 1)) continue;

@@ -192,7 +192,7 @@ class Comparison {
     }
     if (!only_first_batched(n)) return false;
     int64_t a = axis(n.inputs[0]), r = rank(n.inputs[0]), out = axis(n.outputs[0]);
-    if (kOfImages.count(op)) return a == 0 && out == 0 && (*whole_[n.inputs[0]].shape)[0] == (*whole_[n.outputs[0]].shape)[0];
+    if (kOfImages.contains(op)) return a == 0 && out == 0 && (*whole_[n.inputs[0]].shape)[0] == (*whole_[n.outputs[0]].shape)[0];
     if (op == "Gemm") return a == 0 && out == 0 && n.get_int("transA") == 0 &&
                              (n.inputs.size() < 3 || !n.inputs[2] || rank(n.inputs[2]) < 2 || (*whole_[n.inputs[2]].shape)[0] == 1);
     if (op == "Reshape" || op == "Flatten" || op == "Squeeze" || op == "Unsqueeze") return reshape(n);

@@ -230,6 +230,8 @@ std::optional<PatchSetting> KernelTuner::choose_patches(const Graph& graph, cons
       seconds = remembered(request, names, ways.size(), [&] {
         std::vector<std::unique_ptr<PatchSteps>> made;
         std::vector<PatchSteps*> pointers;
+        made.reserve(ways.size());
+        pointers.reserve(ways.size());
         for (const PatchSetting& way : ways) pointers.push_back(made.emplace_back(std::make_unique<PatchSteps>(graph, way, choose)).get());
         return time_patches(pointers, graph, sweep_);
       });

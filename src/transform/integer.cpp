@@ -642,6 +642,7 @@ std::vector<std::string> real_operators(const Graph& graph) {
     if (reads) kinds[{n.op->name, reason_of(graph, n)}].push_back(n.name);
   }
   std::vector<std::string> lines;
+  lines.reserve(kinds.size());
   for (const auto& [kind, names] : kinds) lines.push_back(fmt::format("{} {} in float (first {}): {}", names.size(), kind.first, names.front(), kind.second));
   return lines;
 }

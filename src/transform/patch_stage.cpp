@@ -139,7 +139,7 @@ class PrefixFinder {
       if (!v) continue;
       const Shape& s = *g_[v].shape;
       if (is_map(v)) {
-        if (s[static_cast<size_t>(axis)] != y[static_cast<size_t>(axis)] || s[static_cast<size_t>(axis + 1)] != y[static_cast<size_t>(axis + 1)])
+        if (s[static_cast<size_t>(axis)] != y[static_cast<size_t>(axis)] || s[static_cast<size_t>(axis) + 1] != y[static_cast<size_t>(axis) + 1])
           return described(n) + " stretches a map";
         node.inputs[i] = PatchInput::kSame;
         continue;

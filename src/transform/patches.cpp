@@ -30,7 +30,7 @@ PatchRange clip(PatchRange range, int64_t extent) {
 PatchTiling::PatchTiling(const Graph& graph, const PatchStage& stage, int axis, int64_t tiles, bool cache) : axis_(axis) {
   const auto add = [&](ValueId v) {
     maps_.push_back(v);
-    extents_.push_back((*graph[v].shape)[static_cast<size_t>(stage.axes.at(v) + axis)]);
+    extents_.push_back((*graph[v].shape)[static_cast<size_t>(stage.axes.at(v)) + static_cast<size_t>(axis)]);
   };
   add(stage.entry);
   for (const PatchNode& n : stage.nodes)
@@ -208,7 +208,7 @@ class PatchWriter {
         for (size_t a = 0; a < 2; ++a) (*value.shape)[static_cast<size_t>(axis_of(tiling_[0].index(node.outputs[k]))) + a] = out[a].size();
         copy.outputs[k] = g_.add_value(std::move(value));
       }
-    const std::vector<ValueId> made = copy.outputs;
+    std::vector<ValueId> made = copy.outputs;
     g_.add_node(std::move(copy));
     return made;
   }

@@ -183,6 +183,7 @@ std::vector<Tensor> run_schedule(const ScheduleNetwork& network, const nlohmann:
         step.kernel->run(sources.data(), results.data(), scratch.raw());
       } else {
         std::vector<Tensor> arguments;
+        arguments.reserve(sources.size());
         for (const Tensor* t : sources) arguments.push_back(t ? *t : Tensor());
         std::vector<Tensor> made = reference::run_node(n, std::move(arguments), {});
         for (size_t i = 0; i < made.size() && i < results.size(); ++i)

@@ -142,7 +142,9 @@ std::optional<std::vector<int>> lowest_peak_order(const ScheduleIndex& index, in
   const auto has = [](const Done& done, int k) { return done[static_cast<size_t>(k) / 64] >> (k % 64) & 1; };
   for (size_t step = 0; step < n; ++step) {
     std::unordered_map<Done, int, WordsHash> next;
-    for (const auto& [done, at] : layer) {
+    for (const auto& entry : layer) {
+      const Done& done = entry.first;  // by name: clang 14 does not capture a structured binding
+      const int at = entry.second;
       if ((history.size() & 15) == 0 && std::chrono::steady_clock::now() > deadline) return std::nullopt;
       const State state = history[static_cast<size_t>(at)];
       // An operator that leaves no more than it found, below the peak so far, may as well run at once.

@@ -323,24 +323,29 @@ class Model {
     }
   }
 
+  // Whole units: the capacity may leave a rest, which no address can use.
+  double units(int64_t bytes) const {
+    const int64_t whole = bytes / scale_;
+    return static_cast<double>(whole);
+  }
   // a[e,t] in units of what all sizes are multiples of; for each pair and step one lies above the other where both are there.
   void add_addresses() {
     scale_ = 0;
     for (int64_t s : index_.size) scale_ = std::gcd(scale_, s);
     for (int64_t s : index_.scratch) scale_ = std::gcd(scale_, s);
-    const auto most = static_cast<double>(index_.problem.capacity / scale_);
+    const auto most = units(index_.problem.capacity);
     addresses_.resize(static_cast<size_t>(steps_));
     struct There { int slot, variable; double height; };  // variable 1: it is there
     for (int t = 0; t < steps_; ++t) {
       std::vector<There> there;
       for (size_t e = 0; e < index_.tensor_count; ++e)
-        if (int r = residence(static_cast<int>(e), t); r >= 0) there.push_back({static_cast<int>(e), r, static_cast<double>(index_.size[e] / scale_)});
+        if (int r = residence(static_cast<int>(e), t); r >= 0) there.push_back({static_cast<int>(e), r, units(index_.size[e])});
       for (size_t k = 0; k < index_.operator_count; ++k) {
         if (!has_x(static_cast<int>(k), t)) continue;
         const int v = x(static_cast<int>(k), t);
         for (const auto* list : {&index_.problem.operators[k].inputs, &index_.problem.operators[k].outputs})
-          for (int e : *list) if (spans_[static_cast<size_t>(e)].residences < 0) there.push_back({e, v, static_cast<double>(index_.size[static_cast<size_t>(e)] / scale_)});
-        if (index_.scratch[k] > 0) there.push_back({scratch_slot(static_cast<int>(k)), v, static_cast<double>(index_.scratch[k] / scale_)});
+          for (int e : *list) if (spans_[static_cast<size_t>(e)].residences < 0) there.push_back({e, v, units(index_.size[static_cast<size_t>(e)])});
+        if (index_.scratch[k] > 0) there.push_back({scratch_slot(static_cast<int>(k)), v, units(index_.scratch[k])});
       }
       auto& a = addresses_[static_cast<size_t>(t)];
       for (const There& e : there) a[e.slot] = program.add_variable(0, std::max(0.0, most - e.height), 0, true);

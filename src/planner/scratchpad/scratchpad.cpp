@@ -64,6 +64,7 @@ class Planner {
     if (have_ && s.cost >= best_.cost) return false;
     if (place_schedule(index_, s, hurried_ ? 60 : left() < 1 ? 100 : 400, hurried_ || left() < 1 ? 500 : 20'000) == PackResult::kPlaced) return offer(std::move(s), method);
     std::vector<int> order;
+    order.reserve(choices.size());
     for (const StepChoice& c : choices) order.push_back(c.op);
     for (double part : {0.99, 0.98, 0.965, 0.95, 0.93, 0.9, 0.87, 0.84, 0.8, 0.75}) {
       ScheduleProblem smaller = index_.problem;
@@ -102,7 +103,7 @@ class Planner {
     beam({.width = std::clamp<size_t>(6000 / index_.operator_count, 4, 64), .below = best_.cost, .deadline = within(0.015)}, "greedy, beam");
   }
 
-  void beam(SearchOptions options, const std::string& method) {
+  void beam(const SearchOptions& options, const std::string& method) {
     SearchResult found = search_schedules(index_, options);
     if (found.exact && options.order.empty() && options.piece.empty()) settle(found);
     if (found.found) offer(found.choices, method);

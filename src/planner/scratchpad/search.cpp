@@ -126,9 +126,9 @@ class Search {
     for (int32_t at = layer.nodes[best]; nodes_[static_cast<size_t>(at)].parent >= 0; at = nodes_[static_cast<size_t>(at)].parent) {
       const HistoryNode& h = nodes_[static_cast<size_t>(at)];
       StepChoice c{h.op};
-      for (int32_t v = 0; v < h.evictions; ++v) c.evict.push_back(pool_[static_cast<size_t>(h.first + v)]);
+      for (int32_t v = 0; v < h.evictions; ++v) c.evict.push_back(pool_[static_cast<size_t>(h.first) + static_cast<size_t>(v)]);
       for (int32_t v = 0; v < h.in_place; ++v) {
-        const int option = pool_[static_cast<size_t>(h.first + h.evictions + v)];
+        const int option = pool_[static_cast<size_t>(h.first) + static_cast<size_t>(h.evictions) + static_cast<size_t>(v)];
         c.in_place.push_back(index_.problem.operators[static_cast<size_t>(h.op)].in_place[static_cast<size_t>(option)]);
       }
       result.choices.push_back(std::move(c));

@@ -291,11 +291,11 @@ class Simulator {
     };
     weigh(0);
     weigh(usable_ - bytes);
-    for (size_t i = 0; i < taken_.size(); ++i) {
-      weigh(taken_[i].begin);
-      weigh(taken_[i].end);
-      weigh(taken_[i].begin - bytes);
-      weigh(taken_[i].end - bytes);
+    for (const auto& t : taken_) {
+      weigh(t.begin);
+      weigh(t.end);
+      weigh(t.begin - bytes);
+      weigh(t.end - bytes);
     }
     if (best < 0) return -1;
     std::erase_if(taken_, [&](const Taken& x) {

@@ -102,7 +102,7 @@ class Tiler {
     if (n.outputs.size() != 1 || !n.captures.empty()) return;
     const ValueId y = n.outputs[0];
     int& axis = row_axis_[static_cast<size_t>(y.index)];
-    if (is_window(n) || is_lathe(n, "ConvTranspose")) {
+    if (is_window(n) || is_lathe(n, "ConvTranspose") || is_row_pad(n)) {
       axis = 1;
     } else if (is_lathe(n, "MatMul")) {
       if (rank(y) >= 3) axis = static_cast<int>(rank(y)) - 2;
@@ -112,8 +112,6 @@ class Tiler {
       const int64_t joined = normalize_axis(n.get_int("axis"), rank(y));
       const int first = row_axis_[static_cast<size_t>(n.inputs[0].index)];
       if (first >= 0 && first != joined) axis = first;
-    } else if (is_row_pad(n)) {
-      axis = 1;
     } else if (is_elementwise(n)) {
       for (ValueId v : n.inputs)
         if (v && !g_[v].is_constant() && shape(v) == shape(y) && axis < 0) axis = row_axis_[static_cast<size_t>(v.index)];
@@ -223,7 +221,7 @@ class Tiler {
     result_.graph[result_.graph[y].producer].scope = std::string(kTileScope);
     return y;
   }
-  ValueId numbers(std::vector<int64_t> values) { return result_.graph.add_constant(Tensor::of_i64(values)); }
+  ValueId numbers(const std::vector<int64_t>& values) { return result_.graph.add_constant(Tensor::of_i64(values)); }
 
   // Elements [begin, end) along `axis` of value v, from the parts that there are.
   ValueId range(ValueId v, int64_t axis, int64_t begin, int64_t end) {

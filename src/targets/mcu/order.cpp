@@ -120,6 +120,7 @@ void order_and_place(McuProgram& program, bool in_place) {
   const std::vector<size_t> order = Orderer(other).search();
   if (std::is_sorted(order.begin(), order.end())) return;
   std::vector<McuStep> steps;
+  steps.reserve(order.size());
   for (size_t s : order) steps.push_back(std::move(other.steps[s]));
   other.steps = std::move(steps);
   place(other, in_place);

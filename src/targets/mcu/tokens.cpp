@@ -166,11 +166,11 @@ class Integration {
     McuStep step{.kind = StepKind::kTokens, .node = p_.steps[last].node, .name = p_.steps[last].name, .inputs = {x}, .output = p_.steps[last].output};
     step.tokens = rows(tensor(step.output));
     int from = row_of(x);
-    for (size_t i = 0; i < links.size(); ++i) {
-      const McuTensor made = tensor(p_.steps[links[i]].output);
-      const int to = links[i] == last ? row_of(step.output) : in_scratch(step, made.name, made.type, {1, width(made)});
-      step.inner.push_back(link(links[i], from, to));
-      step.macs += p_.steps[links[i]].macs;
+    for (const size_t at : links) {
+      const McuTensor made = tensor(p_.steps[at].output);
+      const int to = at == last ? row_of(step.output) : in_scratch(step, made.name, made.type, {1, width(made)});
+      step.inner.push_back(link(at, from, to));
+      step.macs += p_.steps[at].macs;
       from = to;
     }
     if (sum) {
