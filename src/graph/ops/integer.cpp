@@ -4,37 +4,15 @@
 //
 // saturate(r) = clamp(r, low, high) with the limits of the output's type, or, for a Relu or Clip before the rounding,
 // narrower ones (`low`, `high`). round() is to nearest, ties to even. All of float arithmetic is in f32.
-#include <cmath>
-
 #include "graph/ops/axes.h"
 #include "graph/ops/channels_last.h"
+#include "graph/ops/codes.h"
 #include "graph/ops/families.h"
 
 namespace lathe::ops {
 namespace {
 
 using Ints = std::vector<int64_t>;
-
-bool is_code(DType type) { return type == DType::kU8 || type == DType::kI8 || type == DType::kUndefined; }
-
-void check_codes(const InferContext& c, size_t i) {
-  check_model(is_code(c.dtype(i)), "input {} is {}, expected i8 or u8", i, name_of(c.dtype(i)));
-}
-
-void check_zero(int64_t zero) { check_model(zero >= -128 && zero <= 255, "zero point {} is no code of 8 bits", zero); }
-void check_scale(float scale) { check_model(std::isfinite(scale) && scale > 0, "scale {} is not positive and finite", scale); }
-
-// The type that the attribute `output_dtype` names, with the limits in its range.
-DType output_type(const InferContext& c, bool codes_only) {
-  DType type = type_attribute(c, "output_dtype", DType::kU8);
-  if (!codes_only && (type == DType::kI32 || type == DType::kF32)) return type;
-  check_model(type == DType::kU8 || type == DType::kI8, "output_dtype is {}, expected i8 or u8", name_of(type));
-  int64_t low = c.node().get_int("low"), high = c.node().get_int("high"), least = type == DType::kI8 ? -128 : 0;
-  check_model(low >= least && low <= high && high <= least + 255, "the limits {} and {} are no codes of {}", low, high, name_of(type));
-  int64_t zero = c.node().get_int("y_zero_point");
-  check_model(zero >= least && zero <= least + 255, "the zero point {} is no code of {}", zero, name_of(type));
-  return type;
-}
 
 void check_channel_vector(InferContext& c, size_t i, DType type, int64_t channels, bool or_one = false) {
   if (!c.has_input(i)) return;
@@ -150,14 +128,6 @@ void infer_table(InferContext& c) {
   check_codes(c, 0);
   check_model(!c.shape(1) || *c.shape(1) == Shape{256}, "the table has shape {}, expected [256]", c.shape(1) ? to_string(*c.shape(1)) : "");
   c.set_output(0, c.dtype(1), c.shape(0));
-}
-
-std::vector<AttributeSpec> with_output(std::vector<AttributeSpec> attributes) {
-  attributes.push_back({"output_dtype", int64_t{0}, true});
-  attributes.push_back({"y_zero_point", int64_t{0}});
-  attributes.push_back({"low", int64_t{0}});
-  attributes.push_back({"high", int64_t{0}});
-  return attributes;
 }
 
 int64_t conv_macs(const Graph& g, const Node& n) {

@@ -4,26 +4,13 @@
 #include <cmath>
 
 #include "graph/ops/attention.h"
+#include "graph/ops/codes.h"
 #include "graph/ops/families.h"
 
 namespace lathe::ops {
 namespace {
 
 using Ints = std::vector<int64_t>;
-
-DType codes_of_output(const InferContext& c) {
-  const auto type = static_cast<DType>(c.node().get_int("output_dtype"));
-  check_model(type == DType::kU8 || type == DType::kI8, "output_dtype is {}, expected i8 or u8", c.node().get_int("output_dtype"));
-  const int64_t least = type == DType::kI8 ? -128 : 0, low = c.node().get_int("low"), high = c.node().get_int("high"), zero = c.node().get_int("y_zero_point");
-  check_model(low >= least && low <= high && high <= least + 255, "the limits {} and {} are no codes of {}", low, high, name_of(type));
-  check_model(zero >= least && zero <= least + 255, "the zero point {} is no code of {}", zero, name_of(type));
-  return type;
-}
-
-void check_codes(const InferContext& c, size_t i) {
-  const DType type = c.dtype(i);
-  check_model(type == DType::kU8 || type == DType::kI8 || type == DType::kUndefined, "input {} is {}, expected i8 or u8", i, name_of(type));
-}
 
 void infer_layer_norm(InferContext& c) {
   check_codes(c, 0);
@@ -38,7 +25,7 @@ void infer_layer_norm(InferContext& c) {
       check_model(c.dtype(i) == type || c.dtype(i) == DType::kUndefined, "input {} is {}, expected {}", i, name_of(c.dtype(i)), name_of(type));
     }
   }
-  c.set_output(0, codes_of_output(c), c.shape(0));
+  c.set_output(0, output_type(c, true), c.shape(0));
 }
 
 void infer_attention(InferContext& c) {
@@ -47,18 +34,10 @@ void infer_attention(InferContext& c) {
   check_head_views(c);
   const AttentionSizes s = fused_attention_sizes(n);
   check_model(s.keys <= 4096 && s.head_size <= 1024, "{} keys of {} are more than whole numbers hold", s.keys, s.head_size);
-  for (const char* zero : {"q_zero_point", "k_zero_point", "v_zero_point"}) check_model(n.get_int(zero) >= -128 && n.get_int(zero) <= 255, "zero point {} is no code of 8 bits", n.get_int(zero));
+  for (const char* zero : {"q_zero_point", "k_zero_point", "v_zero_point"}) check_zero(n.get_int(zero));
   check_model(std::isfinite(n.get_float("score_unit")) && n.get_float("score_unit") > 0, "score_unit is {}", n.get_float("score_unit"));
   check_model(n.get_int("value_ratio") >= 1 && n.get_int("value_ratio") < int64_t{1} << 44, "value_ratio is {}", n.get_int("value_ratio"));
-  c.set_output(0, codes_of_output(c), n.get_ints("y_shape"));
-}
-
-std::vector<AttributeSpec> with_output(std::vector<AttributeSpec> attributes) {
-  attributes.push_back({"output_dtype", int64_t{0}, true});
-  attributes.push_back({"y_zero_point", int64_t{0}});
-  attributes.push_back({"low", int64_t{0}});
-  attributes.push_back({"high", int64_t{0}});
-  return attributes;
+  c.set_output(0, output_type(c, true), n.get_ints("y_shape"));
 }
 
 }  // namespace
