@@ -380,6 +380,12 @@ void lower(Graph& g, const PlanOptions& options) {
   clean_up(g);
 }
 
+Graph lowered(Graph graph, const PlanOptions& options) {
+  specialize(graph, options.input_shapes, options.fuse && options.integer);
+  lower(graph, options);
+  return graph;
+}
+
 Plan make_plan(Graph graph, const PlanOptions& options) {
   Plan plan;
   plan.graph = std::move(graph);

@@ -75,6 +75,8 @@ Graph declaration_of(const Plan& plan);
 
 // The passes between a specialized graph and its steps: clean-up, recognition, layout, integers, fusion.
 void lower(Graph& graph, const PlanOptions& options);
+// Specialized for the shapes of `options`, and lowered.
+Graph lowered(Graph graph, const PlanOptions& options);
 // Whether the node's output is its input under another shape.
 bool is_view(const Node& node);
 class KernelTuner;

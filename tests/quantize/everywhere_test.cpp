@@ -8,6 +8,7 @@
 #include "kernels/reference/reference.h"
 #include "models/models.h"
 #include "networks.h"
+#include "planner/plan.h"
 #include "quantize/quantize.h"
 #include "transform/passes.h"
 #include "transform/quantized.h"
@@ -32,30 +33,13 @@ Samples pictures(size_t count) {
   return {count, [](size_t i) { return std::vector<Tensor>{random_weights({1, 3, 32, 32}, 900 + i, 1)}; }};
 }
 
-Graph integers(Graph g) {
-  specialize(g, {{"input", {1, 3, 32, 32}}}, true);
-  expand_quantized(g);
-  clean_up(g, true);
-  sink_dequantize(g, false);
-  spell_out(g);
-  recognize(g);
-  place_heads(g);
-  hoist_reshapes(g);
-  assign_layout(g);
-  to_integer(g, {.tokens = true});
-  clean_up(g);
-  place_heads(g);
-  clean_up(g);
-  verify(g);
-  return g;
-}
-
 TEST(Everywhere, NothingOfATransformerStaysInFloat) {
   for (const auto& [name, more] : {std::pair<std::string, std::map<std::string, std::string>>{"deit_tiny", {{"patch", "8"}, {"heads", "3"}}}, {"mcuformer", {{"patch", "8"}, {"heads", "2"}, {"rank", "0.5"}, {"relative", "0"}}}}) {
     Graph g = network(name, more);
     clean_up(g);
     const Quantized q = quantize_network(g, parse_scheme("w:int8 a:int8 everywhere"), pictures(8));
-    const Graph whole = integers(q.graph);
+    const Graph whole = lowered(q.graph, {.input_shapes = {{"input", {1, 3, 32, 32}}}, .tokens = true});
+    verify(whole);
     std::set<std::string> floats;
     int borders = 0, transposes = 0;
     for (NodeId id : whole.order()) {

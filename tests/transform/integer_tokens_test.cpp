@@ -6,6 +6,7 @@
 
 #include "graph/op.h"
 #include "kernels/reference/reference.h"
+#include "planner/plan.h"
 #include "transform/passes.h"
 #include "transform/quantized.h"
 
@@ -74,18 +75,7 @@ Graph block(int64_t batch, int64_t tokens, int64_t width, int64_t heads, DType t
 
 // As the planner does it, with tokens in whole numbers.
 Graph integers(Graph g) {
-  expand_quantized(g);
-  clean_up(g, true);
-  sink_dequantize(g, false);
-  spell_out(g);
-  recognize(g);
-  place_heads(g);
-  hoist_reshapes(g);
-  assign_layout(g);
-  to_integer(g, {.tokens = true});
-  clean_up(g);
-  place_heads(g);
-  clean_up(g);
+  lower(g, {.input_shapes = {}, .tokens = true});
   verify(g);
   return g;
 }

@@ -64,12 +64,6 @@ Scratchpad scratchpad_of(const Device& device, bool latency) {
   return s;
 }
 
-Graph lowered(Graph graph, const PlanOptions& options) {
-  specialize(graph, options.input_shapes, options.fuse && options.integer);
-  lower(graph, options);
-  return graph;
-}
-
 ScheduleNetwork schedule_network(Graph graph, const Scratchpad& scratchpad) {
   ScheduleNetwork network;
   network.graph = std::move(graph);

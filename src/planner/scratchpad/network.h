@@ -37,8 +37,6 @@ struct ScheduleNetwork {
 // Nodes of this scope belong to the node that reads them.
 constexpr std::string_view kTileScope = "ai.lathe.tile";
 
-// Specialized for the shapes of `options`, and lowered as the CPU's plans are: fused, pictures with channels last.
-Graph lowered(Graph graph, const PlanOptions& options);
 // Reshapes are views of their inputs. Outputs may take the place of an input that they are computed from element by element. Throws kInput
 // where a shape is not known, or a node reads values of an enclosing graph.
 ScheduleNetwork schedule_network(Graph graph, const Scratchpad& scratchpad);
