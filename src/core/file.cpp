@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 namespace lathe {
 namespace {
@@ -124,6 +125,17 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
     fail(ErrorKind::kInput, "{}: cannot be written: {}", path_, std::strerror(reason));
   }
 }
+
+TemporaryFolder::TemporaryFolder(const std::string& path) : path_(path + ".XXXXXX") {
+  if (!::mkdtemp(path_.data())) fail(ErrorKind::kInput, "{}: no folder can be made beside it: {}", path, std::strerror(errno));
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+TemporaryFolder TemporaryFolder::of_system(const std::string& name) { return TemporaryFolder((std::filesystem::temp_directory_path() / name).string()); }
 
 AtomicFile::~AtomicFile() {
   if (file_) std::fclose(file_);

@@ -66,6 +66,23 @@ class AtomicFile {
   std::FILE* file_ = nullptr;
 };
 
+// A new folder beside `path`, with letters behind its name; gone with all that is in it when this is. Throws kInput where none can be made.
+class TemporaryFolder {
+ public:
+  explicit TemporaryFolder(const std::string& path);
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  // In the system's place for temporary files.
+  static TemporaryFolder of_system(const std::string& name);
+
+  const std::string& path() const { return path_; }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  std::string path_;
+};
+
 // Where lathe keeps what it can make again: ${XDG_CACHE_HOME:-$HOME/.cache}/lathe, made when first needed.
 // Empty when the environment names no place; relative paths count for nothing (XDG base directories).
 std::string user_cache_folder();

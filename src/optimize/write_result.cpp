@@ -33,23 +33,13 @@ fs::path normal(const std::string& folder) {
   return path.has_filename() ? path : path.parent_path();
 }
 
-// A folder beside the one wanted, on the same file system so that renaming is one step.
-class Staging {
- public:
-  explicit Staging(const fs::path& target) : path_(target.string() + ".XXXXXX") {
-    if (!::mkdtemp(path_.data())) fail(ErrorKind::kInput, "{}: no folder can be made beside it: {}", target.string(), std::strerror(errno));
+// A folder beside the one wanted, on the same file system so that renaming is one step, with the rights of an ordinary one.
+struct Staging : TemporaryFolder {
+  explicit Staging(const fs::path& target) : TemporaryFolder(target.string()) {
     mode_t mask = ::umask(0);
     ::umask(mask);
-    fs::permissions(path_, static_cast<fs::perms>(0777 & ~mask));
+    fs::permissions(path(), static_cast<fs::perms>(0777 & ~mask));
   }
-  ~Staging() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
 };
 
 std::vector<Tensor> answers(Graph graph, PlanOptions options, const std::map<std::string, Shape>& input_shapes) {

@@ -3,11 +3,10 @@
 #include "formats/onnx_strip.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <filesystem>
 #include <random>
 
+#include "../folder_test.h"
 #include "core/file.h"
 #include "formats/onnx.h"
 #include "graph/op.h"
@@ -15,14 +14,11 @@
 namespace lathe {
 namespace {
 
-namespace fs = std::filesystem;
 
-class Strip : public testing::Test {
+class Strip : public FolderTest {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lathe_strip_XXXXXX").string();
-    ASSERT_TRUE(::mkdtemp(name.data()));
-    folder_ = name;
+    FolderTest::SetUp();
     Graph g;
     ValueId y = g.add_input("x", DType::kF32, Shape{1, 40});
     std::string stem;
@@ -35,10 +31,8 @@ class Strip : public testing::Test {
     export_onnx(g, path());
     bytes_ = read_file(path(), 1 << 24);
   }
-  void TearDown() override { fs::remove_all(folder_); }
   std::string path() const { return (folder_ / "net.onnx").string(); }
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
-  fs::path folder_;
   std::vector<uint8_t> bytes_;
 };
 

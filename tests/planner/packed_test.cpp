@@ -3,12 +3,11 @@
 
 #define XXH_INLINE_ALL
 #include <gtest/gtest.h>
-#include <unistd.h>
 #include <xxhash.h>
 
-#include <filesystem>
 #include <fstream>
 
+#include "../folder_test.h"
 #include "core/file.h"
 #include "graph/op.h"
 #include "runtime/load.h"
@@ -16,20 +15,9 @@
 namespace lathe {
 namespace {
 
-namespace fs = std::filesystem;
 using Ints = std::vector<int64_t>;
 
-class Packed : public testing::Test {
- protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lathe_packed_XXXXXX").string();
-    ASSERT_TRUE(::mkdtemp(name.data()));
-    folder_ = name;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-  fs::path folder_;
-};
+using Packed = FolderTest;
 
 ValueId weights(Graph& g, const Shape& shape, uint64_t seed) {
   Tensor t = random_tensor(DType::kF32, shape, seed);

@@ -1,6 +1,5 @@
 // `lathe pack` and what the other commands make of its files, through the real binary.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <array>
 #include <cstdio>
@@ -8,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "../folder_test.h"
 #include "formats/onnx.h"
 #include "graph/op.h"
 #include "kernels/isa.h"
@@ -34,12 +34,10 @@ Result call(const std::string& arguments) {
   return result;
 }
 
-class Pack : public testing::Test {
+class Pack : public FolderTest {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "lathe_pack_XXXXXX").string();
-    ASSERT_TRUE(::mkdtemp(name.data()));
-    folder_ = name;
+    FolderTest::SetUp();
     Graph g;
     ValueId x = g.add_input("x", DType::kF32, Shape{kUnknownDim, 3, 16, 16});
     auto constant = [&](Shape shape, uint64_t seed) { return g.add_constant(random_tensor(DType::kF32, shape, seed)); };
@@ -48,7 +46,6 @@ class Pack : public testing::Test {
     g.outputs = {g.add("MatMul", {y, constant({8, 10}, 3)}, {}, "y")};
     export_onnx(g, folder_ / "net.onnx");
   }
-  void TearDown() override { fs::remove_all(folder_); }
   std::string at(const std::string& name) const { return (folder_ / name).string(); }
   std::string outputs(const std::string& model, const std::string& more = "") {
     Result r = call("run " + at(model) + " --random 5 --output " + at("out") + " " + more);
@@ -58,7 +55,6 @@ class Pack : public testing::Test {
     EXPECT_FALSE(bytes.empty()) << r.text;
     return bytes;
   }
-  fs::path folder_;
 };
 
 TEST_F(Pack, RunsAsTheModelDoes) {

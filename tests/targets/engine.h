@@ -1,12 +1,11 @@
 // What tests of emitted C compare with: lathe's own engine, on inputs whose codes are anything.
 #pragma once
 
-#include <unistd.h>
-
 #include <cstring>
 #include <filesystem>
 #include <random>
 
+#include "core/file.h"
 #include "formats/onnx.h"
 #include "runtime/load.h"
 #include "runtime/session.h"
@@ -17,16 +16,8 @@ namespace lathe::mcu {
 
 // A folder of this process, gone with it.
 inline std::string scratch(const std::string& name) {
-  struct Folder {
-    std::filesystem::path path = std::filesystem::temp_directory_path() / ("lathe_targets_" + std::to_string(::getpid()));
-    Folder() { std::filesystem::create_directories(path); }
-    ~Folder() {
-      std::error_code ignored;
-      std::filesystem::remove_all(path, ignored);
-    }
-  };
-  static Folder folder;
-  return (folder.path / name).string();
+  static const TemporaryFolder folder = TemporaryFolder::of_system("lathe_targets");
+  return folder.file(name);
 }
 
 // Numbers that become codes drawn from all of them, or every seventh image from near one end.

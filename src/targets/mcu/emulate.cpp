@@ -1,7 +1,5 @@
 #include "targets/mcu/emulate.h"
 
-#include <unistd.h>
-
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -17,26 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kMostManifest = int64_t{16} << 20, kMostMap = int64_t{64} << 20;
-
-// A folder for one run's files, gone after it.
-class RunFolder {
- public:
-  RunFolder() {
-    std::string name = (fs::temp_directory_path() / "lathe_run_XXXXXX").string();
-    if (!::mkdtemp(name.data())) fail(ErrorKind::kInput, "{} cannot be made", name);
-    path_ = name;
-  }
-  ~RunFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  RunFolder(const RunFolder&) = delete;
-  RunFolder& operator=(const RunFolder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 std::string last_lines(const std::string& text) { return text.size() > 2000 ? "…" + text.substr(text.size() - 2000) : text; }
 
@@ -121,7 +99,7 @@ Emulation results(const Firmware& f, const ProcessResult& r, const std::string& 
 
 Emulation run(const Firmware& f, const std::vector<std::string>& arguments, const std::vector<std::vector<Tensor>>& inputs,
               double seconds) {
-  RunFolder folder;
+  const TemporaryFolder folder = TemporaryFolder::of_system("lathe_run");
   if (!inputs.empty()) write_file(folder.path() + "/inputs.bin", concatenated(f, inputs));
   const ProcessResult r = run_process(arguments, folder.path(), seconds);
   if (r.timed_out) fail(ErrorKind::kInput, "{}: it ran longer than {} seconds and was ended (--timeout)", f.folder, seconds);

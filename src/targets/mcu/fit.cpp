@@ -3,6 +3,7 @@
 #include <cmath>
 #include <filesystem>
 
+#include "core/file.h"
 #include "formats/onnx.h"
 #include "optimize/assess.h"
 #include "optimize/quantized.h"
@@ -14,6 +15,7 @@ namespace lathe::mcu {
 namespace {
 
 namespace fs = std::filesystem;
+
 constexpr double kBuildSeconds = 600;
 
 bool is_quantized(const Graph& g) {
@@ -21,26 +23,6 @@ bool is_quantized(const Graph& g) {
     if (g[id].op->name == "QuantizeLinear" || g[id].op->name == "QLinearConv" || g[id].op->name == "QLinearMatMul") return true;
   return false;
 }
-
-// A folder for models on their way.
-class WorkFolder {
- public:
-  WorkFolder() {
-    std::string name = (fs::temp_directory_path() / "lathe_fit_XXXXXX").string();
-    if (!::mkdtemp(name.data())) fail(ErrorKind::kInput, "{} cannot be made", name);
-    path_ = name;
-  }
-  ~WorkFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  WorkFolder(const WorkFolder&) = delete;
-  WorkFolder& operator=(const WorkFolder&) = delete;
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 class Fitter {
  public:
@@ -140,7 +122,7 @@ class Fitter {
 
   // The network with codes fitted to the data, as firmware.
   bool finish(const Shape& input, const Graph& float_graph, const std::string& size) {
-    WorkFolder work;
+    const TemporaryFolder work = TemporaryFolder::of_system("lathe_fit");
     Graph graph = float_graph;
     std::string path = path_;
     const bool other_size = to_string(input) != to_string(default_input_shapes(model_.graph).at(model_.graph[model_.graph.inputs[0]].name));
