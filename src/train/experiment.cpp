@@ -36,6 +36,12 @@ double Scores::deviation() const {
 double Scores::error() const { return deviation() / std::sqrt(static_cast<double>(std::max<size_t>(values.size(), 1))); }
 std::string Scores::text() const { return values.size() > 1 ? fmt::format("{:.2f} ± {:.2f}", mean(), deviation()) : fmt::format("{:.2f}", mean()); }
 
+Experiment on_fashion(const ReproduceContext& context, std::string name, std::string network, double epochs, double quick_epochs, int quick_limit) {
+  const bool quick = context.quick;
+  TrainSettings s{.epochs = quick ? quick_epochs : epochs, .batch = quick ? 64 : 128, .rate = 2e-3, .warm_up = quick ? 0.5 : 1.0, .augment = "flip,crop=2"};
+  return {std::move(name), std::move(network), quick ? fmt::format("fashion-mnist,limit={}", quick_limit) : "fashion-mnist", std::move(s)};
+}
+
 std::string Gap::text() const { return fmt::format("{:+.2f} ± {:.2f}", points, error); }
 Gap gap(const Scores& a, const Scores& b) { return {a.mean() - b.mean(), std::hypot(a.error(), b.error())}; }
 

@@ -27,6 +27,9 @@ struct Experiment {
   std::string data;        // docs/DATA.md
   TrainSettings settings;
 };
+// Trains `network` on Fashion-MNIST as most of these do, by AdamW with flips and shifts: on all of it, or in the quick form on
+// `quick_limit` of its pictures in smaller batches.
+Experiment on_fashion(const ReproduceContext& context, std::string name, std::string network, double epochs, double quick_epochs, int quick_limit);
 // Trains with seeds context.seed, context.seed + 1, ... (`seeds` of them, or as many as the context says) and tests each.
 std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
 

@@ -9,11 +9,11 @@ namespace {
 
 Experiment small(const ReproduceContext& c, const std::string& name, std::map<std::string, std::string> set) {
   set["stem"] = "small";
-  TrainSettings s{.epochs = c.quick ? 3.0 : 8.0, .batch = c.quick ? 64 : 128, .rate = 2e-3, .warm_up = c.quick ? 0.5 : 1.0, .augment = "flip,crop=2"};
-  s.depths = {1, 1, 3, 1};
-  s.widths = {16, 32, 64, 128};
-  s.set = set;
-  return {name, "poolformer_s12", c.quick ? "fashion-mnist,limit=6000" : "fashion-mnist", s};
+  Experiment e = on_fashion(c, name, "poolformer_s12", 8, 3, 6000);
+  e.settings.depths = {1, 1, 3, 1};
+  e.settings.widths = {16, 32, 64, 128};
+  e.settings.set = std::move(set);
+  return e;
 }
 
 CheckResult pooling_beats_identity(const ReproduceContext& c) {

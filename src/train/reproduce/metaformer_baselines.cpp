@@ -10,11 +10,11 @@ namespace {
 Experiment small(const ReproduceContext& c, const std::string& name, const std::string& network, std::vector<int64_t> widths, std::map<std::string, std::string> set = {}) {
   set["stem"] = "small";
   set["head"] = "linear";
-  TrainSettings s{.epochs = c.quick ? 3.0 : 8.0, .batch = c.quick ? 64 : 128, .rate = 2e-3, .warm_up = c.quick ? 0.5 : 1.0, .augment = "flip,crop=2"};
-  s.depths = {1, 1, 3, 1};
-  s.widths = std::move(widths);
-  s.set = set;
-  return {name, network, c.quick ? "fashion-mnist,limit=6000" : "fashion-mnist", s};
+  Experiment e = on_fashion(c, name, network, 8, 3, 6000);
+  e.settings.depths = {1, 1, 3, 1};
+  e.settings.widths = std::move(widths);
+  e.settings.set = std::move(set);
+  return e;
 }
 int seeds(const ReproduceContext& c) { return c.quick ? 2 : 3; }
 const std::vector<int64_t> kWidths = {16, 32, 64, 128};

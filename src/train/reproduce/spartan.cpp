@@ -9,11 +9,11 @@ namespace {
 
 Experiment small(const ReproduceContext& c, const std::string& name, std::map<std::string, std::string> set = {}) {
   set["stem"] = "small";
-  TrainSettings s{.epochs = c.quick ? 2.0 : 10.0, .batch = c.quick ? 64 : 128, .rate = 2e-3, .warm_up = c.quick ? 0.5 : 1.0, .augment = "flip,crop=2"};
-  s.depths = {1, 1, 2, 1};
-  s.widths = {16, 32, 64, 128};
-  s.set = set;
-  return {name, "spartan", c.quick ? "fashion-mnist,limit=3000" : "fashion-mnist", s};
+  Experiment e = on_fashion(c, name, "spartan", 10, 2, 3000);
+  e.settings.depths = {1, 1, 2, 1};
+  e.settings.widths = {16, 32, 64, 128};
+  e.settings.set = std::move(set);
+  return e;
 }
 
 CheckResult learns(const ReproduceContext& c) { return reaches(c, small(c, "spartan"), 92); }

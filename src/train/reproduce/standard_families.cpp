@@ -9,7 +9,9 @@ namespace {
 
 // What each family's small form is, and how it is trained.
 Experiment small(const ReproduceContext& c, const std::string& network) {
-  TrainSettings s{.epochs = c.quick ? 3.0 : 30.0, .batch = c.quick ? 64 : 128, .rate = 2e-3, .warm_up = c.quick ? 0.5 : 1.0, .smoothing = 0.1, .augment = "flip,crop=2"};
+  Experiment e = on_fashion(c, network, network, 30, 3, 6000);
+  TrainSettings& s = e.settings;
+  s.smoothing = 0.1;
   if (network == "resnet18") s.width = 0.25, s.set = {{"stem", "small"}};
   if (network == "mobilenet_v1") s.width = 0.25, s.set = {{"stem", "small"}};
   if (network == "mobilenet_v2") s.width = 0.5, s.set = {{"stem", "small"}};
@@ -19,7 +21,7 @@ Experiment small(const ReproduceContext& c, const std::string& network) {
   if (network == "deit_tiny") s.depths = {6}, s.widths = {128}, s.set = {{"patch", "4"}, {"heads", "4"}}, s.rate = 1e-3;
   if (network == "tiny_vgg") s.depths = {2}, s.widths = {64};
   if (network == "lenet5") s.set = {{"activation", "relu"}};
-  return {network, network, c.quick ? "fashion-mnist,limit=6000" : "fashion-mnist", s};
+  return e;
 }
 
 Check check(const std::string& network, const std::string& published, double percent, double quick_percent) {
