@@ -15,7 +15,7 @@ struct ArenaBuffer {
 };
 
 // Sets the offsets, multiples of `alignment`, so that buffers alive at one step do not overlap there. Returns the arena's size.
-// Greedy by size, area and time, then a search over orders from the best of them (fixed seed), which ends at the lower bound.
+// Greedy, then a search over orders (planner/scratchpad/packing.h), which ends at the lower bound.
 int64_t place_arena(std::vector<ArenaBuffer>& buffers, int64_t alignment);
 // Most bytes alive at any step.
 int64_t arena_lower_bound(const std::vector<ArenaBuffer>& buffers);
