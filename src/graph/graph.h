@@ -51,6 +51,8 @@ struct Value {
   NodeId producer;             // none for inputs and constants
   bool is_constant() const { return constant.defined(); }
 };
+// Of all its elements. The shape must be known.
+inline int64_t bytes_of(const Value& v) { return element_count(*v.shape) * static_cast<int64_t>(size_of(v.dtype)); }
 
 struct Node {
   const Op* op = nullptr;

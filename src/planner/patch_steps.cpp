@@ -244,9 +244,13 @@ void PatchSteps::point(size_t map, char* memory) {
         if (slot.map == map) slot.tensor.point_at(memory + slot.offset);
 }
 
+void PatchSteps::take_over_rows(size_t strip) {
+  for (const Move& move : moves_[strip]) std::memmove(memory_[move.map] + move.to, memory_[move.map] + move.from, static_cast<size_t>(move.bytes));
+}
+
 void PatchSteps::run(void* scratch) {
   for (size_t t = 0; t < parts_.size(); ++t) {
-    for (const Move& move : moves_[t]) std::memmove(memory_[move.map] + move.to, memory_[move.map] + move.from, static_cast<size_t>(move.bytes));
+    take_over_rows(t);
     for (Part& part : parts_[t])
       if (part.kernel) execute(part, scratch);
   }
@@ -254,15 +258,13 @@ void PatchSteps::run(void* scratch) {
 
 void PatchSteps::run(void* scratch, const std::function<void(size_t, const std::function<void()>&)>& around) {
   for (size_t t = 0; t < parts_.size(); ++t) {
-    for (const Move& move : moves_[t]) std::memmove(memory_[move.map] + move.to, memory_[move.map] + move.from, static_cast<size_t>(move.bytes));
+    take_over_rows(t);
     for (size_t i = 0; i < parts_[t].size(); ++i)
       if (parts_[t][i].kernel) around(i, [&] { execute(parts_[t][i], scratch); });
   }
 }
 
 namespace {
-
-int64_t whole_bytes(const Graph& g, ValueId v) { return element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype)); }
 
 // Of a setting's maps, what one node reads and writes at most.
 int64_t widest_node(const Graph& g, const PatchStage& stage) {
@@ -271,7 +273,7 @@ int64_t widest_node(const Graph& g, const PatchStage& stage) {
     int64_t bytes = 0;
     for (const auto* list : {&g[n.node].inputs, &g[n.node].outputs})
       for (ValueId v : *list)
-        if (v && stage.axes.contains(v)) bytes += whole_bytes(g, v);
+        if (v && stage.axes.contains(v)) bytes += bytes_of(g[v]);
     most = std::max(most, bytes);
   }
   return most;
@@ -305,9 +307,9 @@ std::vector<PatchSetting> patch_settings(const Graph& graph, int64_t cache_bytes
   for (size_t i = 0; i < stages.size() && ends < kMostEnds; ++i) {
     // Where a map is smaller than those before and after it, what is whole there weighs least. The last end too.
     const PatchStage& stage = stages[i];
-    const int64_t here = whole_bytes(graph, stage.exit);
-    const bool narrower = i == 0 || here <= whole_bytes(graph, stages[i - 1].exit);
-    if (!narrower || (i + 1 < stages.size() && here >= whole_bytes(graph, stages[i + 1].exit)) || stage.nodes.size() < 2) continue;
+    const int64_t here = bytes_of(graph[stage.exit]);
+    const bool narrower = i == 0 || here <= bytes_of(graph[stages[i - 1].exit]);
+    if (!narrower || (i + 1 < stages.size() && here >= bytes_of(graph[stages[i + 1].exit])) || stage.nodes.size() < 2) continue;
     ++ends;
     setting.nodes = stage.nodes.size();
     const int64_t widest = widest_node(graph, stage), height = (*graph[stage.exit].shape)[static_cast<size_t>(stage.axes.at(stage.exit))];

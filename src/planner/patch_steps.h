@@ -78,6 +78,7 @@ class PatchSteps {
   };
   void add_part(const Graph& graph, const PatchTiling& rows, int64_t strip, size_t index, const Choose& choose);
   Kernel* kernel_for(size_t index, const KernelRequest& request, std::string form, const Choose& choose);
+  void take_over_rows(size_t strip);
   void execute(Part& part, void* scratch) { part.kernel->run(part.inputs.data(), part.outputs.data(), scratch); }
   int64_t row_bytes(const Graph& graph, size_t map) const;
   bool is_whole(size_t map) const { return map == 0 || maps_[map] == stage_.exit; }

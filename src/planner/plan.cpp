@@ -137,7 +137,7 @@ void place_values(Plan& plan, const std::vector<int64_t>* offsets) {
   for (size_t i = 0; i < count; ++i) {
     ValueId v{static_cast<int32_t>(i)};
     if (root(v) != v || !in_arena(v) || g[v].is_constant()) continue;
-    int64_t bytes = part_bytes[i] > 0 ? part_bytes[i] : element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype)) + 64;
+    int64_t bytes = part_bytes[i] > 0 ? part_bytes[i] : bytes_of(g[v]) + 64;
     buffers.push_back({bytes, begun[i], buffer_end[i], 0});
     owner.push_back(i);
   }

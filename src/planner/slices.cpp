@@ -251,7 +251,7 @@ int64_t typical_bytes(const Graph& g) {
     for (const auto* list : {&g[id].inputs, &g[id].outputs})
       for (ValueId v : *list)
         if (v && !g[v].is_constant() && g[v].shape && is_static(*g[v].shape))
-          bytes += element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype));
+          bytes += bytes_of(g[v]);
     all.push_back(bytes);
   }
   if (all.empty()) return 0;

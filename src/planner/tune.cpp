@@ -86,7 +86,7 @@ class PatchMemory {
     for (size_t m = 0; m < steps.maps().size(); ++m) {
       const ValueId v = steps.maps()[m];
       Buffer b{steps.buffer_bytes(m), 0, end, 0};
-      if (b.bytes == 0) b.bytes = element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype)) + 64;
+      if (b.bytes == 0) b.bytes = bytes_of(g[v]) + 64;
       else if (!steps.persists(m)) {
         for (int i = 0; i <= end; ++i) {
           const Node& n = g[nodes[static_cast<size_t>(i)].node];

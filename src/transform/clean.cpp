@@ -125,7 +125,7 @@ static void fold_nodes(Graph& g, int64_t largest_growth, bool keep_quantized) {
     if (!folded && n.op->supported && n.op->deterministic && n.captures.empty() && all_constant(g, n)) {
       int64_t grown = 0;
       for (ValueId v : n.outputs)
-        if (v && g[v].shape && is_static(*g[v].shape)) grown += element_count(*g[v].shape) * static_cast<int64_t>(size_of(g[v].dtype));
+        if (v && g[v].shape && is_static(*g[v].shape)) grown += bytes_of(g[v]);
       for (ValueId v : n.inputs)
         if (v) grown -= static_cast<int64_t>(g[v].constant.bytes());
       bool has_subgraph = std::any_of(n.attributes.begin(), n.attributes.end(), [](const auto& a) {

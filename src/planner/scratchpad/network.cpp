@@ -13,8 +13,6 @@
 namespace lathe {
 namespace {
 
-int64_t bytes_of(const Value& v) { return element_count(*v.shape) * static_cast<int64_t>(size_of(v.dtype)); }
-
 // Sizes and axes that operators read as constants are part of the program.
 bool is_weight(const Value& v) { return v.is_constant() && v.shape && !v.shape->empty() && v.dtype != DType::kI64 && v.dtype != DType::kI32 && v.dtype != DType::kBool; }
 
