@@ -46,7 +46,7 @@ endif()
 file(GLOB train_cli_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/cli_train/*.cpp)
 add_executable(lathe-train ${train_cli_sources} ${PROJECT_SOURCE_DIR}/src/cli/train_options.cpp ${PROJECT_SOURCE_DIR}/src/cli/reproduce.cpp)
 target_include_directories(lathe-train PRIVATE ${PROJECT_SOURCE_DIR}/src/cli)
-target_link_libraries(lathe-train PRIVATE lathe_train CLI11::CLI11)
+target_link_libraries(lathe-train PRIVATE lathe_train lathe_targets CLI11::CLI11)
 
 if(LATHE_BENCHMARKS)
   add_executable(bench_training benchmarks/training/training.cpp)

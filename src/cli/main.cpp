@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "firmware_commands.h"
+#include "targets/reproductions.h"
 
 namespace {
 
@@ -86,7 +87,7 @@ int main(int argc, char** argv) {
   lathe::cli::add_emit_c(app);
   lathe::cli::add_emulate(app);
   lathe::cli::add_train(app, argv);
-  lathe::cli::add_reproduce(app, &exit_code, lathe::reproductions(), [&] { lathe::cli::try_training_program(argv); });
+  lathe::cli::add_reproduce(app, &exit_code, lathe::firmware_reproductions(), [&] { lathe::cli::try_training_program(argv); });
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

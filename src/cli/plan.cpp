@@ -8,9 +8,11 @@
 #include "core/device.h"
 #include "core/file.h"
 #include "options.h"
+#include "plan_microcontroller.h"
 #include "planner/scratchpad/picture.h"
 #include "planner/scratchpad/simulate.h"
 #include "planner/scratchpad/tiles.h"
+#include "targets/mcu/budget.h"
 
 namespace lathe::cli {
 namespace {
@@ -22,6 +24,7 @@ struct Options {
   double time_limit = 60;
   bool json = false, tiles = false, baselines = false;
   TuneOptions tune;
+  MicrocontrollerOptions microcontroller;
 };
 
 void print_json(const Options& o, const Plan& plan, bool bf16) {
@@ -59,10 +62,10 @@ void plan_for_host(const Options& o) {
 
 std::string percent_of(int64_t part, int64_t whole) { return whole > 0 ? fmt::format("{:.1f} %", 100.0 * static_cast<double>(part) / static_cast<double>(whole)) : "-"; }
 
-void plan_for_scratchpad(const Options& o) {
+void plan_for_scratchpad(const Options& o, const std::optional<Device>& device) {
   const bool latency = o.objective == "latency", arena = o.objective == "arena";
   Scratchpad scratchpad;
-  if (!o.device.empty()) scratchpad = scratchpad_of(read_device(o.device), latency);
+  if (device) scratchpad = scratchpad_of(*device, latency);
   else if (latency) fail(ErrorKind::kUsage, "--objective latency needs a --device that says how fast it computes and reads");
   if (o.scratchpad > 0) scratchpad.capacity = o.scratchpad;
   ModelFile file(o.model.model, [](const std::string& why) { fmt::print(stderr, "lathe: note: {}\n", why); });
@@ -129,7 +132,8 @@ void add_plan(CLI::App& app) {
                   "  lathe plan model.onnx --shape x=1x3x640x640 --precision bf16\n"
                   "  lathe plan model.onnx --json | jq .arena_bytes\n"
                   "  lathe plan model.onnx --device devices/scratchpad-1m.json --method ilp --time-limit 60 --html plan.html\n"
-                  "  lathe plan model.onnx --scratchpad 2000000 --tiles --baselines\n\n"
+                  "  lathe plan model.onnx --scratchpad 2000000 --tiles --baselines\n"
+                  "  lathe plan vit.int8.onnx --device devices/stm32f746.json --no-integrate\n\n"
                   "With --device or --scratchpad the order of operators, their tensors' addresses and what is moved out and back are planned together.\n"
                   "Exit code 3: an operator does not fit the scratchpad (--tiles cuts it).");
   auto o = std::make_shared<Options>();
@@ -138,7 +142,7 @@ void add_plan(CLI::App& app) {
   command->add_option("--html", o->html, "Write a page with figures, picture and steps (scratchpads)")->type_name("FILE");
   o->model.add_precision(*command);
   o->tune.add_to(*command);
-  command->add_option("--device", o->device, "A device whose first memory is a scratchpad (devices/scratchpad-*.json)")->type_name("FILE");
+  command->add_option("--device", o->device, "A device whose first memory is a scratchpad (devices/scratchpad-*.json), or a microcontroller")->type_name("FILE");
   command->add_option("--scratchpad", o->scratchpad, "Bytes of the scratchpad (the device's)")->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command->add_option("--objective", o->objective, "traffic: least bytes moved; latency: least time by the device's rates; arena: least memory without traffic (traffic)")
       ->check(CLI::IsMember({"traffic", "latency", "arena"}));
@@ -147,9 +151,22 @@ void add_plan(CLI::App& app) {
   command->add_flag("--tiles", o->tiles, "Cut operators that do not fit into tiles");
   command->add_flag("--baselines", o->baselines, "Also what the classic orders, replacements and placements move");
   command->add_flag("--json", o->json, "One JSON object on stdout");
+  command->add_flag("--no-decompose", o->microcontroller.no_decompose, "Microcontrollers: the picture is in SRAM, not read patch by patch from elsewhere");
+  command->add_flag("--no-integrate", o->microcontroller.no_integrate, "Microcontrollers: transformers layer by layer, not token by token");
+  command->add_flag("--no-overwrite", o->microcontroller.no_overwrite, "Microcontrollers: results beside what they are made of, not in its place");
   command->callback([o] {
-    if (o->device.empty() && o->scratchpad == 0) plan_for_host(*o);
-    else plan_for_scratchpad(*o);
+    std::optional<Device> device;
+    if (!o->device.empty()) device = read_device(o->device);
+    MicrocontrollerOptions& m = o->microcontroller;
+    m.json = o->json;
+    const bool microcontroller = device && mcu::is_microcontroller(*device);
+    if (!microcontroller && (m.no_decompose || m.no_integrate || m.no_overwrite))
+      fail(ErrorKind::kUsage, "--no-decompose, --no-integrate and --no-overwrite plan a microcontroller: --device says which (devices/stm32f746.json)");
+    if (!device && o->scratchpad == 0) return plan_for_host(*o);
+    if (!microcontroller) return plan_for_scratchpad(*o, device);
+    if (o->scratchpad > 0 || !o->objective.empty() || !o->method.empty() || o->tiles || o->baselines || !o->svg.empty() || !o->html.empty())
+      fail(ErrorKind::kUsage, "{} is a microcontroller: --scratchpad, --objective, --method, --tiles, --baselines, --svg and --html are for other devices", device->name);
+    plan_for_microcontroller(o->model, *device, m);
   });
 }
 

@@ -13,6 +13,7 @@
 #include "commands.h"
 #include "core/error.h"
 #include "core/file.h"
+#include "targets/reproductions.h"
 #include "train/reproductions.h"
 #include "train_options.h"
 
@@ -56,7 +57,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, [] { return asked != 0; }); });
   int exit_code = 0;
-  lathe::cli::add_reproduce(app, &exit_code, lathe::all_reproductions());
+  const std::vector<lathe::Reproduction> all = lathe::merged(lathe::firmware_reproductions(), lathe::training_reproductions());
+  lathe::cli::add_reproduce(app, &exit_code, all);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

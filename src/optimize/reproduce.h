@@ -49,6 +49,8 @@ struct Reproduction {
 };
 
 const std::vector<Reproduction>& reproductions();
+// Of both, by key; of one key, the checks of both.
+std::vector<Reproduction> merged(std::vector<Reproduction> list, std::vector<Reproduction> more);
 // Throws kUsage with the list of keys.
 const Reproduction& find_reproduction(std::string_view key, const std::vector<Reproduction>& list = reproductions());
 

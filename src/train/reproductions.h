@@ -1,11 +1,10 @@
-// Reproductions that train, beside those of optimize/reproduce.h: one file each in reproduce/.
+// Reproductions that train, beside those of optimize/reproduce.h and targets/reproductions.h: one file each in reproduce/.
 #pragma once
 
 #include "optimize/reproduce.h"
 
 namespace lathe {
 
-// Those of optimize/reproduce.h and these; of one key, the checks of both.
-const std::vector<Reproduction>& all_reproductions();
+const std::vector<Reproduction>& training_reproductions();
 
 }  // namespace lathe

@@ -278,7 +278,7 @@ class PatchWriter {
 
 }  // namespace
 
-void run_in_patches(Graph& graph, const PatchStage& stage, const PatchGrid& grid) {
+ValueId run_in_patches(Graph& graph, const PatchStage& stage, const PatchGrid& grid) {
   const ValueId whole = PatchWriter(graph, stage, grid).run();
   graph.replace_uses(stage.exit, whole);
   // A graph's output keeps its name.
@@ -287,6 +287,7 @@ void run_in_patches(Graph& graph, const PatchStage& stage, const PatchGrid& grid
   graph[whole].name = name;
   graph[whole].dim_names = graph[stage.exit].dim_names;
   remove_dead(graph);
+  return whole;
 }
 
 }  // namespace lathe

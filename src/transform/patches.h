@@ -105,8 +105,9 @@ class PatchTiling {
 };
 
 // The stage becomes one copy of its nodes for every tile, on slices of the entry, and the exit is put together by Concat: the same
-// function, in standard ONNX where the stage is. Padding stands only at the true border. kUsage for grids that do not fit.
-void run_in_patches(Graph& graph, const PatchStage& stage, const PatchGrid& grid);
+// function, in standard ONNX where the stage is. Padding stands only at the true border. kUsage for grids that do not fit. Returns the
+// value that takes the exit's place.
+ValueId run_in_patches(Graph& graph, const PatchStage& stage, const PatchGrid& grid);
 
 // The operator makes each element of its output from the elements at its place, as NumPy's broadcasting tells (standard ones).
 bool is_elementwise(const Node& node);

@@ -51,7 +51,7 @@ class PatchNetwork {
     if (!quantized_) return constant(s, size);
     Tensor codes(DType::kI8, s), scale(DType::kF32, {s[0]}), zero(DType::kI8, {s[0]});
     for (int64_t i = 0; i < codes.size(); ++i) codes.set_int(i, any(-127, 127));
-    for (int64_t i = 0; i < s[0]; ++i) scale.set(i, size / 127 * static_cast<double>(any(5, 10)) / 10);
+    for (int64_t i = 0; i < s[0]; ++i) scale.set(i, size / 127 * static_cast<double>(any(5, 10)) / 10), zero.set_int(i, 0);
     return g_.add("DequantizeLinear", {g_.add_constant(codes), g_.add_constant(scale), g_.add_constant(zero)}, {{"axis", int64_t{0}}});
   }
   ValueId activation(ValueId x) {

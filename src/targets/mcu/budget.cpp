@@ -1,10 +1,17 @@
 #include "targets/mcu/budget.h"
 
 #include <algorithm>
+#include <set>
 
 #include "targets/mcu/weights.h"
 
 namespace lathe::mcu {
+
+bool is_microcontroller(const Device& device) {
+  return std::any_of(device.compute.begin(), device.compute.end(), [](const ComputeUnit& unit) {
+    return std::find(unit.instruction_sets.begin(), unit.instruction_sets.end(), "armv7e-m") != unit.instruction_sets.end();
+  });
+}
 
 Processor processor_of(const Device& device) {
   if (!device.limits.memory_bytes || !device.limits.flash_bytes)
@@ -23,21 +30,48 @@ Processor processor_of(const Device& device) {
        device.name);
 }
 
-static int64_t constant_bytes(const McuProgram& p, const McuStep& s) {
-  int64_t bytes = 0;
-  for (const McuStep& one : s.inner) bytes += constant_bytes(p, one);
-  if (s.kind == StepKind::kConvolve || s.kind == StepKind::kPixels || s.kind == StepKind::kRow || s.kind == StepKind::kDepthwise)
-    bytes += pack_product(p, s).bytes();
-  if (s.kind == StepKind::kSoftmax) bytes += 1024;
-  if (s.kind == StepKind::kLookUp) bytes += 256;
-  if (s.kind == StepKind::kNorm)
-    for (size_t i : {1, 2}) bytes += static_cast<int64_t>(p.graph[p.graph[s.node].inputs[i]].constant.bytes());
-  return bytes;
-}
+namespace {
+
+// Constants of steps, those that are equal once (layers.cpp, shared_array).
+class ConstantBytes {
+ public:
+  explicit ConstantBytes(const McuProgram& p) : p_(p) {}
+
+  void add(const McuStep& s) {
+    for (const McuStep& one : s.inner) add(one);
+    if (s.kind == StepKind::kConvolve || s.kind == StepKind::kPixels || s.kind == StepKind::kRow || s.kind == StepKind::kDepthwise) {
+      const PackedProduct packed = pack_product(p_, s);
+      add('u', packed.parameters.data(), 4 * packed.parameters.size());
+      add('b', packed.table.data(), packed.table.size());
+    }
+    if (s.kind == StepKind::kSoftmax) {
+      const double scale = p_.graph[s.node].get_float("x_scale");  // which tells its 256 powers
+      if (seen_.insert('f' + std::to_string(scale)).second) total += 1024;
+    }
+    if (s.kind == StepKind::kLookUp) add('b', constant(s, 1).raw(), 256);
+    if (s.kind == StepKind::kNorm) {
+      add('i', constant(s, 1).raw(), constant(s, 1).bytes());
+      add('l', constant(s, 2).raw(), constant(s, 2).bytes());
+    }
+  }
+
+  int64_t total = 0;
+
+ private:
+  const Tensor& constant(const McuStep& s, size_t input) const { return p_.graph[p_.graph[s.node].inputs[input]].constant; }
+  void add(char type, const void* elements, size_t bytes) {
+    if (seen_.insert(type + std::string(static_cast<const char*>(elements), bytes)).second) total += static_cast<int64_t>(bytes);
+  }
+  const McuProgram& p_;
+  std::set<std::string> seen_;  // by type and bytes
+};
+
+}  // namespace
 
 FirmwareSize firmware_size(const McuProgram& p) {
-  FirmwareSize size{.arena = p.arena_bytes};
-  for (const McuStep& s : p.steps) size.weights += constant_bytes(p, s);
+  ConstantBytes constants(p);
+  for (const McuStep& s : p.steps) constants.add(s);
+  FirmwareSize size{.arena = p.arena_bytes, .weights = constants.total};
   for (const McuTensor& t : p.tensors)
     if (t.constant.defined()) size.weights += t.bytes();
   return size;
@@ -51,11 +85,7 @@ void check_budget(const McuProgram& p, const Device& device) {
     int64_t most = -1;
     size_t peak = 0;
     for (size_t s = 0; s < p.steps.size(); ++s) {
-      int64_t alive = p.steps[s].scratch_bytes;
-      for (const McuTensor& t : p.tensors)
-        if (t.view_of < 0 && !t.constant.defined() && t.first_step <= static_cast<int>(s) && static_cast<int>(s) <= t.last_step)
-          alive += t.bytes();
-      if (alive > most) most = alive, peak = s;
+      if (const int64_t alive = p.bytes_alive(s); alive > most) most = alive, peak = s;
     }
     fail(ErrorKind::kBudget,
          "{}: the network needs {} bytes of SRAM ({} of arena, {} of stack), {} more than the {} there are; the most are alive at step {} "

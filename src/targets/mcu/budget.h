@@ -13,6 +13,8 @@ struct Processor {
   std::string cpu, fpu;  // of arm-none-eabi-gcc; fpu "": in software
   std::string machine;   // of qemu-system-arm
 };
+// A Cortex-M with the DSP extension.
+bool is_microcontroller(const Device& device);
 // Throws kUnsupported for a device that is not a Cortex-M with the DSP extension, kInput for one without limits.
 Processor processor_of(const Device& device);
 

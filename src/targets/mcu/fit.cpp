@@ -9,6 +9,7 @@
 #include "optimize/quantized.h"
 #include "runtime/load.h"
 #include "targets/mcu/emit.h"
+#include "targets/mcu/tiles.h"
 #include "transform/passes.h"
 
 namespace lathe::mcu {
@@ -17,12 +18,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kBuildSeconds = 600;
-
-bool is_quantized(const Graph& g) {
-  for (NodeId id : g.order())
-    if (g[id].op->name == "QuantizeLinear" || g[id].op->name == "QLinearConv" || g[id].op->name == "QLinearMatMul") return true;
-  return false;
-}
 
 class Fitter {
  public:
@@ -106,18 +101,31 @@ class Fitter {
       const Samples one{1, [&](size_t) { return std::vector<Tensor>{random_tensor(DType::kF32, shape, 1)}; }};
       graph = quantize_network(float_graph, parse_scheme("w:int8 a:uint8,minmax"), one).graph;
     }
+    tiles_.reset();
     McuProgram program = make_program(Graph(graph));
     if (own) {
       const McuProgram apart = make_program(Graph(graph), {.in_place = false});
       add(quantized_ ? "codes of 8 bits, as the model is" : "weights and activations in codes of 8 bits", apart, fits(apart));
       add("convolutions over single pixels and depthwise ones write over their input; steps in the order that needs least", program,
           fits(program));
-      // A patch stage (planner/patches.h) comes here, before the picture is made smaller: it costs time and no accuracy.
     } else {
       add(size, program, fits(program));
     }
+    // Tiles cost time and no accuracy: they come before a smaller picture.
+    if (!fit_.steps.back().fits && !flash_) try_tiles(graph, own ? "" : size + ", ");
     if (!fit_.steps.back().fits) return false;
     return finish(input, float_graph, size);
+  }
+
+  void try_tiles(const Graph& graph, const std::string& size) {
+    try {
+      const TiledProgram made = make_tiled_program(Graph(graph), {}, {.most_overhead = o_.most_overhead, .most_arena = *device_.limits.memory_bytes - kStackBytes});
+      tiles_ = made.choice.tiles;
+      add(fmt::format("{}the first layers in {}x{} tiles, to '{}'", size, tiles_->rows, tiles_->columns, made.choice.end), made.program, fits(made.program));
+    } catch (const Error& e) {
+      if (e.kind() != ErrorKind::kBudget && e.kind() != ErrorKind::kUnsupported) throw;
+      tell(e.what());
+    }
   }
 
   // The network with codes fitted to the data, as firmware.
@@ -136,7 +144,7 @@ class Fitter {
       QuantizeInput data(path, o_.data, {.preprocess = {}, .labels = "", .limit = o_.samples, .seed = o_.seed});
       graph = quantize_network(data.model().graph, o_.scheme.empty() ? default_scheme() : parse_scheme(o_.scheme), data.samples()).graph;
     }
-    const McuProgram program = make_program(Graph(graph));
+    const McuProgram program = make_program(Graph(graph), {.tiles = tiles_});
     if (!fits(program)) return false;  // layers that stayed apart need more than the quick look did
     emit_firmware(program, device_, {.name = o_.name, .source = fs::path(path_).filename().string()}, o_.output);
     const std::string codes = o_.output + "/model.onnx";
@@ -179,6 +187,7 @@ class Fitter {
   const FitOptions& o_;
   Model model_;
   bool quantized_ = false, pictures_ = false, flash_ = false;
+  std::optional<Tiles> tiles_;  // of the attempt
   std::string miss_;
   Fit fit_;
 };

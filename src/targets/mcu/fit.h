@@ -24,6 +24,7 @@ struct FitOptions {
   int64_t evaluated = 500;  // for accuracy, at most
   uint64_t seed = 1;
   double least_side = 0.5;  // of the input's sides, how small they may become
+  double most_overhead = 0.5;  // multiply-accumulates that tiles may do twice, as a part of the network's
   std::function<void(const std::string&)> progress = nullptr;
 };
 

@@ -90,14 +90,11 @@ struct Writer : LayerText {
   // The initializer of a layer's constants; returns also the name of its function and its structure.
   struct Layer {
     std::string function = {}, structure = {}, fields = {};
-    int64_t weights = 0;
   };
 
   std::string product_arrays(const std::string& stem, const PackedProduct& packed) {
-    const std::string parameters = fmt::format("{}_{}_parameters", name, stem);
-    add_array("uint32_t", parameters, packed.parameters.size(), static_cast<int64_t>(packed.parameters.size() * 4),
-              array_of(packed.parameters, 10, [](uint32_t x) { return fmt::format("{:#010x}u", x); }));
-    std::string text = fmt::format(".parameters = {}", parameters);
+    std::string text = fmt::format(".parameters = {}", shared_array("uint32_t", stem + "_parameters", packed.parameters.size(), sizeof(uint32_t),
+                                                                    array_of(packed.parameters, 10, [](uint32_t x) { return fmt::format("{:#010x}u", x); })));
     if (!packed.table.empty()) text += fmt::format(", .table = {}", bytes_array(stem + "_table", packed.table));
     return text;
   }
@@ -123,7 +120,7 @@ struct Writer : LayerText {
     const int64_t group = matrix ? 1 : n.get_int("group");
     const int64_t channels = matrix ? w[0] : w[1], outputs = matrix ? w[1] : w[0] / group;
     const bool words = channels % 4 == 0;
-    Layer layer{.structure = "dense", .weights = packed.bytes()};
+    Layer layer{.structure = "dense"};
     int64_t height = 1, width = 1, out_height = 1, out_width = 1;
     if (matrix) {
       width = out_width = element_count(y.shape) / outputs;
@@ -165,7 +162,7 @@ struct Writer : LayerText {
     const Shape& w = p.graph[n.inputs[1]].constant.shape();
     const auto [flags, to] = output_form(n, packed, y.type);
     const auto &st = n.get_ints("strides"), &di = n.get_ints("dilations"), &pads = n.get_ints("pads");
-    Layer layer{.structure = "depthwise", .weights = packed.bytes()};
+    Layer layer{.structure = "depthwise"};
     layer.function = fmt::format("depthwise_{}_{}_to_{}", window_text(n, w), code_name(x.type), to);
     form(layer.function, "depthwise.h", "depthwise",
          fmt::format("convolve_channels(l, (struct depthwise_form){{{}, {}, {}, {}, {}, {}, {}, {}}});", w[2], w[3], st[0], st[1], di[0],
@@ -265,7 +262,7 @@ struct Writer : LayerText {
     const double scale = n.get_float("x_scale");
     std::vector<float> powers(256);
     for (int i = 0; i < 256; ++i) powers[i] = static_cast<float>(std::exp(-i * scale));
-    Layer layer{.structure = "softmax", .weights = 1024};
+    Layer layer{.structure = "softmax"};
     layer.fields = fmt::format(
         "  .x = {}, .y = {}, .powers = {},\n  .rows = {}, .width = {}, .x_flip = {}, .inverse = {}, {}",
         input_address(s, 0), address(s.output), floats_array(stem + "_powers", powers),
@@ -287,7 +284,7 @@ struct Writer : LayerText {
     const Node& n = p.graph[s.node];
     const McuTensor& x = p.tensors[s.inputs[0]];
     const Tensor &weight = p.graph[n.inputs[1]].constant, &bias = p.graph[n.inputs[2]].constant;
-    Layer layer{.function = "norm_rows", .structure = "norm", .weights = static_cast<int64_t>(weight.bytes() + bias.bytes())};
+    Layer layer{.function = "norm_rows", .structure = "norm"};
     layer.fields = fmt::format("  .x = {}, .y = {},\n  .weight = {}, .bias = {},\n", input_address(s, 0), address(s.output),
                                numbers_array(stem + "_weight", weight, "int32_t", ""), numbers_array(stem + "_bias", bias, "int64_t", "LL"));
     layer.fields += fmt::format("  .rows = {}, .width = {}, .is_signed = {}, .epsilon = {}LL,\n  {}", element_count(x.shape) / x.shape.back(),
@@ -333,7 +330,7 @@ struct Writer : LayerText {
     if (s.kind == StepKind::kLookUp) {
       const Tensor& t = p.graph[p.graph[s.node].inputs[1]].constant;
       const std::string entries = bytes_array(stem + "_table", {t.data<uint8_t>(), t.data<uint8_t>() + 256});
-      return {"look_up", "lookup", fmt::format("{} .table = {}, .count = {}", places, entries, y.bytes()), 256};
+      return {"look_up", "lookup", fmt::format("{} .table = {}, .count = {}", places, entries, y.bytes())};
     }
     std::vector<int64_t> size(5 - s.sizes.size(), 1), step(5 - s.sizes.size(), 0);
     size.insert(size.end(), s.sizes.begin(), s.sizes.end());
@@ -363,7 +360,18 @@ struct Writer : LayerText {
     fail(ErrorKind::kInternal, "a step of unknown kind");
   }
 
-  // What is done to one row: structures, and in `calls` the call of each for token t.
+  // Of a structure, what depends on how many rows there are.
+  static std::string rows_of(const McuStep& one, int64_t width) {
+    switch (one.kind) {
+      case StepKind::kNorm: return " link.rows = rows;";
+      case StepKind::kPixels: return " link.width = link.out_width = rows;";
+      case StepKind::kAdd: return fmt::format(" link.inner = rows * {};", width);
+      case StepKind::kLookUp: return fmt::format(" link.count = rows * {};", width);
+      default: fail(ErrorKind::kInternal, "a step that does not go by rows");
+    }
+  }
+
+  // What is done to a few rows: structures, and in `calls` the call of each for `rows` tokens from t on.
   std::string links(const std::string& stem, const McuStep& s, std::vector<std::string>& calls, std::vector<std::string>& called) {
     std::string text;
     for (size_t i = 0; i < s.inner.size(); ++i) {
@@ -371,29 +379,34 @@ struct Writer : LayerText {
       const std::string own = fmt::format("{}_{}", stem, i);
       const Layer layer = layer_of(own, one);
       text += fmt::format("static const struct {} {} = {{\n{}}};\n", layer.structure, own, layer.fields);
-      // Pointers into whole tensors go on by a row each time.
+      // Pointers into whole tensors go on by rows.
       std::string moves;
       const auto move = [&](const char* field, int t, bool untyped) {
         if (p.tensors[t].row_of < 0) return;
-        const int64_t step = p.tensors[t].bytes();
+        const int64_t step = row_bytes(p.tensors[t]);
         moves += untyped ? fmt::format(" link.{0} = (uint8_t *)link.{0} + t * {1};", field, step)
                          : fmt::format(" link.{} += t * {};", field, step);
       };
       move(one.kind == StepKind::kAdd ? "a" : "x", one.inputs[0], false);
       if (one.inputs.size() > 1) move("b", one.inputs[1], false);
-      move("y", one.output, one.kind == StepKind::kRow);
-      calls.push_back(moves.empty() ? fmt::format("{}(&{});", layer.function, own)
-                                    : fmt::format("{{ struct {} link = {};{} {}(&link); }}", layer.structure, own, moves, layer.function));
+      move("y", one.output, one.kind == StepKind::kPixels);
+      calls.push_back(fmt::format("{{ struct {} link = {};{}{} {}(&link); }}", layer.structure, own, moves, rows_of(one, p.tensors[one.output].shape[1]), layer.function));
       called.push_back(layer.function);
     }
     return text;
+  }
+  static int64_t row_bytes(const McuTensor& rows) { return rows.bytes() / rows.shape[0]; }
+
+  // Two tokens at a time, and the last by itself where their number is odd.
+  static std::string each_token(int64_t tokens, const std::string& indent) {
+    return fmt::format("{0}for (int32_t t = 0; t < {1}; t += 2) {{\n{0}  const int32_t rows = t + 1 < {1} ? 2 : 1;\n", indent, tokens);
   }
 
   // One step that goes through the tokens.
   void emit_tokens(const std::string& stem, const McuStep& s) {
     std::vector<std::string> calls, called;
     layers += links(stem, s, calls, called);
-    layers += fmt::format("static void run_{}(void) {{\n  for (int32_t t = 0; t < {}; ++t) {{\n", stem, s.tokens);
+    layers += fmt::format("static void run_{}(void) {{\n{}", stem, each_token(s.tokens, "  "));
     for (const std::string& call : calls) layers += "    " + call + "\n";
     layers += "  }\n}\n\n";
   }
@@ -417,26 +430,26 @@ struct Writer : LayerText {
     const int is_signed = p.tensors[s.inner[last].output].type == DType::kI8;
     layers += fmt::format("static const struct attention {}_attend = {{\n  .q = {}, .k = {}, .v = {}, .y = {},\n  .scores = (int32_t *)({}),\n",
                           stem, query, keys, values, address(s.output), scores);
-    layers += fmt::format("  .heads = 1, .share = 1, .queries = 1, .keys = {}, .size = {}, .value_size = {}, .k_row = {}, .v_row = {},\n",
-                          sizes.keys, sizes.head_size, sizes.value_size, sizes.head_size, sizes.value_size);
+    layers += fmt::format("  .heads = 1, .share = 1, .keys = {0}, .size = {1}, .value_size = {2}, .q_row = {1}, .k_row = {1}, .v_row = {2}, .y_row = {3},\n",
+                          sizes.keys, sizes.head_size, sizes.value_size, y.row);
     layers += fmt::format("  .is_signed = {}, .q_zero = {}, .k_zero = {}, .v_zero = {},\n", is_signed,
                           n.get_int("q_zero_point"), n.get_int("k_zero_point"), n.get_int("v_zero_point"));
     layers += fmt::format("  {}, {}}};\n", score_text(n), limits_text(Requantize::of(n)));
     // The outputs of one head stand together in the product's parameters.
     const auto part = [&](const ops::HeadView& view, int64_t size, const std::string& to) {
-      return fmt::format("      product.parameters = {}.parameters + {} + h * {};\n      product.outputs = {};\n      product.y = {};\n      {}(&product);\n",
+      return fmt::format("      product.parameters = {}.parameters + {} + h * {};\n      product.outputs = product.y_pixel = {};\n      product.y = {};\n      {}(&product);\n",
                          product, view.offset / 2 * pair, view.head / 2 * pair, size, to, called[last]);
     };
     const McuTensor& row = p.tensors[s.inner[last].inputs[0]];
     std::string begin;
     for (size_t i = 0; i < last; ++i) begin += "      " + calls[i] + "\n";
-    begin += fmt::format("      struct dense product = {};{}\n", product, row.row_of >= 0 ? fmt::format(" product.x += t * {};", row.bytes()) : "");
-    layers += fmt::format("static void run_{}(void) {{\n  for (int32_t h = 0; h < {}; ++h) {{\n    for (int32_t t = 0; t < {}; ++t) {{\n{}", stem,
-                          sizes.query_heads, s.tokens, begin);
+    begin += fmt::format("      struct dense product = {};{} product.width = product.out_width = rows;\n", product,
+                         row.row_of >= 0 ? fmt::format(" product.x += t * {};", row_bytes(row)) : "");
+    layers += fmt::format("static void run_{}(void) {{\n  for (int32_t h = 0; h < {}; ++h) {{\n{}{}", stem, sizes.query_heads, each_token(s.tokens, "    "), begin);
     layers += part(k, sizes.head_size, fmt::format("{} + t * {}", keys, sizes.head_size)) +
               part(v, sizes.value_size, fmt::format("{} + t * {}", values, sizes.value_size));
-    layers += fmt::format("    }}\n    for (int32_t t = 0; t < {}; ++t) {{\n{}", s.tokens, begin) + part(q, sizes.head_size, query);
-    layers += fmt::format("      struct attention row = {0}_attend;\n      row.y += h * {1} + t * {2};\n      attend(&row);\n    }}\n  }}\n}}\n\n",
+    layers += fmt::format("    }}\n{}{}", each_token(s.tokens, "    "), begin) + part(q, sizes.head_size, query);
+    layers += fmt::format("      attend_some(&{0}_attend, rows, {0}_attend.y + h * {1} + t * {2});\n    }}\n  }}\n}}\n\n",
                           stem, y.head, y.row);
     headers.insert("tokens.h");
   }
@@ -481,9 +494,10 @@ struct Writer : LayerText {
 }  // namespace
 
 LayerText write_layers(const McuProgram& program, const std::string& name) {
-  Writer w{.p = program, .name = name};
+  Writer w{{}, program, name};
   w.emit_layers();
-  return std::move(w);
+  LayerText text = std::move(w);
+  return text;
 }
 
 }  // namespace lathe::mcu

@@ -14,9 +14,10 @@ constexpr size_t kStates = 64;  // kept after each step
 class Orderer {
  public:
   explicit Orderer(const McuProgram& p) : p_(p), size_(p.tensors.size()), uses_(p.tensors.size(), 0), kept_(p.tensors.size(), false) {
-    // Steps of one node stay together: they fill one tensor, or read one.
+    // Steps of one node stay together: they fill one tensor, or read one. So do all tiles of a stage, which come before everything.
     for (size_t s = 0; s < p.steps.size(); ++s) {
-      if (s == 0 || p.steps[s].node.index != p.steps[s - 1].node.index) units_.emplace_back();
+      const bool begins = s < p.tile_steps ? s == 0 : s == p.tile_steps || p.steps[s].node.index != p.steps[s - 1].node.index;
+      if (begins) units_.emplace_back();
       units_.back().steps.push_back(s);
     }
     std::vector<int> maker(p.tensors.size(), -1);
@@ -30,6 +31,12 @@ class Orderer {
         for (int t : p.steps[s].inputs) reads.insert(origin(t));
         makes.insert(origin(p.steps[s].output));
         unit.scratch = std::max(unit.scratch, p.steps[s].scratch_bytes);
+      }
+      if (unit.steps[0] < p.tile_steps) {
+        // What tiles hold is gone with them, in every order.
+        std::erase_if(reads, [&](int t) { return makes.contains(t); });
+        makes = {origin(p.steps[p.tile_steps - 1].output)};
+        unit.scratch = 0;
       }
       for (int t : reads)
         if (maker[t] >= 0 && maker[t] != static_cast<int>(u)) before.insert(maker[t]);

@@ -7,6 +7,7 @@
 #include "runtime/load.h"
 #include "targets/mcu/arena.h"
 #include "targets/mcu/tokens.h"
+#include "transform/patches.h"
 #include "transform/quantized.h"
 
 namespace lathe::mcu {
@@ -19,15 +20,20 @@ bool is_code(DType type) { return type == DType::kU8 || type == DType::kI8; }
 
 class Lowering {
  public:
-  explicit Lowering(McuProgram& program) : p_(program), g_(program.graph) {
+  // `whole`: what tiles are put together to, if there are any.
+  explicit Lowering(McuProgram& program, ValueId whole = {}) : p_(program), g_(program.graph), whole_(whole) {
     readers_ = g_.consumers();
     for (ValueId v : g_.outputs) outputs_.insert(v.index);
+    if (whole_) find_tiles(whole_, 0, 0);
   }
 
   void run(const std::vector<NodeId>& order) {
     for (ValueId v : g_.inputs) input(v);
-    for (NodeId id : order)
+    for (NodeId id : order) {
       if (!done_.contains(id.index)) lower(id);
+      for (ValueId v : std::vector<ValueId>(g_[id].outputs))
+        if (v && tiles_.contains(v.index)) put_tile(id, v);
+    }
     for (ValueId v : g_.outputs) output(v);
   }
 
@@ -123,6 +129,34 @@ class Lowering {
     }
     border.type = p_.tensors[border.tensor].type;
     p_.outputs.push_back(std::move(border));
+  }
+
+  // Where each tile of `v` begins. What joins them is no step: a tile is copied to its place when it is made (put_tile).
+  void find_tiles(ValueId v, int64_t row, int64_t column) {
+    const NodeId id = g_[v].producer;
+    const Node& n = g_[id];
+    const bool joins = n.op->name == "Concat" && n.op->domain.empty() && (n.get_int("axis") == 1 || n.get_int("axis") == 2);
+    if (!joins) {
+      tiles_[v.index] = {row, column};
+      return;
+    }
+    done_.insert(id.index);
+    for (ValueId part : n.inputs) {
+      find_tiles(part, row, column);
+      const auto axis = static_cast<size_t>(n.get_int("axis"));
+      (axis == 1 ? row : column) += (*g_[part].shape)[axis];
+    }
+  }
+  void put_tile(NodeId id, ValueId v) {
+    const auto [row, column] = tiles_.at(v.index);
+    const Shape &x = *g_[v].shape, &y = *g_[whole_].shape;
+    const auto whole = tensor_.find(whole_.index);
+    McuStep s = step(StepKind::kCopyRows, id);
+    s.inputs = {tensor_.at(v.index)};
+    s.output = whole != tensor_.end() ? whole->second : tensor_[whole_.index] = add_tensor(g_[whole_].name, g_[whole_].dtype, y);
+    s.rows = {x[1], x[2] * x[3], x[2] * x[3], y[2] * y[3], 0, (row * y[2] + column) * y[3]};
+    p_.steps.push_back(std::move(s));
+    p_.tile_steps = p_.steps.size();
   }
 
   McuStep step(StepKind kind, NodeId id) {
@@ -402,6 +436,7 @@ class Lowering {
       for (size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<int64_t>(i));
     if (has_input(n, 4)) steps = g_[n.inputs[4]].constant.to_i64();
     if (rank > 5) refuse(n, "tensors of more than five axes are not supported");
+    if (cut_rows(id, from, starts, axes, steps)) return;
     McuStep s = step(StepKind::kMove, id);
     s.inputs = {from};
     s.sizes = *g_[n.outputs[0]].shape;
@@ -415,6 +450,31 @@ class Lowering {
     }
     s.output = make_output(n);
     p_.steps.push_back(std::move(s));
+  }
+
+  // A cut along one axis, or along two that follow each other behind axes of one entry: rows of bytes that stand together.
+  bool cut_rows(NodeId id, int from, const std::vector<int64_t>& starts, const std::vector<int64_t>& axes, const std::vector<int64_t>& steps) {
+    const Node& n = g_[id];
+    const Shape &x = *g_[n.inputs[0]].shape, &y = *g_[n.outputs[0]].shape;
+    if (std::any_of(steps.begin(), steps.end(), [](int64_t s) { return s != 1; })) return false;
+    size_t first = x.size(), last = 0;
+    for (size_t i = 0; i < x.size(); ++i)
+      if (x[i] != y[i]) first = std::min(first, i), last = i;
+    if (first > last) first = last = 0;
+    const int64_t inner = lathe::product(x, last + 1, x.size()), outer = lathe::product(y, 0, first);
+    const bool two = last == first + 1 && outer == 1;
+    if (!two && first != last) return false;
+    McuStep s = step(StepKind::kCopyRows, id);
+    s.inputs = {from};
+    s.output = make_output(n);
+    s.rows = {two ? y[first] : outer, y[last] * inner, x[last] * inner, y[last] * inner, 0, 0};
+    const std::vector<int64_t> strides = strides_of(x);
+    for (size_t i = 0; i < starts.size(); ++i) {
+      const auto axis = static_cast<size_t>(normalize_axis(axes[i], static_cast<int64_t>(x.size())));
+      s.rows.x_offset += std::clamp<int64_t>(starts[i] < 0 ? starts[i] + x[axis] : starts[i], 0, x[axis]) * strides[axis];
+    }
+    p_.steps.push_back(std::move(s));
+    return true;
   }
 
   void transpose(NodeId id) {
@@ -486,6 +546,8 @@ class Lowering {
   };
   McuProgram& p_;
   Graph& g_;
+  ValueId whole_;
+  std::map<int32_t, std::pair<int64_t, int64_t>> tiles_;  // by value: first row and column in the whole
   std::vector<std::vector<NodeId>> readers_;
   std::set<int32_t> outputs_, done_;
   std::vector<ValueId> rounded_;
@@ -495,6 +557,29 @@ class Lowering {
 };
 
 }  // namespace
+
+bool is_quantized(const Graph& g) {
+  for (NodeId id : g.order())
+    if (g[id].op->name == "QuantizeLinear" || g[id].op->name == "QLinearConv" || g[id].op->name == "QLinearMatMul") return true;
+  return false;
+}
+
+std::string_view name_of(StepKind kind) {
+  constexpr std::string_view kNames[] = {"convolution", "pixels", "row",    "depthwise", "add",  "multiply", "pool", "softmax",
+                                         "norm",        "attention", "tokens", "heads",  "look up", "copy",    "fill", "move"};
+  return kNames[static_cast<size_t>(kind)];
+}
+
+int64_t McuProgram::bytes_alive(size_t step) const {
+  // Tensors that begin where another does share its bytes.
+  std::map<int64_t, int64_t> places;
+  for (const McuTensor& t : tensors)
+    if (t.view_of < 0 && t.row_of < 0 && !t.constant.defined() && !t.outside && t.first_step <= static_cast<int>(step) && static_cast<int>(step) <= t.last_step)
+      places[t.offset] = std::max(places[t.offset], t.bytes());
+  int64_t sum = steps[step].scratch_bytes;
+  for (const auto& [offset, bytes] : places) sum += bytes;
+  return sum;
+}
 
 // What reads it must take its place at run time: steps with one input do.
 static void leave_input_outside(McuProgram& p) {
@@ -598,7 +683,25 @@ void place(McuProgram& p, bool in_place) {
     if (t.row_of >= 0) t.offset = p.tensors[t.row_of].offset;
 }
 
-McuProgram make_program(Graph graph, const ProgramOptions& options) {
+// From the input on, past rounding and the move to channels-last: what the first layer reads.
+static ValueId codes_of_picture(const Graph& g) {
+  if (g.inputs.size() != 1) return {};
+  ValueId v = g.inputs[0];
+  if (!g[v].shape || g[v].shape->size() != 4) return {};
+  const Shape& x = *g[v].shape;
+  const Shape moved{x[0], x[2], x[3], x[1]};
+  const std::vector<std::vector<NodeId>> readers = g.consumers();
+  bool last = false;
+  while (!last && readers[v.index].size() == 1) {
+    const Node& n = g[readers[v.index][0]];
+    last = (n.op->name == "Transpose" || n.op->name == "Reshape") && n.op->domain.empty() && g[n.outputs[0]].shape == moved;
+    if (!last && !(n.op->name == "QuantizeLinear" && n.op->domain.empty())) return {};
+    v = n.outputs[0];
+  }
+  return last && size_of(g[v].dtype) == 1 ? v : ValueId{};
+}
+
+PlannedNetwork plan_network(Graph graph, const ProgramOptions& options) {
   PlanOptions plan_options;
   plan_options.reference = true;  // constants stay as they are: no kernel packs them
   plan_options.slice = false;
@@ -606,17 +709,31 @@ McuProgram make_program(Graph graph, const ProgramOptions& options) {
   for (const auto& [name, shape] : default_input_shapes(graph)) plan_options.input_shapes[name] = shape;
   for (const auto& [name, shape] : options.input_shapes) plan_options.input_shapes[name] = shape;
   Plan plan = make_plan(std::move(graph), plan_options);
+  PlannedNetwork network{.graph = std::move(plan.graph), .order = {}, .codes = {}};
+  for (const Step& s : plan.steps) network.order.push_back(s.node);
+  network.codes = codes_of_picture(network.graph);
+  return network;
+}
+
+McuProgram make_program(PlannedNetwork network, const ProgramOptions& options) {
   McuProgram program;
-  program.name = plan.graph.name;
-  program.graph = std::move(plan.graph);
-  std::vector<NodeId> order;
-  for (const Step& s : plan.steps) order.push_back(s.node);
-  Lowering(program).run(order);
+  program.name = network.graph.name;
+  program.graph = std::move(network.graph);
+  ValueId whole;
+  if (options.tiles) {
+    if (!network.codes) fail(ErrorKind::kUnsupported, "tiles need a network whose one input is a picture that is rounded to codes first");
+    const PatchStage stage = patchable_prefix(program.graph, network.codes, true).stage(options.tiles->nodes);
+    whole = run_in_patches(program.graph, stage, {.rows = options.tiles->rows, .columns = options.tiles->columns});
+    network.order = program.graph.order();
+  }
+  Lowering(program, whole).run(network.order);
   if (options.outside_input) leave_input_outside(program);
   if (options.integrate) integrate_tokens(program);
   for (const McuStep& s : program.steps) program.macs += s.macs;
   order_and_place(program, options.in_place);
   return program;
 }
+
+McuProgram make_program(Graph graph, const ProgramOptions& options) { return make_program(plan_network(std::move(graph), options), options); }
 
 }  // namespace lathe::mcu

@@ -10,7 +10,9 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "graph/graph.h"
@@ -23,7 +25,7 @@ struct McuTensor {
   Shape shape;
   Tensor constant = {};               // defined: lies in flash
   bool outside = false;               // an input that the caller keeps elsewhere: flash, a camera's buffer
-  int row_of = -1;                    // one row of that tensor: which, the step that goes through them says
+  int row_of = -1;                    // a few rows of that tensor: which, the step that goes through them says
   int view_of = -1;                   // the tensor whose bytes these are, under another shape
   int first_step = 0, last_step = 0;  // alive, inclusive; inputs from step 0 on, outputs to the number of steps
   int64_t offset = -1;                // in the arena
@@ -31,6 +33,7 @@ struct McuTensor {
 };
 
 enum class StepKind { kConvolve, kPixels, kRow, kDepthwise, kAdd, kMultiply, kPool, kSoftmax, kNorm, kAttention, kTokens, kHeads, kLookUp, kCopyRows, kFill, kMove };
+std::string_view name_of(StepKind kind);  // "depthwise"
 
 // Rows of bytes that a step copies: joins and cuts of tensors.
 struct Rows {
@@ -48,7 +51,7 @@ struct McuStep {
   int in_place = -1;       // the input whose place it does take
   int64_t scratch_bytes = 0, scratch_offset = 0;
   int64_t macs = 0;
-  // kTokens, kHeads (tokens.h): what is done to each of `tokens` rows, on tensors of one row, some of them in scratch.
+  // kTokens, kHeads (tokens.h): what is done to each of `tokens` rows, on tensors of a few rows, some of them in scratch.
   std::vector<McuStep> inner = {};
   std::vector<std::pair<int, int64_t>> in_scratch = {};  // tensors, and where in the scratch
   int64_t tokens = 0, inner_scratch = 0;                 // where the scratch of the inner steps is
@@ -75,9 +78,19 @@ struct McuProgram {
   std::vector<McuTensor> tensors;
   std::vector<McuStep> steps;
   std::vector<McuBorder> inputs, outputs;
+  size_t tile_steps = 0;  // the first ones: a stage that runs on one tile after the other, in this order
   int64_t arena_bytes = 0;
   int64_t lower_bound = 0;  // most bytes alive at any step, scratch among them
   int64_t macs = 0;
+  // Alive while a step runs, its scratch among them; what is written over an input counts once.
+  int64_t bytes_alive(size_t step) const;
+};
+
+// The first part of a network on one tile of its maps after the other (MCUNetV2, Lin et al. 2021): so many nodes of it, as
+// patchable_prefix() has them, and the tiles of its last map. What tiles share is computed again.
+struct Tiles {
+  size_t nodes = 0;
+  int64_t rows = 1, columns = 1;
 };
 
 struct ProgramOptions {
@@ -85,17 +98,28 @@ struct ProgramOptions {
   bool outside_input = false;                      // the one input stays where the caller has it: it takes no SRAM (MCUFormer's patches one by one)
   bool integrate = true;                           // transformers one token at a time (tokens.h)
   bool in_place = true;                            // convolutions over one pixel and depthwise ones may write over their input
+  std::optional<Tiles> tiles = {};                 // tiles.h chooses them
 };
+
+// Some of its operators make codes: it is no network in float.
+bool is_quantized(const Graph& graph);
 
 // Throws kUnsupported, naming node and operator, for what has no form on codes of 8 bits; kInput for open sizes and for a
 // batch of more than one image.
 McuProgram make_program(Graph graph, const ProgramOptions& options = {});
 
-// Where a patch stage (planner/patches.h) is to be put in: it replaces the steps of a prefix of the program by those of its
-// tiles, which are steps of the same kinds on smaller tensors, and calls this again. Gives every tensor its lifetime and
-// its place; what may share a place does.
+// Gives every tensor its lifetime and its place; what may share a place does.
 void place(McuProgram& program, bool in_place = true);
-// The same, after putting the steps in the order that needs least where that is another than theirs.
+// The same, after putting the steps behind the tiles in the order that needs least where that is another than theirs.
 void order_and_place(McuProgram& program, bool in_place = true);
+
+// A network as its steps will be made from it: planned, with its integer operators, and the codes that the first of them reads.
+struct PlannedNetwork {
+  Graph graph;
+  std::vector<NodeId> order;
+  ValueId codes;  // [N, H, W, C]; none where the network has another input than one picture
+};
+PlannedNetwork plan_network(Graph graph, const ProgramOptions& options = {});
+McuProgram make_program(PlannedNetwork network, const ProgramOptions& options = {});
 
 }  // namespace lathe::mcu

@@ -11,6 +11,7 @@ namespace lathe::mcu {
 namespace {
 
 constexpr int64_t kAlignment = 8;
+constexpr int64_t kRows = 2;  // tokens at a time: products take two pixels together (c/dense.h)
 
 class Integration {
  public:
@@ -66,7 +67,7 @@ class Integration {
     p_.tensors.push_back(std::move(t));
     return static_cast<int>(p_.tensors.size()) - 1;
   }
-  int row_of(int t) { return add({.name = tensor(t).name, .type = tensor(t).type, .shape = {1, width(tensor(t))}, .row_of = t}); }
+  int row_of(int t) { return add({.name = tensor(t).name, .type = tensor(t).type, .shape = {kRows, width(tensor(t))}, .row_of = t}); }
   // A tensor in the step's scratch.
   int in_scratch(McuStep& step, const std::string& name, DType type, Shape shape) {
     const int t = add({.name = name, .type = type, .shape = std::move(shape)});
@@ -74,10 +75,9 @@ class Integration {
     step.scratch_bytes += (tensor(t).bytes() + kAlignment - 1) / kAlignment * kAlignment;
     return t;
   }
-  // `s` for one row, from `from` to `to`.
+  // `s` for a few rows, from `from` to `to`.
   McuStep link(size_t s, int from, int to) const {
     McuStep one = p_.steps[s];
-    if (one.kind == StepKind::kPixels) one.kind = StepKind::kRow;
     one.inputs = {from};
     one.output = to;
     one.may_overwrite = one.in_place = -1;
@@ -117,14 +117,14 @@ class Integration {
     int from = row_of(x);
     for (size_t i = 0; i + 1 < links.size(); ++i) {
       const McuTensor& made = tensor(p_.steps[links[i]].output);
-      const int to = in_scratch(step, made.name, made.type, {1, width(made)});
+      const int to = in_scratch(step, made.name, made.type, {kRows, width(made)});
       step.inner.push_back(link(links[i], from, to));
       step.macs += p_.steps[links[i]].macs * 2 * sizes.query_heads;
       from = to;
     }
     const McuTensor made = tensor(p_.steps[*product].output);
     step.macs += p_.steps[*product].macs;
-    const int q = in_scratch(step, made.name + "_query", made.type, {1, sizes.head_size});
+    const int q = in_scratch(step, made.name + "_query", made.type, {kRows, sizes.head_size});
     in_scratch(step, made.name + "_keys", made.type, {sizes.keys, sizes.head_size});
     in_scratch(step, made.name + "_values", made.type, {sizes.keys, sizes.value_size});
     in_scratch(step, made.name + "_scores", DType::kI32, {sizes.keys});
@@ -168,7 +168,7 @@ class Integration {
     int from = row_of(x);
     for (const size_t at : links) {
       const McuTensor made = tensor(p_.steps[at].output);
-      const int to = at == last ? row_of(step.output) : in_scratch(step, made.name, made.type, {1, width(made)});
+      const int to = at == last ? row_of(step.output) : in_scratch(step, made.name, made.type, {kRows, width(made)});
       step.inner.push_back(link(at, from, to));
       step.macs += p_.steps[at].macs;
       from = to;

@@ -13,6 +13,8 @@
 
 /* Bodies of layers are inlined into one function for each form of layer, so that sizes of windows are constants there. */
 #define LATHE_BODY static inline __attribute__((always_inline))
+/* Not inlined, for long loops that need all registers. */
+#define LATHE_APART static __attribute__((noinline, unused))
 
 #if defined(__clang__)
 #define LATHE_PRAGMA(text) _Pragma(#text)

@@ -30,12 +30,18 @@ static inline int32_t exp_of_negative(int32_t x) {
   return y;
 }
 
-/* The largest whole number whose square is not above v. */
+/* The largest whole number whose square is not above v: Newton's way down from a start above it, which floats find. */
 static inline uint64_t whole_root(uint64_t v) {
   if (v < 2) return v;
-  uint32_t bits = 0;
-  for (uint64_t rest = v; rest != 0; rest >>= 1) ++bits;
-  uint64_t x = (uint64_t)1 << ((bits + 1) / 2);
+  const float value = (float)(uint32_t)(v >> 32) * 4294967296.0f + (float)(uint32_t)v;
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits = (bits >> 1) + (127u << 22); /* half the exponent: 6 % off at most */
+  float guess;
+  memcpy(&guess, &bits, sizeof guess);
+  for (int i = 0; i < 3; ++i) guess = 0.5f * (guess + value / guess);
+  uint64_t x = guess < 4294900000.0f ? (uint64_t)(uint32_t)guess : 4294967295u;
+  x += (x >> 20) + 2;
   for (;;) {
     const uint64_t next = (x + v / x) / 2;
     if (next >= x) return x;
@@ -56,27 +62,43 @@ struct norm {
 };
 
 /* y = (width·x - sum) · 2^38 / sqrt(2^16·variance) · weight + bias, rounded. */
-static inline void norm_rows(const struct norm *l) {
-  const int32_t width = l->width;
+LATHE_BODY void norm_rows_as(const struct norm *l, int is_signed) {
+  const int32_t width = l->width, y_zero = l->y_zero, low = l->low, high = l->high;
+  const int32_t *const weight = l->weight;
+  const int64_t *const bias = l->bias;
   for (int32_t r = 0; r < l->rows; ++r) {
     const uint8_t *x = l->x + r * width;
     uint8_t *y = l->y + r * width;
     int32_t sum = 0;
     uint32_t squares = 0;
     for (int32_t i = 0; i < width; ++i) {
-      const int32_t v = code_at(x + i, l->is_signed);
+      const int32_t v = code_at(x + i, is_signed);
       sum += v;
       squares += (uint32_t)(v * v);
     }
     const int64_t variance = (((int64_t)width * (int64_t)squares - (int64_t)sum * sum) * 65536) + l->epsilon;
     const int64_t root = (int64_t)whole_root(variance > 0 ? (uint64_t)variance : 1u);
     const int64_t inverse = (((int64_t)1 << 38) + root / 2) / root;
+    /* Shifted by 42 bits, 64 are a number of 22. */
+    if (inverse <= INT32_MAX) { /* as nearly always: 32 bits times 32, and those times 32 */
+      const int32_t narrow = (int32_t)inverse;
+      for (int32_t i = 0; i < width; ++i) {
+        const int32_t centred = width * code_at(x + i, is_signed) - sum;
+        const int32_t code = (int32_t)(((int64_t)centred * narrow * weight[i] + (bias[i] + ((int64_t)1 << 41))) >> 42) + y_zero;
+        y[i] = (uint8_t)(code < low ? low : code > high ? high : code);
+      }
+      continue;
+    }
     for (int32_t i = 0; i < width; ++i) {
-      const int64_t centred = (int64_t)width * code_at(x + i, l->is_signed) - sum;
-      const int64_t code = ((centred * inverse * l->weight[i] + l->bias[i] + ((int64_t)1 << 41)) >> 42) + l->y_zero;
-      y[i] = (uint8_t)(code < l->low ? l->low : code > l->high ? l->high : (int32_t)code);
+      const int64_t centred = (int64_t)width * code_at(x + i, is_signed) - sum;
+      const int32_t code = (int32_t)((centred * inverse * weight[i] + bias[i] + ((int64_t)1 << 41)) >> 42) + y_zero;
+      y[i] = (uint8_t)(code < low ? low : code > high ? high : code);
     }
   }
+}
+static inline void norm_rows(const struct norm *l) {
+  if (l->is_signed) norm_rows_as(l, 1);
+  else norm_rows_as(l, 0);
 }
 
 struct attention {
@@ -138,12 +160,13 @@ LATHE_BODY void put_mixed(const struct attention *l, uint8_t *y, int64_t sum, in
   *y = (uint8_t)(code < l->low ? l->low : code > l->high ? l->high : (int32_t)code);
 }
 
-/* One row of scores at a time: weights of 15 bits, and one division a row. */
-LATHE_BODY void attend_as(const struct attention *l, int is_signed) {
+/* One row of scores at a time: weights of 15 bits, and one division a row. What differs from call to call is apart from the structure, whose
+ * constants the compiler can then use. */
+LATHE_BODY void attend_as(const struct attention *l, int is_signed, int32_t queries, uint8_t *to) {
   const int narrow = l->keys <= 256;
   for (int32_t h = 0; h < l->heads; ++h) {
     const int32_t kv = h / l->share;
-    for (int32_t i = 0; i < l->queries; ++i) {
+    for (int32_t i = 0; i < queries; ++i) {
       const uint8_t *q = l->q + h * l->q_head + i * l->q_row;
       int32_t most = INT32_MIN, q_sum = 0;
       for (int32_t d = 0; d < l->size; ++d) q_sum += code_at(q + d, is_signed);
@@ -158,7 +181,7 @@ LATHE_BODY void attend_as(const struct attention *l, int is_signed) {
       }
       const int64_t one = (l->ratio + all / 2) / all, zeros = (int64_t)l->v_zero * all;
       const uint8_t *v = l->v + kv * l->v_head;
-      uint8_t *y = l->y + h * l->y_head + i * l->y_row;
+      uint8_t *y = to + h * l->y_head + i * l->y_row;
       int32_t d = 0;
       for (; narrow && d + 4 <= l->value_size; d += 4) {
         uint32_t sum[4];
@@ -175,9 +198,10 @@ LATHE_BODY void attend_as(const struct attention *l, int is_signed) {
 }
 
 /* Queries, keys and values of one type, i8 or u8. */
-static inline void attend(const struct attention *l) {
-  if (l->is_signed) attend_as(l, 1);
-  else attend_as(l, 0);
+LATHE_APART void attend_some(const struct attention *l, int32_t queries, uint8_t *y) {
+  if (l->is_signed) attend_as(l, 1, queries, y);
+  else attend_as(l, 0, queries, y);
 }
+static inline void attend(const struct attention *l) { attend_some(l, l->queries, l->y); }
 
 #endif
