@@ -62,8 +62,8 @@ void add_fit(CLI::App& app) {
   auto* command = app.add_subcommand("fit", "Make a network fit a microcontroller, at the least loss");
   command->footer(
       "Tries in this order, and stops where the network fits: codes of 8 bits; convolutions that write over their input, and the\n"
-      "order of steps that needs least memory; the first layers tile by tile; smaller pictures. Says what each step needs. Where\n"
-      "nothing helps, exit code 3 with the nearest miss.\n\n"
+      "order of steps that needs least memory; the first layers tile by tile; smaller pictures; products of low rank, where\n"
+      "the weights are too many. Says what each step needs. Where nothing helps, exit code 3 with the nearest miss.\n\n"
       "Examples:\n  lathe fit net.onnx --device devices/stm32f746.json --data pictures -o firmware\n"
       "  lathe fit net.int8.onnx --device devices/stm32f412.json -o firmware");
   auto c = std::make_shared<FitCommand>();
@@ -82,6 +82,10 @@ void add_fit(CLI::App& app) {
       ->add_option("--least-side", c->options.least_side,
                    "How small the picture's sides may become, as a part of the model's (1: as they are)")
       ->check(CLI::Range(0.125, 1.0))
+      ->capture_default_str();
+  command
+      ->add_option("--least-rank", c->options.least_rank, "How low the rank of products may become where weights are too many, as a part of the full one (1: as they are)")
+      ->check(CLI::Range(0.1, 1.0))
       ->capture_default_str();
   command->add_option("--tile-overhead", c->options.most_overhead, "Multiply-accumulates of the network that tiles may do twice: 0.15 is 15 %")
       ->check(CLI::Range(0.0, 1e9))

@@ -142,7 +142,7 @@ class Sites {
     return is_float(n.inputs[0]);
   }
 
-  // Forward: what is made of codes alone. Backward: what reaches a product.
+  // Forward: what is made of codes alone. Backward: what reaches a product, or anything where all is to be codes.
   void find_nodes() {
     std::vector<bool> coded(g_.value_count(), false), reaches(g_.value_count(), false);
     for (ValueId v : g_.inputs) coded[static_cast<size_t>(v.index)] = is_float(v);
@@ -164,7 +164,7 @@ class Sites {
       const Node& n = g_[order_[i]];
       bool keep = products_.contains(order_[i].index);
       if (!keep && candidates.contains(order_[i].index))
-        for (ValueId v : n.outputs) keep |= v && reaches[static_cast<size_t>(v.index)];
+        for (ValueId v : n.outputs) keep |= everywhere_ || (v && reaches[static_cast<size_t>(v.index)]);
       if (!keep) continue;
       nodes_.insert(order_[i].index);
       for (ValueId v : n.inputs)

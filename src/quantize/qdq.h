@@ -24,7 +24,7 @@ struct QdqSites {
   const Grid* grid_of(const std::map<int32_t, Grid>& grids, ValueId value) const;
 };
 // `products`: node indices of layers that compute on codes. With `everywhere` also layer norms, attention as exporters spell it, and sums with
-// constants compute on codes, and what products make is rounded too: what a device without floating point wants. Biases that are sums behind a
+// constants compute on codes, and what products make is rounded too, up to the network's end: what a device without floating point wants. Biases that are sums behind a
 // product stay part of it.
 QdqSites find_sites(const Graph& graph, const std::set<int32_t>& products, bool everywhere = false);
 

@@ -81,21 +81,19 @@ void check_budget(const McuProgram& p, const Device& device) {
   (void)processor_of(device);
   const int64_t memory = *device.limits.memory_bytes, flash = *device.limits.flash_bytes;
   const FirmwareSize size = firmware_size(p);
+  std::string why;
   if (size.arena + kStackBytes > memory) {
     int64_t most = -1;
     size_t peak = 0;
     for (size_t s = 0; s < p.steps.size(); ++s) {
       if (const int64_t alive = p.bytes_alive(s); alive > most) most = alive, peak = s;
     }
-    fail(ErrorKind::kBudget,
-         "{}: the network needs {} bytes of SRAM ({} of arena, {} of stack), {} more than the {} there are; the most are alive at step {} "
-         "('{}')",
-         device.name, size.arena + kStackBytes, size.arena, kStackBytes, size.arena + kStackBytes - memory, memory, peak,
-         p.steps[peak].name);
+    why = fmt::format("the network needs {} bytes of SRAM ({} of arena, {} of stack), {} more than the {} there are; the most are alive at step {} ('{}')", size.arena + kStackBytes, size.arena,
+                      kStackBytes, size.arena + kStackBytes - memory, memory, peak, p.steps[peak].name);
   }
   if (size.weights > flash)
-    fail(ErrorKind::kBudget, "{}: the network's weights take {} bytes of flash, {} more than the {} there are", device.name, size.weights,
-         size.weights - flash, flash);
+    why += fmt::format("{}the network's weights take {} bytes of flash, {} more than the {} there are", why.empty() ? "" : "; and ", size.weights, size.weights - flash, flash);
+  if (!why.empty()) fail(ErrorKind::kBudget, "{}: {}", device.name, why);
 }
 
 }  // namespace lathe::mcu

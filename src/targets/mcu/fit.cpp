@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/file.h"
+#include "factorize/low_rank.h"
 #include "formats/onnx.h"
 #include "optimize/assess.h"
 #include "optimize/quantized.h"
@@ -31,14 +32,28 @@ class Fitter {
   }
 
   Fit run() {
-    for (const Shape& input : inputs()) {
-      if (attempt(input)) return std::move(fit_);
-      if (flash_) break;  // a smaller picture has the same weights
+    for (const double rank : ranks()) {
+      rank_ = rank;
+      flash_ = false;
+      for (const Shape& input : inputs()) {
+        if (attempt(input)) return std::move(fit_);
+        if (flash_) break;  // a smaller picture has the same weights
+      }
+      if (!flash_) break;
     }
-    fail(ErrorKind::kBudget, "it does not fit. Nearest miss: {}{}", miss_, pictures_ || flash_ ? "" : " (smaller inputs were not tried: for those, a network in float and pictures are needed)");
+    fail(ErrorKind::kBudget, "it does not fit. Nearest miss: {}{}", miss_,
+         quantized_ ? " (low rank and smaller inputs were not tried: for those, a network in float is needed)" : pictures_ || flash_ ? "" : " (smaller inputs were not tried: for those, pictures are needed)");
   }
 
  private:
+  // Parts of the full rank of products, for weights that are too many: 0 leaves them as they are.
+  std::vector<double> ranks() const {
+    std::vector<double> list{0};
+    if (!quantized_)
+      for (int tenths = 9; tenths > 0 && tenths >= 10 * o_.least_rank; --tenths) list.push_back(tenths / 10.0);
+    return list;
+  }
+
   // Shapes of the input to try, the model's own first. Sides in steps of an eighth, multiples of 8.
   std::vector<Shape> inputs() const {
     const Graph& g = model_.graph;
@@ -85,7 +100,7 @@ class Fitter {
 
   bool attempt(const Shape& input) {
     const bool own = fit_.steps.empty();
-    const std::string size = fmt::format("input {}", to_string(input));
+    const std::string low = rank_ > 0 ? fmt::format("products of rank {:.1f}, ", rank_) : "", size = fmt::format("{}input {}", low, to_string(input));
     Graph float_graph;
     try {
       float_graph = quantized_ ? model_.graph : resized(input);
@@ -99,7 +114,8 @@ class Fitter {
       tell(size + ": looking");
       const Shape shape = input;
       const Samples one{1, [&](size_t) { return std::vector<Tensor>{random_tensor(DType::kF32, shape, 1)}; }};
-      graph = quantize_network(float_graph, parse_scheme("w:int8 a:uint8,minmax"), one).graph;
+      if (rank_ > 0) graph = factorize(graph, {.ratio = rank_}).graph;
+      graph = quantize_network(graph, parse_scheme("w:int8 a:uint8,minmax everywhere"), one).graph;
     }
     tiles_.reset();
     McuProgram program = make_program(Graph(graph));
@@ -115,6 +131,14 @@ class Fitter {
     if (!fit_.steps.back().fits && !flash_) try_tiles(graph, own ? "" : size + ", ");
     if (!fit_.steps.back().fits) return false;
     return finish(input, float_graph, size);
+  }
+
+  // All layers on codes: nothing runs in float there.
+  Scheme scheme() const {
+    if (!o_.scheme.empty()) return parse_scheme(o_.scheme);
+    Scheme all = default_scheme();
+    all.everywhere = true;
+    return all;
   }
 
   void try_tiles(const Graph& graph, const std::string& size) {
@@ -142,7 +166,12 @@ class Fitter {
       if (!other_size) fs::copy_file(steps, work.file("float.preprocess.json"), ignored);
       tell(size + ": quantizing");
       QuantizeInput data(path, o_.data, {.preprocess = {}, .labels = "", .limit = o_.samples, .seed = o_.seed});
-      graph = quantize_network(data.model().graph, o_.scheme.empty() ? default_scheme() : parse_scheme(o_.scheme), data.samples()).graph;
+      graph = data.model().graph;
+      if (rank_ > 0) {
+        clean_up(graph);
+        graph = factorize(graph, {.ratio = rank_, .weighted = true}, data.samples()).graph;
+      }
+      graph = quantize_network(graph, scheme(), data.samples()).graph;
     }
     const McuProgram program = make_program(Graph(graph), {.tiles = tiles_});
     if (!fits(program)) return false;  // layers that stayed apart need more than the quick look did
@@ -187,6 +216,7 @@ class Fitter {
   const FitOptions& o_;
   Model model_;
   bool quantized_ = false, pictures_ = false, flash_ = false;
+  double rank_ = 0;  // of the attempt
   std::optional<Tiles> tiles_;  // of the attempt
   std::string miss_;
   Fit fit_;

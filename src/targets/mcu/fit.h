@@ -18,12 +18,13 @@ namespace lathe::mcu {
 struct FitOptions {
   std::string data = {};    // samples: for quantizing, and with labels for accuracy; a network of codes needs none
   std::string output = {};  // folder for the firmware and the network that it was made from (model.onnx)
-  std::string scheme = {};  // of lathe quantize; "": its default
+  std::string scheme = {};  // of lathe quantize; "": its default, everywhere
   std::string name = "network";
   int64_t samples = 64;     // for quantizing
   int64_t evaluated = 500;  // for accuracy, at most
   uint64_t seed = 1;
   double least_side = 0.5;  // of the input's sides, how small they may become
+  double least_rank = 0.5;  // of products, where weights are too many: as a part of the full rank
   double most_overhead = 0.5;  // multiply-accumulates that tiles may do twice, as a part of the network's
   std::function<void(const std::string&)> progress = nullptr;
 };
