@@ -4,9 +4,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -20,7 +23,7 @@ struct ShellResult {
 
 inline ShellResult shell(const std::string& command) {
   ShellResult result;
-  std::string errors = "/tmp/lathe_shell_" + std::to_string(::getpid()) + ".err";
+  const std::string errors = (std::filesystem::temp_directory_path() / fmt::format("lathe_shell_{}.err", ::getpid())).string();
   std::FILE* pipe = ::popen(("{ " + command + "\n} 2>" + errors).c_str(), "r");
   if (!pipe) return result;
   std::array<char, 4096> buffer;
