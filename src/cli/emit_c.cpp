@@ -37,7 +37,7 @@ mcu::TileWish tile_wish(const EmitCommand& c) {
   if (c.tiles == "auto") return wish;
   const std::string form = fmt::format("--tiles {}: expected auto or ROWSxCOLUMNS, for instance 3x3", c.tiles);
   const Shape sides = parse_sizes(c.tiles, form);
-  if (sides.size() != 2) fail(ErrorKind::kUsage, "{}", form);
+  if (sides.size() != 2 || sides[0] < 1 || sides[1] < 1) fail(ErrorKind::kUsage, "{}", form);
   wish.grid = mcu::Tiles{.rows = sides[0], .columns = sides[1]};
   return wish;
 }

@@ -159,13 +159,14 @@ void add_plan(CLI::App& app) {
     if (!o->device.empty()) device = read_device(o->device);
     MicrocontrollerOptions& m = o->microcontroller;
     m.json = o->json;
+    m.svg = o->svg;
     const bool microcontroller = device && mcu::is_microcontroller(*device);
     if (!microcontroller && (m.no_decompose || m.no_integrate || m.no_overwrite))
       fail(ErrorKind::kUsage, "--no-decompose, --no-integrate and --no-overwrite plan a microcontroller: --device says which (devices/stm32f746.json)");
     if (!device && o->scratchpad == 0) return plan_for_host(*o);
     if (!microcontroller) return plan_for_scratchpad(*o, device);
-    if (o->scratchpad > 0 || !o->objective.empty() || !o->method.empty() || o->tiles || o->baselines || !o->svg.empty() || !o->html.empty())
-      fail(ErrorKind::kUsage, "{} is a microcontroller: --scratchpad, --objective, --method, --tiles, --baselines, --svg and --html are for other devices", device->name);
+    if (o->scratchpad > 0 || !o->objective.empty() || !o->method.empty() || o->tiles || o->baselines || !o->html.empty())
+      fail(ErrorKind::kUsage, "{} is a microcontroller: --scratchpad, --objective, --method, --tiles, --baselines and --html are for other devices", device->name);
     plan_for_microcontroller(o->model, *device, m);
   });
 }

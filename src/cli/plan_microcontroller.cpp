@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "core/file.h"
+#include "planner/arena_picture.h"
 #include "planner/token_memory.h"
 #include "runtime/load.h"
 #include "targets/mcu/budget.h"
@@ -32,7 +34,7 @@ mcu::ProgramOptions program_options(const TokenTechniques& t) { return {.outside
 class Command {
  public:
   Command(const ModelOptions& model, const Device& device, const MicrocontrollerOptions& o)
-      : device_(device), json_(o.json), chosen_{!o.no_decompose, !o.no_integrate, !o.no_overwrite}, path_(model.model), graph_(load_model(model.model).graph) {
+      : device_(device), json_(o.json), svg_(o.svg), chosen_{!o.no_decompose, !o.no_integrate, !o.no_overwrite}, path_(model.model), graph_(load_model(model.model).graph) {
     (void)mcu::processor_of(device);
     shapes_ = model.input_shapes(graph_);
     Graph known = graph_;
@@ -41,6 +43,7 @@ class Command {
     quantized_ = mcu::is_quantized(graph_);
     if (!transformer_ && !quantized_)
       fail(ErrorKind::kUnsupported, "{} is a network in float and no vision transformer: lathe fit makes it fit {}, lathe quantize gives it the codes that a plan is made of", path_, device.name);
+    if (!quantized_ && !svg_.empty()) fail(ErrorKind::kUsage, "--svg draws a program's memory, which codes of 8 bits are needed for: lathe quantize {}", path_);
   }
 
   void run() {
@@ -69,6 +72,17 @@ class Command {
     for (const TokenTechniques& t : all_settings()) fmt::print("  {:<62} {:>9}\n", text_of(t), token_memory(s, t).bytes);
   }
 
+  // A tensor in the place of an input stands before it in the picture.
+  static std::string svg(const mcu::McuProgram& p) {
+    std::vector<ArenaBox> boxes;
+    for (const mcu::McuTensor& t : p.tensors)
+      if (t.view_of < 0 && t.row_of < 0 && !t.constant.defined() && !t.outside && t.last_step >= t.first_step)
+        boxes.push_back({fmt::format("{} {}", t.name, to_string(t.shape)), t.first_step, std::min(t.last_step, static_cast<int>(p.steps.size()) - 1), t.offset, t.bytes()});
+    for (size_t i = 0; i < p.steps.size(); ++i)
+      if (p.steps[i].scratch_bytes > 0) boxes.push_back({"scratch of " + p.steps[i].name, static_cast<int>(i), static_cast<int>(i), p.steps[i].scratch_offset, p.steps[i].scratch_bytes});
+    return arena_svg(boxes, p.steps.size(), p.arena_bytes, p.lower_bound);
+  }
+
   mcu::McuProgram program(const TokenTechniques& t) const {
     mcu::ProgramOptions options = program_options(t);
     options.input_shapes = shapes_;
@@ -90,6 +104,7 @@ class Command {
     if (transformer_)
       for (const TokenTechniques& t : all_settings())
         settings.push_back({{"decompose", t.decompose}, {"integrate", t.integrate}, {"overwrite", t.overwrite}, {"arena_bytes", program(t).arena_bytes}});
+    if (!svg_.empty()) write_file(svg_, svg(p));
     j_["steps"] = steps;
     j_["arena_bytes"] = p.arena_bytes;
     j_["lower_bound"] = p.lower_bound;
@@ -113,6 +128,7 @@ class Command {
 
   const Device& device_;
   bool json_;
+  std::string svg_;
   TokenTechniques chosen_;
   std::string path_;
   Graph graph_;

@@ -7,6 +7,7 @@
 namespace lathe::cli {
 
 struct MicrocontrollerOptions {
+  std::string svg;  // a file to draw memory over time to
   bool no_decompose = false, no_integrate = false, no_overwrite = false, json = false;
 };
 

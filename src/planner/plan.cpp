@@ -4,6 +4,7 @@
 #include <set>
 
 #include "graph/op.h"
+#include "planner/arena_picture.h"
 #include "planner/slices.h"
 #include "planner/tune.h"
 #include "transform/passes.h"
@@ -550,30 +551,14 @@ std::string print_plan(const Plan& plan) {
 }
 
 std::string plan_svg(const Plan& plan) {
-  double width = 1000, height = 500, left = 70, top = 30;
-  auto steps = static_cast<double>(std::max<size_t>(plan.steps.size(), 1));
-  auto arena = static_cast<double>(std::max<int64_t>(plan.arena_bytes, 1));
-  std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" font-family=\"sans-serif\" font-size=\"11\">\n"
-      "<text x=\"{}\" y=\"18\">memory over time: arena {:.2f} MiB, lower bound {:.2f} MiB</text>\n",
-      width + left + 20, height + top + 40, left, arena / 1048576, static_cast<double>(plan.lower_bound) / 1048576);
-  int colour = 0;
+  std::vector<ArenaBox> boxes;
   for (size_t i = 0; i < plan.placements.size(); ++i) {
     const Placement& p = plan.placements[i];
     if (p.offset < 0) continue;
     const Value& v = plan.graph[ValueId{static_cast<int32_t>(i)}];
-    double x = left + p.first_step / steps * width, w = (p.last_step - p.first_step + 1) / steps * width;
-    double h = static_cast<double>(p.bytes) / arena * height;
-    double y = top + height - static_cast<double>(p.offset) / arena * height - h;
-    std::string name;
-    for (char c : v.name) name += c == '<' ? "&lt;" : c == '&' ? "&amp;" : c == '"' ? "&quot;" : std::string(1, c);
-    svg += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"hsl({},60%,65%)\" stroke=\"#333\" "
-                       "stroke-width=\"0.4\"><title>{} {} ({} bytes, steps {} to {})</title></rect>\n",
-                       x, y, w, h, colour = (colour + 137) % 360, name, to_string(v.shape.value_or(Shape{})), p.bytes, p.first_step, p.last_step);
+    boxes.push_back({fmt::format("{} {}", v.name, to_string(v.shape.value_or(Shape{}))), p.first_step, p.last_step, p.offset, p.bytes});
   }
-  svg += fmt::format("<text x=\"{}\" y=\"{}\">step 0 to {}</text><text x=\"4\" y=\"{}\">{:.1f} MiB</text><text x=\"4\" y=\"{}\">0</text>\n</svg>\n",
-                     left, height + top + 18, plan.steps.size(), top + 10, arena / 1048576, height + top);
-  return svg;
+  return arena_svg(boxes, plan.steps.size(), plan.arena_bytes, plan.lower_bound);
 }
 
 }  // namespace lathe

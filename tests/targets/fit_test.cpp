@@ -104,5 +104,47 @@ TEST(EmitCommand, WhatItRefusesAndWhatEmulateSays) {
   EXPECT_EQ(lathe_command("emulate " + scratch("made") + " --timeout 1 --input " + f.model).code, 1);  // no array
 }
 
+TEST(EmitCommand, Tiles) {
+  const Files f(200000);
+  ASSERT_EQ(lathe_command("quantize " + f.model + " --data " + f.data + " -o " + scratch("tiled.onnx")).code, 0);
+  const std::string emit = "emit-c " + scratch("tiled.onnx") + " --device " + f.device + " -o " + scratch("tiled");
+  const ShellResult whole = lathe_command(emit + " --json"), tiled = lathe_command(emit + " --tiles auto --outside-input --json");
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  ASSERT_EQ(tiled.code, 0) << tiled.err;
+  const auto a = nlohmann::json::parse(whole.out), b = nlohmann::json::parse(tiled.out);
+  EXPECT_LT(b["arena_bytes"].get<int64_t>() * 2, a["arena_bytes"].get<int64_t>());
+  EXPECT_EQ(a["weight_bytes"], b["weight_bytes"]);
+  EXPECT_LE(b["tiles"]["overhead"], 0.15);
+  for (const char* bad : {"--tiles banana", "--tiles 3", "--tiles 0x3", "--tiles 3x3x3", "--tile-end stem", "--tiles 2x2 --tile-end nowhere"})
+    EXPECT_EQ(lathe_command(emit + " " + bad).code, 2) << bad;
+  EXPECT_EQ(lathe_command(emit + " --tiles 999x999").code, 3);
+}
+
+TEST(PlanCommand, ForMicrocontrollers) {
+  const Files f(200000);
+  const std::string on = " --device " + f.device;
+  const ShellResult in_float = lathe_command("plan " + f.model + on);
+  EXPECT_EQ(in_float.code, 1);
+  EXPECT_THAT(in_float.err, HasSubstr("lathe quantize"));
+  ASSERT_EQ(lathe_command("quantize " + f.model + " --data " + f.data + " -o " + scratch("planned.onnx")).code, 0);
+  const ShellResult planned = lathe_command("plan " + scratch("planned.onnx") + on + " --json --svg " + scratch("planned.svg"));
+  ASSERT_EQ(planned.code, 0) << planned.err;
+  const auto j = nlohmann::json::parse(planned.out);
+  int64_t most = 0;
+  for (const auto& step : j["steps"]) most = std::max(most, step["bytes"].get<int64_t>());
+  EXPECT_EQ(most, j["lower_bound"]);
+  const std::vector<uint8_t> picture = read_file(scratch("planned.svg"), 1 << 20);
+  EXPECT_THAT(std::string(picture.begin(), picture.end()), HasSubstr("memory over time"));
+  // A transformer in float has the method's table alone.
+  export_onnx(build_model("deit_tiny", {}), scratch("deit.onnx"));
+  const ShellResult table = lathe_command("plan " + scratch("deit.onnx") + on + " --json"), layers = lathe_command("plan " + scratch("deit.onnx") + on + " --json --no-integrate");
+  ASSERT_EQ(table.code, 0) << table.err;
+  EXPECT_EQ(nlohmann::json::parse(table.out)["transformer"]["bytes"], 102164);
+  EXPECT_EQ(nlohmann::json::parse(layers.out)["transformer"]["bytes"], 267723);
+  EXPECT_EQ(lathe_command("plan " + scratch("planned.onnx") + " --no-integrate").code, 2);
+  EXPECT_EQ(lathe_command("plan " + scratch("planned.onnx") + on + " --scratchpad 1000").code, 2);
+  EXPECT_EQ(lathe_command("plan " + scratch("deit.onnx") + on + " --svg " + scratch("none.svg")).code, 2);
+}
+
 }  // namespace
 }  // namespace lathe::mcu
