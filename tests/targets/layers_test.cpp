@@ -225,6 +225,8 @@ TEST(FirmwareLayers, WhatStandsBetweenProducts) {
     l.keep(l.apply("Concat", {x, largest, x}, {{"axis", int64_t{1}}}));
     l.keep(l.apply("Concat", {x, x}, {{"axis", int64_t{3}}}));
   }
+  for (int64_t groups : {2, 3}) l.keep(l.apply("ai.lathe::ChannelShuffle", {x}, {{"axis", int64_t{3}}, {"group", groups}}));
+  l.keep(l.apply("ai.lathe::ChannelShuffle", {x, x}, {{"axis", int64_t{3}}, {"group", int64_t{2}}}));
   l.keep(l.apply("Transpose", {x}, {{"perm", Ints{0, 3, 1, 2}}}));
   l.keep(l.apply("Transpose", {x}, {{"perm", Ints{3, 2, 1, 0}}}));
   auto ints = [&](Ints v) { return l.g.add_constant(Tensor::of_i64(v)); };

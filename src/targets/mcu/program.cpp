@@ -184,6 +184,7 @@ class Lowering {
       if (op == "IntegerLayerNorm") return norm(id);
       if (op == "IntegerAttention") return attention(id);
       if (op == "Table") return simple(StepKind::kLookUp, id, 0);
+      if (op == "ChannelShuffle") return shuffle(id);
     } else if (n.op->domain.empty()) {
       if (op == "Reshape" || op == "Flatten" || op == "Squeeze" || op == "Unsqueeze" || op == "Identity") return view(id);
       if (op == "DequantizeLinear") return dequantize(id);
@@ -201,7 +202,7 @@ class Lowering {
     }
     std::string why = "it has no form on codes of 8 bits here";
     if (!n.outputs.empty() && n.outputs[0] && g_[n.outputs[0]].dtype == DType::kF32)
-      why = "it runs in float; quantize it too (lathe quantize), or leave it out of the network";
+      why = "it runs in float; quantize it too (lathe quantize, with the word everywhere in its scheme), or leave it out of the network";
     refuse(n, why);
   }
 
@@ -377,7 +378,7 @@ class Lowering {
       const bool views = r.op->domain.empty() && (r.op->name == "Softmax" || r.op->name == "Reshape" || r.op->name == "Flatten" ||
                                                   r.op->name == "Squeeze" || r.op->name == "Unsqueeze" || r.op->name == "Identity");
       if (!views)
-        refuse(r, "it reads numbers, not codes: it runs in float; quantize it too (lathe quantize), or leave it out of the network");
+        refuse(r, "it reads numbers, not codes: it runs in float; quantize it too (lathe quantize, with the word everywhere in its scheme), or leave it out of the network");
     }
   }
 
@@ -494,6 +495,30 @@ class Lowering {
       s.steps.push_back(strides[axis]);
     }
     p_.steps.push_back(std::move(s));
+  }
+
+  // Channel i of group g becomes channel i·groups + g: one tensor, or one for each group.
+  void shuffle(NodeId id) {
+    const Node& n = g_[id];
+    for (size_t i = 0; i < n.inputs.size(); ++i) check_codes(n, i);
+    const Shape& y = *g_[n.outputs[0]].shape;
+    const auto axis = static_cast<size_t>(normalize_axis(n.get_int("axis"), static_cast<int64_t>(y.size())));
+    const int64_t outer = lathe::product(y, 0, axis), inner = lathe::product(y, axis + 1, y.size()), groups = n.get_int("group"), each = y[axis] / groups;
+    std::vector<int> inputs;
+    for (ValueId v : n.inputs) inputs.push_back(tensor_of(v, n));
+    const int out = make_output(n);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      McuStep s = step(inputs.size() == 1 ? StepKind::kMove : StepKind::kCopyRows, id);
+      s.inputs = {inputs[i]};
+      s.output = out;
+      if (inputs.size() == 1) {
+        s.sizes = {outer, each, groups, inner};
+        s.steps = {y[axis] * inner, inner, each * inner, 1};
+      } else {
+        s.rows = {outer * each, inner, inner, groups * inner, 0, static_cast<int64_t>(i) * inner};
+      }
+      p_.steps.push_back(std::move(s));
+    }
   }
 
   // Constant padding of pictures: a block of the value, and the rows of x within.
