@@ -50,9 +50,12 @@ class Layers {
   Tensor codes(DType type, Shape s) {
     Tensor t(type, std::move(s));
     const int kind = static_cast<int>(number(0, 9));
-    for (int64_t i = 0; i < t.size(); ++i) t.set_int(i, kind == 0 ? -128 : kind == 1 ? 127 : number(-128, 127));
+    const int64_t least = type == DType::kU8 ? 0 : -128;
+    for (int64_t i = 0; i < t.size(); ++i) t.set_int(i, kind == 0 ? least : kind == 1 ? least + 255 : number(least, least + 255));
     return t;
   }
+  // Of either type: a u8 has a zero point.
+  DType weight_type() { return chance(15) ? DType::kU8 : DType::kI8; }
   std::vector<ValueId> product_inputs(ValueId x, Tensor w, int64_t channels, int64_t depth, bool may_look_up) {
     Tensor multipliers(DType::kF32, {channels}), bias(DType::kI32, {channels});
     const int kind = static_cast<int>(number(0, 19));
@@ -63,8 +66,15 @@ class Layers {
                                                  : real(0.2f, 3.0f) / (60.0f * std::sqrt(static_cast<float>(depth)));
       bias.set_int(i, kind == 3 ? INT32_MAX - number(0, 100) : kind == 4 ? INT32_MIN : number(-20000, 20000));
     }
+    const DType type = w.dtype();
     std::vector<ValueId> inputs{x, g.add_constant(std::move(w)), g.add_constant(multipliers), g.add_constant(bias)};
     if (chance(20)) inputs.pop_back();
+    if (type == DType::kU8 || chance(15)) {
+      Tensor zeros(type, {chance(50) ? channels : 1});
+      for (int64_t i = 0; i < zeros.size(); ++i) zeros.set_int(i, type == DType::kU8 ? number(0, 255) : number(-128, 127));
+      inputs.resize(5);
+      inputs[4] = g.add_constant(zeros);
+    }
     if (may_look_up && chance(20)) {
       Tensor table(chance(50) ? DType::kI8 : DType::kU8, {256});
       for (int64_t i = 0; i < 256; ++i) table.data<uint8_t>()[i] = static_cast<uint8_t>(random_());
@@ -81,7 +91,7 @@ class Layers {
   ValueId conv(ValueId x, int64_t outputs, Shape kernel, Ints strides, Ints pads, Ints dilations, int64_t group, int only_codes = 1) {
     const int64_t depth = shape(x)[3] / group;
     Attributes a = target(only_codes);
-    auto inputs = product_inputs(x, codes(DType::kI8, {outputs, depth, kernel[0], kernel[1]}), outputs, depth * kernel[0] * kernel[1],
+    auto inputs = product_inputs(x, codes(weight_type(), {outputs, depth, kernel[0], kernel[1]}), outputs, depth * kernel[0] * kernel[1],
                                  makes_codes(a));
     a["x_zero_point"] = zero_of(x);
     a["strides"] = strides, a["pads"] = pads, a["dilations"] = dilations, a["group"] = group;
@@ -110,7 +120,7 @@ class Layers {
   ValueId matmul(ValueId x, int64_t outputs) {
     const int64_t depth = shape(x).back();
     Attributes a = target(0);
-    auto inputs = product_inputs(x, codes(DType::kI8, {depth, outputs}), outputs, depth, makes_codes(a));
+    auto inputs = product_inputs(x, codes(weight_type(), {depth, outputs}), outputs, depth, makes_codes(a));
     a["x_zero_point"] = zero_of(x);
     return apply("ai.lathe::IntegerMatMul", std::move(inputs), std::move(a));
   }

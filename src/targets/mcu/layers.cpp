@@ -70,12 +70,18 @@ struct Writer : LayerText {
   // What a product's sums become, as flags of its form and as part of its name.
   static std::pair<std::string, std::string> output_form(const Node& n, const PackedProduct& packed, DType y) {
     const Requantize out = Requantize::of(n);
-    if (y == DType::kF32 && out.type == DType::kF32) return {"OUT_FLOAT", "f32"};
-    if (out.type == DType::kI32) return {"OUT_SUMS", "s32"};
-    const Requantize all = Requantize::all(out.type, out.zero);
-    std::string flags = out.type == DType::kI8 ? "OUT_SIGNED" : "0", text = code_name(out.type);
-    if (packed.wide || out.low != all.low || out.high != all.high) flags += " | OUT_LIMITS", text += "_limits";
-    if (!packed.table.empty()) flags += " | OUT_TABLE", text += "_table";
+    std::string flags, text;
+    if (y == DType::kF32 && out.type == DType::kF32) {
+      flags = "OUT_FLOAT", text = "f32";
+    } else if (out.type == DType::kI32) {
+      flags = "OUT_SUMS", text = "s32";
+    } else {
+      const Requantize all = Requantize::all(out.type, out.zero);
+      flags = out.type == DType::kI8 ? "OUT_SIGNED" : "0", text = code_name(out.type);
+      if (packed.wide || out.low != all.low || out.high != all.high) flags += " | OUT_LIMITS", text += "_limits";
+      if (!packed.table.empty()) flags += " | OUT_TABLE", text += "_table";
+    }
+    if (packed.wide_weights) flags += packed.depthwise ? " | WIDE" : " | OFFSETS", text += packed.depthwise ? "_wide" : "_offsets";
     return {flags, text};
   }
 

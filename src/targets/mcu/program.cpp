@@ -210,14 +210,12 @@ class Lowering {
     if (!is_code(g_[n.inputs[input]].dtype))
       refuse(n, fmt::format("its input '{}' is {}, expected i8 or u8", g_[n.inputs[input]].name, name_of(g_[n.inputs[input]].dtype)));
   }
-  // Weights, multipliers and zero points of a product must be known, and the zero points 0.
+  // Weights, multipliers and zero points of a product must be known.
   void check_product(const Node& n) const {
     check_codes(n, 0);
     for (size_t i = 1; i < n.inputs.size(); ++i)
       if (n.inputs[i] && !(g_[n.inputs[i]].is_constant() && g_[n.inputs[i]].constant.has_elements()))
         refuse(n, fmt::format("its input {} is not constant", i));
-    if (g_[n.inputs[1]].dtype != DType::kI8 || has_input(n, 4))
-      refuse(n, "its weights less their zero points leave the range of i8: quantize it with weights around zero (lathe quantize does)");
   }
 
   void convolution(NodeId id) {

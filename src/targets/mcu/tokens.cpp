@@ -6,6 +6,7 @@
 #include <set>
 
 #include "graph/ops/attention.h"
+#include "targets/mcu/weights.h"
 
 namespace lathe::mcu {
 namespace {
@@ -99,6 +100,7 @@ class Integration {
     if (origin(attention.inputs[1]) != all || origin(attention.inputs[2]) != all || sizes.query_heads != sizes.kv_heads || sizes.queries != sizes.keys || sizes.queries < 2) return;
     const std::optional<size_t> product = maker_for(all, a);
     if (!product || !is_product(*product) || !by_rows(*product)) return;
+    if (has_wide_weights(p_.graph, p_.graph[p_.steps[*product].node])) return;  // a head's parameters are found by the size of narrow ones
     const int64_t outputs = width(tensor(p_.steps[*product].output));
     for (const auto& [view, size] : {std::pair{"q_view", sizes.head_size}, {"k_view", sizes.head_size}, {"v_view", sizes.value_size}}) {
       const ops::HeadView v = ops::head_view(n, view);

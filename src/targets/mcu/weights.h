@@ -12,12 +12,17 @@ struct PackedProduct {
   std::vector<uint32_t> parameters;  // biases with the zero point of x in them, multipliers and words of four taps
   std::vector<uint8_t> table;        // empty: none
   bool wide = false;                 // a result may be beyond what the short way of rounding takes
+  bool wide_weights = false;         // codes less their zero points leave i8: offsets for channels of products, 16 bits in depthwise ones
+  bool depthwise = false;
   int64_t bytes() const { return static_cast<int64_t>(4 * parameters.size() + table.size()); }
 };
 
 // How a depthwise convolution goes over its plane (c/depthwise.h, convolve_channels).
 enum class DepthwiseWay { kSlide3x3, kRows, kTaps };
-DepthwiseWay depthwise_way(const Node& node, const Shape& weights);
+DepthwiseWay depthwise_way(const Node& node, const Shape& weights, bool wide_weights);
+
+// Whether codes less their zero points leave i8.
+bool has_wide_weights(const Graph& graph, const Node& node);
 
 // Of kConvolve, kPixels, kRow and kDepthwise.
 PackedProduct pack_product(const McuProgram& program, const McuStep& step);

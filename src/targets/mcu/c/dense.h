@@ -5,7 +5,8 @@
  * (1 and 3) of the column in one instruction. All that a pair of channels needs stands together in `parameters`: two biases,
  * two multipliers (x_scale · w_scale / y_scale, the bits of floats), and words of weights, of the two channels in turn, with
  * taps in the order ky, kx, channel. The zero point of x is in the bias; taps outside the picture have it as their code, so
- * that they add nothing. */
+ * that they add nothing. With offsets, two more words tell what is missing from all weights of each channel: so
+ * many times the sum of the taps is added. */
 #ifndef LATHE_DENSE_H
 #define LATHE_DENSE_H
 
@@ -14,7 +15,7 @@
 struct dense {
   const uint8_t *x;           /* [height, width] pixels of `channels`, x_pixel bytes apart */
   void *y;                    /* [out_height, out_width] pixels of `outputs`, y_pixel elements apart */
-  const uint32_t *parameters; /* [outputs / 2, 4 + 2 · quads] */
+  const uint32_t *parameters; /* [outputs / 2, 4 + 2 · quads], with offsets 6 + 2 · quads */
   const uint8_t *table;       /* [256], or none */
   uint32_t *columns;          /* scratch: [quads, 2 pixels, 2 words] */
   int32_t height, width, channels, x_pixel;
@@ -128,6 +129,13 @@ LATHE_BODY void finish_sum(struct finish f, int out, uint8_t *y, int32_t i, uint
   y[i] = finish_code(f, out, sum, multiplier);
 }
 
+/* The sum of all taps of a column. */
+LATHE_BODY uint32_t sum_of_taps(const uint32_t *column, int32_t quads) {
+  uint32_t sum = 0;
+  for (; quads > 0; --quads, column += 4) sum = mac_pair(column[1], 0x00010001u, mac_pair(column[0], 0x00010001u, sum));
+  return sum;
+}
+
 /* All channels of one pixel, or two, from their columns; the first is number p of y. */
 LATHE_BODY void multiply_columns(const struct dense *l, int out, int32_t quads, int32_t p, int pixels) {
   const int32_t size = out & (OUT_SUMS | OUT_FLOAT) ? 4 : 1, y_pixel = l->y_pixel;
@@ -135,9 +143,18 @@ LATHE_BODY void multiply_columns(const struct dense *l, int out, int32_t quads, 
   const uint32_t *w = l->parameters;
   const uint32_t *const columns = l->columns;
   uint8_t *y = (uint8_t *)l->y + p * y_pixel * size;
+  uint32_t taps[2] = {0, 0};
+  if (out & OFFSETS) {
+    taps[0] = sum_of_taps(columns, quads);
+    if (pixels == 2) taps[1] = sum_of_taps(columns + 2, quads);
+  }
   for (int32_t left = l->outputs; left > 0; left -= 2, y += 2 * size) {
     uint32_t sum[4] = {w[0], w[1], w[0], w[1]};
     const float a = float_of(w[2]), b = float_of(w[3]);
+    if (out & OFFSETS) {
+      for (int i = 0; i < 4; ++i) sum[i] += w[4 + i % 2] * taps[i / 2];
+      w += 2;
+    }
     w = pixels == 2 ? multiply_two_pixels(columns, w + 4, quads, sum) : multiply_one_pixel(columns, w + 4, quads, sum);
     finish_sum(f, out, y, 0, sum[0], a);
     if (pixels == 2) finish_sum(f, out, y, y_pixel, sum[2], a);

@@ -2,7 +2,7 @@
  *
  * A channel of x is copied to `plane` in 16 bits, with its padding around it, and convolved from there: so y may take the
  * place of x, whatever the stride, where both have as many channels and y no more pixels. A word of weights holds four
- * taps of a row of the window. The zero point of x is in the bias, and is what stands in the padding. */
+ * taps of a row of the window, or two where weights are wide. The zero point of x is in the bias, and is what stands in the padding. */
 #ifndef LATHE_DEPTHWISE_H
 #define LATHE_DEPTHWISE_H
 
@@ -59,10 +59,12 @@ LATHE_BODY void add_row_of_3(const int16_t *x, int32_t stride, uint32_t w01, uin
   else *second = mac_low_high((uint32_t)x[4], w12, mac_pair(b, w01, *second));
 }
 
-/* A window of three by three, stride 1 or 2. A word of weights is w0, w1, w1, w2. */
+/* A window of three by three, stride 1 or 2. A word of weights is w0, w1, w1, w2; wide, two words for that. */
 LATHE_BODY void slide_3x3(const struct depthwise *l, int32_t stride, int out, int32_t o) {
-  const uint32_t *const all = l->parameters + 5 * o, *const w = all + 2;
-  const uint32_t w01 = even_s8(w[0]), w12 = odd_s8(w[0]), v01 = even_s8(w[1]), v12 = odd_s8(w[1]), u01 = even_s8(w[2]), u12 = odd_s8(w[2]);
+  const int wide = (out & WIDE) != 0;
+  const uint32_t *const all = l->parameters + (wide ? 8 : 5) * o, *const w = all + 2;
+  const uint32_t w01 = wide ? w[0] : even_s8(w[0]), w12 = wide ? w[1] : odd_s8(w[0]), v01 = wide ? w[2] : even_s8(w[1]), v12 = wide ? w[3] : odd_s8(w[1]),
+                 u01 = wide ? w[4] : even_s8(w[2]), u12 = wide ? w[5] : odd_s8(w[2]);
   const uint32_t bias = all[0];
   const float multiplier = float_of(all[1]);
   const struct finish f = {l->y_zero, l->low, l->high, l->table};
@@ -122,10 +124,12 @@ LATHE_UNROLL(16)
   }
 }
 
-/* Any window: one tap after another. Weights are bytes, [kernel_h, kernel_w] filled up to whole words. */
+/* Any window: one tap after another. Weights are bytes, or halves of words, [kernel_h, kernel_w] filled up to whole words. */
 LATHE_BODY void slide_taps(const struct depthwise *l, struct depthwise_form k, int32_t o) {
-  const uint32_t *const all = l->parameters + o * (2 + (k.kernel_h * k.kernel_w + 3) / 4);
-  const int8_t *const w = (const int8_t *)(all + 2);
+  const int wide = (k.out & WIDE) != 0;
+  const uint32_t *const all = l->parameters + o * (2 + (k.kernel_h * k.kernel_w + (wide ? 1 : 3)) / (wide ? 2 : 4));
+  const int8_t *const bytes = (const int8_t *)(all + 2);
+  const int16_t *const halves = (const int16_t *)(const void *)(all + 2);
   const struct finish f = {l->y_zero, l->low, l->high, l->table};
   const int32_t step = l->channels * l->multiplier, line = l->plane_width;
   uint8_t *y = l->y + o;
@@ -135,7 +139,7 @@ LATHE_BODY void slide_taps(const struct depthwise *l, struct depthwise_form k, i
       uint32_t sum = all[0];
       for (int32_t ky = 0; ky < k.kernel_h; ++ky)
         for (int32_t kx = 0; kx < k.kernel_w; ++kx)
-          sum += (uint32_t)(x[ky * k.dilation_h * line + kx * k.dilation_w] * w[ky * k.kernel_w + kx]);
+          sum += (uint32_t)(x[ky * k.dilation_h * line + kx * k.dilation_w] * (wide ? halves[ky * k.kernel_w + kx] : bytes[ky * k.kernel_w + kx]));
       *y = finish_code(f, k.out, sum, float_of(all[1]));
     }
 }
@@ -148,7 +152,7 @@ LATHE_BODY void convolve_channels(const struct depthwise *l, struct depthwise_fo
     for (int32_t o = c * l->multiplier; o < (c + 1) * l->multiplier; ++o) {
       if (k.kernel_h == 3 && k.kernel_w == 3 && k.stride_h == k.stride_w && k.stride_h <= 2 && k.dilation_h == 1 && k.dilation_w == 1)
         slide_3x3(l, k.stride_h, k.out, o);
-      else if (k.dilation_h == 1 && k.dilation_w == 1 && k.kernel_h * ((k.kernel_w + 1) / 2) <= 32) slide_rows(l, k, o);
+      else if (!(k.out & WIDE) && k.dilation_h == 1 && k.dilation_w == 1 && k.kernel_h * ((k.kernel_w + 1) / 2) <= 32) slide_rows(l, k, o);
       else slide_taps(l, k, o);
     }
   }

@@ -182,7 +182,10 @@ enum {
   OUT_LIMITS = 2, /* limits narrower than the type, or sums beyond what the short way takes */
   OUT_TABLE = 4,  /* codes are looked up in a table */
   OUT_FLOAT = 8,  /* f32: sum·multiplier */
-  OUT_SUMS = 16   /* i32: the sums */
+  OUT_SUMS = 16,  /* i32: the sums */
+  /* Not of the output, but of weights whose codes less their zero points need nine bits: */
+  OFFSETS = 32, /* products: bytes, and for each channel what is missing from all of them */
+  WIDE = 64     /* depthwise convolutions: 16 bits */
 };
 
 /* clamp(round(value), low − zero, high − zero) + zero. */
