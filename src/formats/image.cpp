@@ -286,8 +286,8 @@ LabelMap decode_label_map(std::span<const uint8_t> bytes, const std::string& nam
   map.width = static_cast<int>(png_get_image_width(state.png, state.info));
   map.height = static_cast<int>(png_get_image_height(state.png, state.info));
   map.labels.resize(size_t{1} * map.width * map.height);
-  std::vector<png_bytep> rows;
-  for (int y = 0; y < map.height; ++y) rows.push_back(&map.labels[size_t{1} * y * map.width]);
+  std::vector<png_bytep> rows(static_cast<size_t>(map.height));
+  for (int y = 0; y < map.height; ++y) rows[static_cast<size_t>(y)] = &map.labels[size_t{1} * y * map.width];
   if (!finish_label_map(state, rows.data())) fail(ErrorKind::kInput, "{}: broken or truncated PNG: {}", name, state.message);
   return map;
 }

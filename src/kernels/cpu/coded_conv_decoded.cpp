@@ -64,7 +64,7 @@ class DecodedConv : public Kernel {
     const std::vector<PackedInput> kept = kernel_->packed_inputs();
     for (size_t i = 1; i < std::min<size_t>(inputs.size(), 3); ++i)
       if (inputs[i] && i < kept.size() && kept[i].data.defined()) inner_[inputs[i]].constant = inner_[inputs[i]].constant.without_elements();
-    for (size_t i = 0; i < inputs.size(); ++i) constants_.push_back(inputs[i] && inner_[inputs[i]].is_constant() ? inner_[inputs[i]].constant : Tensor());
+    for (ValueId v : inputs) constants_.push_back(v && inner_[v].is_constant() ? inner_[v].constant : Tensor());
   }
   int in_place_input() const override { return kernel_->in_place_input(); }
   size_t scratch_bytes() const override { return kernel_->scratch_bytes(); }

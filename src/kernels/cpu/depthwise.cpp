@@ -200,8 +200,9 @@ struct Channels {
   bool direct;  // finished outputs go to y at once
 };
 
+// `sums` is written through the target.
 template <bool kFull>
-Channels ChannelsAt(D d, const DepthwiseArgs& a, int64_t ch, float* sums) {
+Channels ChannelsAt(D d, const DepthwiseArgs& a, int64_t ch, float* sums) {  // NOLINT(readability-non-const-parameter)
   const hn::Mask<D> m = FirstLanes(d, a.c - ch);
   // Cheap activations are done on the accumulators; others, and residuals, in a second walk over the sums, so that the code of
   // the window is not there for each of them.
