@@ -142,7 +142,7 @@ ValueId Builder::conv(ValueId x, const ConvSpec& spec) {
 }
 
 ValueId Builder::depthwise(ValueId x, Sizes kernel, Sizes stride, Sizes pad, bool bias, Sizes dilation) {
-  return conv(x, {.out = channels(x), .kernel = kernel, .stride = stride, .pad = pad, .dilation = dilation, .groups = channels(x), .bias = bias});
+  return conv(x, {.out = channels(x), .kernel = std::move(kernel), .stride = std::move(stride), .pad = std::move(pad), .dilation = std::move(dilation), .groups = channels(x), .bias = bias});
 }
 
 ValueId Builder::linear(ValueId x, int64_t out, bool bias) {

@@ -62,7 +62,7 @@ size_t state_of(std::string_view text, const std::string& entry) {
 Cell::Part part_of(const std::string& text, const std::string& entry, size_t made) {
   const size_t colon = text.find(':');
   if (colon == text.npos) fail(ErrorKind::kUsage, "cell entry {}: \"{}\" is not OPERATION:STATE", entry, text);
-  const Cell::Part part{text.substr(0, colon), state_of(std::string_view(text).substr(colon + 1), entry)};
+  Cell::Part part{text.substr(0, colon), state_of(std::string_view(text).substr(colon + 1), entry)};
   const std::vector<std::string>& known = cell_operations();
   if (std::find(known.begin(), known.end(), part.operation) == known.end())
     fail(ErrorKind::kUsage, "cell entry {}: no operation \"{}\"; there are {}", entry, part.operation, fmt::join(known, ", "));

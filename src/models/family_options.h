@@ -16,7 +16,7 @@ class FamilyOptions {
   FamilyOptions(std::string model, const BuildOptions& options) : model_(std::move(model)), given_(options.more) {}
 
   bool has(const std::string& key) const { return given_.contains(key); }
-  std::string text(const std::string& key, std::string otherwise) const { return has(key) ? given_.at(key) : std::move(otherwise); }
+  std::string text(const std::string& key, const std::string& otherwise) const { return has(key) ? given_.at(key) : otherwise; }
 
   std::string choice(const std::string& key, const std::string& otherwise, const std::vector<std::string>& allowed) const {
     std::string chosen = text(key, otherwise);

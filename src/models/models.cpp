@@ -45,11 +45,11 @@ Graph build_model(const ModelEntry& model, BuildOptions options) {
     if (depth <= 0) fail(ErrorKind::kUsage, "{}: a stage of {} blocks", model.name, depth);
   for (int64_t width : options.widths)
     if (width <= 0) fail(ErrorKind::kUsage, "{}: a stage of {} channels", model.name, width);
-  for (const auto& [key, value] : options.more)
-    if (std::none_of(model.options.begin(), model.options.end(), [&](const std::string& known) { return known.substr(0, known.find(':')) == key; })) {
+  for (const auto& option : options.more)
+    if (std::none_of(model.options.begin(), model.options.end(), [&](const std::string& known) { return known.substr(0, known.find(':')) == option.first; })) {
       std::string known;
       for (const std::string& k : model.options) known += (known.empty() ? "" : ", ") + k.substr(0, k.find(':'));
-      fail(ErrorKind::kUsage, "{} has no option {}{}", model.name, key, known.empty() ? "" : "; it has " + known);
+      fail(ErrorKind::kUsage, "{} has no option {}{}", model.name, option.first, known.empty() ? "" : "; it has " + known);
     }
   return model.build(options);
 }

@@ -325,7 +325,7 @@ class Optimizer {
     for (size_t i = 0; i + 1 < space_.layers().size(); ++i)
       if (space_.layers()[i].choice == space_.layers()[i + 1].choice) problem.pairs.emplace_back(space_.layers()[i].dimension, space_.layers()[i + 1].dimension);
     problem.evaluate = [&](const Point& p) -> std::optional<Evaluated> { return evaluated(p, result_.trials[attempt(space_.parts_of(p))]); };
-    for (int level : {0, 1}) problem.proxies.push_back([&, level](const Point& p) { return trials_->proxy(space_.parts_of(p), level); });
+    for (int level : {0, 1}) problem.proxies.emplace_back([&, level](const Point& p) { return trials_->proxy(space_.parts_of(p), level); });
     search(problem, {trials_left(), request_.seed});
   }
 

@@ -422,6 +422,7 @@ class Searcher {
     // Where the sampled model sees nothing left to win, a point of its front that is not known.
     if (!for_speed && gain[0].first <= 0) {
       std::vector<Objectives> predicted;
+      predicted.reserve(candidates.size());
       for (const auto& c : candidates) predicted.push_back(c.second);
       std::vector<size_t> best = front_of(predicted);
       return candidates[best[random_() % best.size()]].first;

@@ -85,13 +85,14 @@ void draw_detections(Image& image, const std::vector<Detection>& detections) {
   int scale = std::max(1, std::min(image.width, image.height) / 300);
   int margin = 2 * scale, height = kGlyphHeight * scale + 2 * margin;
   // The weakest first, so that the best lie on top.
-  for (auto d = detections.rbegin(); d != detections.rend(); ++d) {
-    Color color = class_color(d->class_index);
-    auto x0 = static_cast<int>(std::lround(d->x0)), y0 = static_cast<int>(std::lround(d->y0));
-    auto x1 = static_cast<int>(std::lround(d->x1)), y1 = static_cast<int>(std::lround(d->y1));
+  for (size_t i = detections.size(); i-- > 0;) {
+    const Detection& d = detections[i];
+    Color color = class_color(d.class_index);
+    auto x0 = static_cast<int>(std::lround(d.x0)), y0 = static_cast<int>(std::lround(d.y0));
+    auto x1 = static_cast<int>(std::lround(d.x1)), y1 = static_cast<int>(std::lround(d.y1));
     draw_rectangle(image, x0, y0, x1, y1, margin, color);
-    std::string name = d->label.empty() ? fmt::format("class {}", d->class_index) : d->label;
-    std::string text = fmt::format("{} {:.2f}", name, d->score);
+    std::string name = d.label.empty() ? fmt::format("class {}", d.class_index) : d.label;
+    std::string text = fmt::format("{} {:.2f}", name, d.score);
     int width = text_width(text, scale) + 2 * margin - scale;
     int x = std::max(0, std::min(x0, image.width - width));
     int y = y0 >= height ? y0 - height : y0;  // above the box, or inside it at the picture's edge

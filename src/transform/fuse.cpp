@@ -140,16 +140,15 @@ static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>
     if (n.dead || (!n.op->domain.empty() && !affine_taken) || n.outputs.size() != 1) return;
     bool activated = !g[id].get_string("activation").empty();
     bool has_residual = bool(input(3)), affine = g[id].op->name == "Affine" || g[id].op->name == "ConvTranspose";  // activations alone
-    if (affine_taken) {
-      // taken
-    } else if (auto a = as_activation(g, n); a && n.inputs[0] == y && !activated && (!has_residual || g[id].get_int("residual_first"))) {
+    const auto a = affine_taken ? std::nullopt : as_activation(g, n);
+    const bool activates = a && n.inputs[0] == y && !activated && (!has_residual || g[id].get_int("residual_first"));
+    const bool taken = affine_taken || (!activates && n.op->name == "Mul" && !affine && !activated && !has_residual && n.inputs[0] != n.inputs[1] && scale_columns(g, id, n, y));
+    if (activates) {
       g[id].attributes["activation"] = a->name;
       g[id].attributes["alpha"] = a->alpha;
       g[id].attributes["beta"] = a->beta;
       if (!has_residual) g[id].attributes["residual_first"] = int64_t{0};
-    } else if (n.op->name == "Mul" && !affine && !activated && !has_residual && n.inputs[0] != n.inputs[1] && scale_columns(g, id, n, y)) {
-      // taken
-    } else if (n.op->name == "Add" && !affine && n.inputs[0] != n.inputs[1]) {
+    } else if (!taken && n.op->name == "Add" && !affine && n.inputs[0] != n.inputs[1]) {
       ValueId other = n.inputs[0] == y ? n.inputs[1] : n.inputs[0];
       const auto& shape = g[other].shape;
       int64_t channels = g[y].shape->back();
@@ -170,7 +169,7 @@ static void absorb_epilogue(Graph& g, NodeId id, std::vector<std::vector<NodeId>
         for (NodeId& c : consumers[other.index])
           if (c == next) c = id;
       }
-    } else {
+    } else if (!taken) {
       return;
     }
     ValueId out = g[next].outputs[0];

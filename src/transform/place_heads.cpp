@@ -16,7 +16,7 @@ struct Axis {
   int64_t size = 1, step = 0;
 };
 // Along each of batch, head, row and column: axes of memory, outermost first.
-struct View {
+struct View {  // NOLINT(bugprone-reserved-identifier): clang names the copies of its array so
   ValueId value;
   int64_t offset = 0;
   std::vector<Axis> axes[4];

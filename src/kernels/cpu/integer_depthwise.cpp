@@ -488,7 +488,7 @@ class IntegerDepthwiseConv : public Kernel {
 
   // Rows of outputs in parts whose pictures stay in the second-level cache while one run of channels after the other is
   // made, in multiples of those that the run with most segments makes at once; the last part has a few more.
-  void run_blocks(const uint8_t* x, uint8_t* y) const {
+  void run_blocks(const uint8_t* x, uint8_t* y) const {  // NOLINT(readability-non-const-parameter): it is written through copies
     const int64_t each = args_.packed_rows, line = x_[2] * x_[3], y_line = y_[2] * y_[3], most = each * runs_.back().segments;
     const int64_t threads = std::max<int64_t>(omp_get_max_threads() / y_[0], 1);
     const int64_t part = std::max(std::min(kPartBytes / (line * strides_[0]), y_[1] / threads) / most * most, most);

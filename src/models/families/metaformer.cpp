@@ -268,8 +268,7 @@ Graph build(Network n, const BuildOptions& o) {
 const std::vector<int64_t> k12{2, 2, 6, 2}, k24{4, 4, 12, 4}, k36{6, 6, 18, 6}, k48{8, 8, 24, 8};
 const std::vector<int64_t> kS{64, 128, 320, 512}, kM{96, 192, 384, 768};
 const std::vector<std::string> kOptions{
-    "mixers: a letter for each stage: I identity, R frozen random matrix, P pooling, D depthwise 3x3, C separable convolution, A "
-    "attention, F spatial FC",
+    "mixers: a letter for each stage: I identity, R frozen random matrix, P pooling, D depthwise 3x3, C separable convolution, A attention, F spatial FC",
     "norm: of the blocks: group (one group), layer (over channels), batch or none",
     "activation: gelu, relu, silu, starrelu or squared-relu",
     "residual: 0 leaves out the shortcuts",

@@ -25,7 +25,7 @@ ValueId conv_norm(Builder& b, const std::string& name, ValueId x, const ConvSpec
 }
 ValueId depthwise_norm(Builder& b, ValueId x, int64_t kernel, int64_t stride, Sizes pad, Activation act) {
   auto scope = b.scope("depthwise");
-  return act(b, b.batch_norm(b.depthwise(x, kernel, stride, pad)));
+  return act(b, b.batch_norm(b.depthwise(x, kernel, stride, std::move(pad))));
 }
 
 // The first stride that a small stem leaves out.

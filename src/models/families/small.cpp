@@ -1,6 +1,8 @@
 // The networks that people learn with. LeNet-5: LeCun et al. 1998, Gradient-Based Learning Applied to Document Recognition, section II.B,
 // in today's form: every map of C3 reads all of S2, pooling has no weights, the output is linear. TinyVGG: Wang et al. 2020, CNN
 // Explainer.
+#include <cmath>
+
 #include "models/family_options.h"
 
 namespace lathe::family {
@@ -14,10 +16,10 @@ Graph build_lenet(const BuildOptions& o) {
   Builder b("lenet5", o);
   b.conv_init = b.bias_init = {Init::Kind::kUniformIn};
   const auto act = [&](ValueId v) { return relu ? b.relu(v) : b.op("Tanh", {v}); };
-  const auto width = [&](int64_t channels) { return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(channels) * o.width + 0.5)); };
+  const auto width = [&](int64_t channels) { return std::max<int64_t>(1, std::llround(static_cast<double>(channels) * o.width)); };
   const auto conv = [&](const std::string& name, ValueId v, int64_t out, Sizes pad) {
     auto scope = b.scope(name);
-    return b.average_pool(act(b.conv(v, {.out = out, .kernel = 5, .pad = pad, .bias = true})), {});
+    return b.average_pool(act(b.conv(v, {.out = out, .kernel = 5, .pad = std::move(pad), .bias = true})), {});
   };
   const auto dense = [&](const std::string& name, ValueId v, int64_t out) {
     auto scope = b.scope(name);
@@ -35,7 +37,7 @@ Graph build_lenet(const BuildOptions& o) {
 Graph build_tiny_vgg(const BuildOptions& o) {
   if (o.widths.size() > 1 || o.depths.size() > 1) fail(ErrorKind::kUsage, "tiny_vgg: one width and one depth, which is the number of blocks");
   const int64_t blocks = o.depths.empty() ? 2 : o.depths[0];
-  const int64_t hidden = std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(o.widths.empty() ? 10 : o.widths[0]) * o.width + 0.5));
+  const int64_t hidden = std::max<int64_t>(1, std::llround(static_cast<double>(o.widths.empty() ? 10 : o.widths[0]) * o.width));
   Builder b("tiny_vgg", o);
   b.conv_init = b.bias_init = {Init::Kind::kUniformIn};
   ValueId x = b.input(o.input);

@@ -1,5 +1,7 @@
 // U-Net: Ronneberger, Fischer and Brox 2015, U-Net: Convolutional Networks for Biomedical Image Segmentation, figure 1. The published form has
 // no padding: what the way down hands over is cropped to what comes up. With padding=same pictures keep their size, as most of today's have it.
+#include <cmath>
+
 #include "models/family_options.h"
 
 namespace lathe::family {
@@ -13,7 +15,7 @@ Graph build_unet(const BuildOptions& o) {
   const int64_t levels = o.depths.empty() ? 5 : o.depths[0];
   if (levels < 2 || levels > 10) fail(ErrorKind::kUsage, "unet: {} levels; there are 2 to 10", levels);
   const auto channels = [&](int64_t level) {
-    return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>((o.widths.empty() ? 64 : o.widths[0]) << level) * o.width + 0.5));
+    return std::max<int64_t>(1, std::llround(static_cast<double>((o.widths.empty() ? 64 : o.widths[0]) << level) * o.width));
   };
   Builder b("unet", o);
   b.bias_init = {Init::Kind::kUniformIn};
@@ -49,7 +51,7 @@ Graph build_unet(const BuildOptions& o) {
     ValueId skip = across[static_cast<size_t>(level)];
     const Shape from = b.shape(skip), to = b.shape(x);
     if (from != to) {
-      const auto numbers = [&](std::vector<int64_t> values) { return b.graph().add_constant(Tensor::of_i64(values)); };
+      const auto numbers = [&](const std::vector<int64_t>& values) { return b.graph().add_constant(Tensor::of_i64(values)); };
       const int64_t top = (from[2] - to[2]) / 2, left = (from[3] - to[3]) / 2;
       skip = b.op("Slice", {skip, numbers({top, left}), numbers({top + to[2], left + to[3]}), numbers({2, 3})});
     }

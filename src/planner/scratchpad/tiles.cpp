@@ -38,7 +38,7 @@ class Tiler {
   TiledNetwork run() {
     for (ValueId v : g_.inputs) row_axis_[static_cast<size_t>(v.index)] = input_axis(v);
     for (NodeId id : order_) find_row_axis(g_[id]);
-    for (auto id = order_.rbegin(); id != order_.rend(); ++id) choose(*id);
+    for (size_t i = order_.size(); i-- > 0;) choose(order_[i]);
     for (size_t i = 0; i < g_.inputs.size(); ++i) add_input(i);
     for (NodeId id : order_) {
       emit(id);

@@ -99,8 +99,8 @@ CheckResult legal_ranks(const ReproduceContext&) {
 }
 
 std::vector<std::vector<Tensor>> pictures(const Graph& g, int count, uint64_t seed) {
-  std::vector<std::vector<Tensor>> list;
-  for (int i = 0; i < count; ++i) list.push_back(random_inputs(g, seed + static_cast<uint64_t>(i)));
+  std::vector<std::vector<Tensor>> list(static_cast<size_t>(count));
+  for (size_t i = 0; i < list.size(); ++i) list[i] = random_inputs(g, seed + i);
   return list;
 }
 
@@ -110,6 +110,7 @@ std::vector<std::vector<Tensor>> answers(Graph graph, const std::vector<std::vec
   options.input_shapes = default_input_shapes(graph);
   Session session(make_plan(std::move(graph), options));
   std::vector<std::vector<Tensor>> list;
+  list.reserve(inputs.size());
   for (const auto& x : inputs) list.push_back({session.run(x)[0].clone()});
   return list;
 }
