@@ -130,14 +130,18 @@ CheckResult search_is_fast(const ReproduceContext& context) {
   return CheckResult::of(slowest < 1 && on_front, fmt::format("{:.2f} s at most, {} choices of five networks, {}", slowest, choices, on_front ? "none better in both" : "one is better in both"));
 }
 
-// The median of the ratios of neighbouring runs, in turns.
-CheckResult faster_on_a_cpu(const ReproduceContext& context) {
-  const Graph g = mobilenet_v2(1, 1024, context.seed);
-  context.tell("timing stages in strips");
+// A network in strips against the same with whole maps, in turns.
+struct Strips {
+  double ratio = 1;  // the median of the ratios of neighbouring runs
+  std::string text;
+};
+Strips in_strips(const ReproduceContext& context, const char* name, int64_t side) {
+  const Graph g = network(name, 1, side, context.seed);
+  context.tell(fmt::format("{}: timing stages in strips", name));
   PlanOptions options;
   options.patches = true;
   Session strips(make_plan(g, options)), whole(make_plan(g));
-  if (!strips.plan().patches) return CheckResult::of(false, "whole maps are fastest on this machine");
+  if (!strips.plan().patches) return {1, fmt::format("{} at {}x{}: whole maps are fastest on this machine", name, side, side)};
   const std::vector<Tensor> x = random_inputs(g, context.seed);
   std::vector<double> ratios;
   const auto seconds = [&](Session& s) {
@@ -158,9 +162,21 @@ CheckResult faster_on_a_cpu(const ReproduceContext& context) {
   }
   std::nth_element(ratios.begin(), ratios.begin() + turns / 2, ratios.end());
   const double ratio = ratios[static_cast<size_t>(turns / 2)];
-  return CheckResult::of(ratio >= 1.05, fmt::format("1024x1024: {:.2f} times as fast (median of {} pairs; best {:.1f} and {:.1f} ms), {} strips, arena {:.1f} instead of {:.1f} MiB", ratio, turns,
-                                                    1e3 * best[1], 1e3 * best[0], strips.plan().patches->strips(), kib(strips.plan().arena_bytes) / 1024,
-                                                    kib(whole.plan().arena_bytes) / 1024));
+  return {ratio, fmt::format("{} at {}x{}: {:.2f} times as fast (median of {} pairs; best {:.1f} and {:.1f} ms), {} strips, arena {:.1f} instead of {:.1f} MiB", name, side, side, ratio, turns, 1e3 * best[1],
+                             1e3 * best[0], strips.plan().patches->strips(), kib(strips.plan().arena_bytes) / 1024, kib(whole.plan().arena_bytes) / 1024)};
+}
+
+CheckResult faster_on_a_cpu(const ReproduceContext& context) {
+  const Strips first = in_strips(context, "mobilenet_v2", 1024);
+  if (context.quick) return CheckResult::of(first.ratio >= 1.05, first.text);
+  double other = 0;
+  std::string text = first.text;
+  for (const auto& [name, side] : {std::pair<const char*, int64_t>{"mobilenet_v3_large", 1536}, {"mobilenet_v1", 1024}}) {
+    const Strips s = in_strips(context, name, side);
+    other = std::max(other, s.ratio);
+    text += "; " + s.text;
+  }
+  return CheckResult::of(first.ratio >= 1.1 && other >= 1.1, text);
 }
 
 }  // namespace
@@ -178,7 +194,7 @@ Reproduction mcunetv2() {
       {"same bits", "section 3.1: patch-based inference computes the same", "every answer of the int8 network, five grids", true, same_bits},
       {"the receptive field moves", "section 3.2: MobileNetV2's overhead falls from 10 % to 3 % at the same memory", "at most 5 % and half of before, no more memory, as large a field", true, field_moves},
       {"the search", "section 3.3 searches grid and split with the architecture", "under a second, no choice better in memory and work", true, search_is_fast},
-      {"a cache instead of SRAM", "none: the paper's machine has no cache", "MobileNetV2 at 1024x1024 at least 1.05 times as fast on this processor", true, faster_on_a_cpu},
+      {"a cache instead of SRAM", "none: the paper's machine has no cache", "MobileNetV2 at 1024x1024 at least 1.1 times as fast on this processor, and another network too (--quick: the first, 1.05)", true, faster_on_a_cpu},
   };
   return r;
 }
