@@ -19,33 +19,19 @@ struct Options {
   bool types = false, resident = false, json = false;
 };
 
-std::string name_of_end(const Graph& g, const PatchPrefix& prefix, size_t nodes) {
-  const Node& last = g[prefix.whole.nodes[nodes - 1].node];
-  return last.name.empty() ? g[prefix.stage(nodes).exit].name : last.name;
-}
-
-// The end that a user names: a node, or a value.
-size_t end_named(const Graph& g, const PatchPrefix& prefix, const std::string& name) {
-  for (size_t nodes : prefix.ends)
-    if (name_of_end(g, prefix, nodes) == name || g[prefix.stage(nodes).exit].name == name) return nodes;
-  std::string known;
-  for (size_t i = 0; i < std::min<size_t>(prefix.ends.size(), 10); ++i) known += fmt::format("{}'{}'", i ? ", " : "", name_of_end(g, prefix, prefix.ends[i]));
-  fail(ErrorKind::kUsage, "no stage ends at '{}'; stages end at {}{}", name, known.empty() ? "no node" : known, prefix.ends.size() > 10 ? ", …" : "");
-}
-
 const char* policy(const PatchGrid& g) {
   return g.cache_rows ? g.cache_columns ? "keep both" : "keep rows" : g.cache_columns ? "keep columns" : "recompute";
 }
 
-nlohmann::json to_json(const Graph& g, const PatchPrefix& prefix, const PatchChoice& c) {
-  return {{"end", c.nodes ? name_of_end(g, prefix, c.nodes) : ""}, {"nodes", c.nodes}, {"rows", c.grid.rows}, {"columns", c.grid.columns},
+nlohmann::json to_json(const PatchSearch& search, const PatchChoice& c) {
+  return {{"end", c.nodes ? search.end_name(c.nodes) : ""}, {"nodes", c.nodes}, {"rows", c.grid.rows}, {"columns", c.grid.columns},
           {"cache_rows", c.grid.cache_rows}, {"cache_columns", c.grid.cache_columns}, {"bytes", c.bytes()}, {"stage_bytes", c.stage_bytes},
           {"rest_bytes", c.rest_bytes}, {"macs", c.macs()}, {"stage_overhead", c.stage_overhead()}, {"overhead", c.overhead()}};
 }
 
-void print_choice(const Graph& g, const PatchPrefix& prefix, const PatchChoice& c, std::string_view label) {
+void print_choice(const PatchSearch& search, const PatchChoice& c, std::string_view label) {
   fmt::print("{:<8} {:>12.1f} {:>12.1f} {:>11.1f} % {:>8.1f} %  {:<12} {}\n", label, static_cast<double>(c.bytes()) / 1024, static_cast<double>(c.stage_bytes) / 1024,
-             100 * c.stage_overhead(), 100 * c.overhead(), c.nodes ? policy(c.grid) : "", c.nodes ? name_of_end(g, prefix, c.nodes) : "layer by layer");
+             100 * c.stage_overhead(), 100 * c.overhead(), c.nodes ? policy(c.grid) : "", c.nodes ? search.end_name(c.nodes) : "layer by layer");
 }
 
 class Command {
@@ -59,7 +45,7 @@ class Command {
       fmt::print("{} operators can run patch by patch{}\n", search_.prefix().ends.empty() ? 0 : search_.prefix().ends.back(),
                  search_.prefix().stop.empty() ? "" : fmt::format("; then {}", search_.prefix().stop));
       fmt::print("{:<8} {:>12} {:>12} {:>13} {:>10}  {:<12} {}\n", "grid", "memory, KiB", "stage, KiB", "MACs, stage", "network", "overlap", "the stage ends at");
-      print_choice(graph_, search_.prefix(), search_.layer_by_layer(), "1x1");
+      print_choice(search_, search_.layer_by_layer(), "1x1");
     }
     for (int64_t side = 2; side <= 5; ++side) {
       PatchLimits limits = limits_of();
@@ -69,12 +55,12 @@ class Command {
         if (c.grid.rows == side && c.grid.columns == side && (!best || std::pair(c.bytes(), c.macs()) < std::pair(best->bytes(), best->macs()))) best = c;
       });
       if (!best) continue;
-      if (o_.json) table.push_back(to_json(graph_, search_.prefix(), *best));
-      else print_choice(graph_, search_.prefix(), *best, fmt::format("{}x{}", side, side));
+      if (o_.json) table.push_back(to_json(search_, *best));
+      else print_choice(search_, *best, fmt::format("{}x{}", side, side));
     }
-    if (!o_.json) print_choice(graph_, search_.prefix(), chosen, "chosen");
-    nlohmann::json j = {{"model", o_.model}, {"stop", search_.prefix().stop}, {"layer_by_layer", to_json(graph_, search_.prefix(), search_.layer_by_layer())},
-                        {"grids", table}, {"chosen", to_json(graph_, search_.prefix(), chosen)}};
+    if (!o_.json) print_choice(search_, chosen, "chosen");
+    nlohmann::json j = {{"model", o_.model}, {"stop", search_.prefix().stop}, {"layer_by_layer", to_json(search_, search_.layer_by_layer())},
+                        {"grids", table}, {"chosen", to_json(search_, chosen)}};
     if (o_.redistribute > 0) j["redistribution"] = change_kernels(chosen);
     else if (!o_.output.empty()) write_patches(chosen);
     if (o_.json) fmt::print("{}\n", j.dump());
@@ -104,7 +90,7 @@ class Command {
       const Shape sides = parse_sizes(o_.grid, fmt::format("--grid {}: expected ROWSxCOLUMNS, for instance 3x3", o_.grid));
       if (sides.size() != 2) fail(ErrorKind::kUsage, "--grid {}: expected ROWSxCOLUMNS, for instance 3x3", o_.grid);
       PatchGrid grid{sides[0], sides[1], o_.cache == "rows" || o_.cache == "both", o_.cache == "columns" || o_.cache == "both"};
-      if (!o_.end.empty()) return search_.evaluate(end_named(graph_, search_.prefix(), o_.end), grid);
+      if (!o_.end.empty()) return search_.evaluate(search_.end_named(o_.end), grid);
       std::optional<PatchChoice> best;
       for (size_t nodes : search_.prefix().ends) {
         const Shape& exit = *graph_[search_.prefix().stage(nodes).exit].shape;
@@ -134,7 +120,6 @@ class Command {
 
   nlohmann::json change_kernels(const PatchChoice& c) {
     if (c.nodes == 0) fail(ErrorKind::kUsage, "nothing runs in patches: there is no receptive field to move");
-    const PatchPrefix prefix = search_.prefix();
     const Redistribution done = redistribute(graph_, {.nodes = c.nodes, .grid = c.grid, .overhead = o_.redistribute});
     const PatchChoice after = PatchSearch(graph_, memory_options(o_)).evaluate(c.nodes, c.grid);
     nlohmann::json changes = nlohmann::json::array();
@@ -144,13 +129,13 @@ class Command {
         fmt::print("{} {}: {}x{} instead of {}x{}\n", change.in_stage ? "stage " : "behind", change.node, change.after, change.after, change.before, change.before);
     }
     if (!o_.json) {
-      print_choice(graph_, prefix, after, "after");
+      print_choice(search_, after, "after");
       fmt::print("receptive field {} instead of {} pixels, {} instead of {} multiply–accumulates layer by layer; train it further: lathe finetune\n", done.field,
                  done.field_before, done.macs, done.macs_before);
     }
     if (!o_.output.empty()) export_onnx(graph_, o_.output);
     return {{"changes", changes}, {"overhead_before", done.overhead_before}, {"overhead", done.overhead}, {"field_before", done.field_before},
-            {"field", done.field}, {"macs_before", done.macs_before}, {"macs", done.macs}, {"after", to_json(graph_, prefix, after)}};
+            {"field", done.field}, {"macs_before", done.macs_before}, {"macs", done.macs}, {"after", to_json(search_, after)}};
   }
 
   const Options& o_;

@@ -213,6 +213,19 @@ PatchChoice PatchSearch::weigh(const Weighing& w, const PatchTiling& rows, const
   return choice;
 }
 
+std::string PatchSearch::end_name(size_t nodes) const {
+  const lathe::Node& last = graph_[prefix_.whole.nodes[nodes - 1].node];
+  return last.name.empty() ? graph_[prefix_.stage(nodes).exit].name : last.name;
+}
+
+size_t PatchSearch::end_named(const std::string& name) const {
+  for (size_t nodes : prefix_.ends)
+    if (end_name(nodes) == name || graph_[prefix_.stage(nodes).exit].name == name) return nodes;
+  std::string known;
+  for (size_t i = 0; i < std::min<size_t>(prefix_.ends.size(), 10); ++i) known += fmt::format("{}'{}'", i ? ", " : "", end_name(prefix_.ends[i]));
+  fail(ErrorKind::kUsage, "no stage ends at '{}'; stages end at {}{}", name, known.empty() ? "no node" : known, prefix_.ends.size() > 10 ? ", …" : "");
+}
+
 PatchChoice PatchSearch::layer_by_layer() const { return {0, {}, 0, network_bytes_, 0, 0, network_macs_}; }
 
 PatchChoice PatchSearch::evaluate(size_t nodes, const PatchGrid& grid) const {

@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "graph/graph.h"
@@ -56,6 +57,10 @@ class PatchSearch {
   // The graph's shapes are known; `entry` and `channels_last` as in patchable_prefix().
   explicit PatchSearch(const Graph& graph, const PatchMemoryOptions& options = {}, ValueId entry = {}, bool channels_last = false);
   const PatchPrefix& prefix() const { return prefix_; }
+  // The node that a stage ends with, or its value where that has no name; and the stage that a user names by either. kUsage, with the first
+  // names that there are, where there is none.
+  std::string end_name(size_t nodes) const;
+  size_t end_named(const std::string& name) const;
 
   PatchChoice layer_by_layer() const;
   // kUsage when there is no such stage or the map is smaller than the grid.

@@ -11,6 +11,7 @@
 #include "runtime/session.h"
 #include "targets/mcu/emit.h"
 #include "targets/mcu/emulate.h"
+#include "targets/mcu/process.h"
 
 namespace lathe::mcu {
 
@@ -75,7 +76,6 @@ inline int64_t differences(const std::vector<std::vector<Tensor>>& a, const std:
   return count;
 }
 
-inline bool have_program(const char* name) { return std::system((std::string("command -v ") + name + " > /dev/null 2>&1").c_str()) == 0; }
 inline bool have_arm() { return have_program("arm-none-eabi-gcc") && have_program("qemu-system-arm") && have_program("make"); }
 
 }  // namespace lathe::mcu

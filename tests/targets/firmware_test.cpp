@@ -4,10 +4,8 @@
 
 #include "core/file.h"
 #include "engine.h"
-#include "models/models.h"
-#include "quantize/quantize.h"
+#include "mobilenet.h"
 #include "targets/mcu/process.h"
-#include "transform/passes.h"
 
 namespace lathe::mcu {
 namespace {
@@ -76,19 +74,6 @@ TEST_P(MlperfTiny, TheArenaIsWithinTwoPercentOfItsLowerBound) {
 
 INSTANTIATE_TEST_SUITE_P(Networks, MlperfTiny, testing::Values("vww", "ic", "kws", "ad"),
                          [](const auto& info) { return std::string(info.param); });
-
-// MobileNetV2 at a width of 0.35 for 144×144, quantized with noise.
-const Graph& mobilenet() {
-  static const Graph graph = [] {
-    Graph g = build_model("mobilenet_v2", {.input = {3, 144, 144}, .width = 0.35});
-    specialize(g, default_input_shapes(g));
-    clean_up(g);
-    const Shape shape = *g[g.inputs[0]].shape;
-    const Samples samples{4, [&](size_t i) { return std::vector<Tensor>{random_tensor(DType::kF32, shape, i)}; }};
-    return quantize_network(g, parse_scheme("w:int8 a:uint8,minmax"), samples).graph;
-  }();
-  return graph;
-}
 
 TEST(FirmwareOfMobilenet, StaysBelowThePublishedMemoryWithoutPatches) {
   const McuProgram p = make_program(Graph(mobilenet()));

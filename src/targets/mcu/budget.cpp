@@ -7,23 +7,22 @@
 
 namespace lathe::mcu {
 
+static bool has(const ComputeUnit& unit, const char* set) {
+  return std::find(unit.instruction_sets.begin(), unit.instruction_sets.end(), set) != unit.instruction_sets.end();
+}
+
 bool is_microcontroller(const Device& device) {
-  return std::any_of(device.compute.begin(), device.compute.end(), [](const ComputeUnit& unit) {
-    return std::find(unit.instruction_sets.begin(), unit.instruction_sets.end(), "armv7e-m") != unit.instruction_sets.end();
-  });
+  return std::any_of(device.compute.begin(), device.compute.end(), [](const ComputeUnit& unit) { return has(unit, "armv7e-m"); });
 }
 
 Processor processor_of(const Device& device) {
   if (!device.limits.memory_bytes || !device.limits.flash_bytes)
     fail(ErrorKind::kInput, "device '{}': limits need memory_bytes and flash_bytes", device.name);
   for (const ComputeUnit& unit : device.compute) {
-    auto has = [&](const char* set) {
-      return std::find(unit.instruction_sets.begin(), unit.instruction_sets.end(), set) != unit.instruction_sets.end();
-    };
-    if (!has("armv7e-m")) continue;
-    if (has("fpv5-d16")) return {"cortex-m7", "fpv5-d16", "mps2-an500"};
-    if (has("fpv5-sp")) return {"cortex-m7", "fpv5-sp-d16", "mps2-an500"};
-    if (has("fpv4-sp")) return {"cortex-m4", "fpv4-sp-d16", "mps2-an386"};
+    if (!has(unit, "armv7e-m")) continue;
+    if (has(unit, "fpv5-d16")) return {"cortex-m7", "fpv5-d16", "mps2-an500"};
+    if (has(unit, "fpv5-sp")) return {"cortex-m7", "fpv5-sp-d16", "mps2-an500"};
+    if (has(unit, "fpv4-sp")) return {"cortex-m4", "fpv4-sp-d16", "mps2-an386"};
     return {"cortex-m4", "", "mps2-an386"};
   }
   fail(ErrorKind::kUnsupported, "device '{}' has no compute unit with the instruction set armv7e-m (Cortex-M4, M7): C is emitted for those",
@@ -45,8 +44,8 @@ class ConstantBytes {
       add('b', packed.table.data(), packed.table.size());
     }
     if (s.kind == StepKind::kSoftmax) {
-      const double scale = p_.graph[s.node].get_float("x_scale");  // which tells its 256 powers
-      if (seen_.insert('f' + std::to_string(scale)).second) total += 1024;
+      const float scale = p_.graph[s.node].get_float("x_scale");  // which tells its 256 powers
+      add('f', &scale, sizeof scale, 1024);
     }
     if (s.kind == StepKind::kLookUp) add('b', constant(s, 1).raw(), 256);
     if (s.kind == StepKind::kNorm) {
@@ -59,8 +58,10 @@ class ConstantBytes {
 
  private:
   const Tensor& constant(const McuStep& s, size_t input) const { return p_.graph[p_.graph[s.node].inputs[input]].constant; }
-  void add(char type, const void* elements, size_t bytes) {
-    if (seen_.insert(type + std::string(static_cast<const char*>(elements), bytes)).second) total += static_cast<int64_t>(bytes);
+  void add(char type, const void* elements, size_t bytes) { add(type, elements, bytes, static_cast<int64_t>(bytes)); }
+  // `size` bytes of flash, which `key` tells apart.
+  void add(char type, const void* key, size_t key_bytes, int64_t size) {
+    if (seen_.insert(type + std::string(static_cast<const char*>(key), key_bytes)).second) total += size;
   }
   const McuProgram& p_;
   std::set<std::string> seen_;  // by type and bytes

@@ -93,4 +93,6 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   return result;
 }
 
+bool have_program(const std::string& name) { return run_process({"sh", "-c", "command -v " + name}, "/", 10).code == 0; }
+
 }  // namespace lathe::mcu

@@ -15,4 +15,7 @@ struct ProcessResult {
 // Runs arguments[0], found along PATH, in `folder`. Throws kInput when there is no such program.
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& folder, double seconds);
 
+// Found along PATH.
+bool have_program(const std::string& name);
+
 }  // namespace lathe::mcu

@@ -435,7 +435,6 @@ class Lowering {
       for (size_t i = 0; i < starts.size(); ++i) axes.push_back(static_cast<int64_t>(i));
     if (has_input(n, 4)) steps = g_[n.inputs[4]].constant.to_i64();
     if (rank > 5) refuse(n, "tensors of more than five axes are not supported");
-    if (cut_rows(id, from, starts, axes, steps)) return;
     McuStep s = step(StepKind::kMove, id);
     s.inputs = {from};
     s.sizes = *g_[n.outputs[0]].shape;
@@ -447,33 +446,24 @@ class Lowering {
       s.rows.x_offset += std::clamp<int64_t>(start, 0, x[axis] - (steps[i] < 0 ? 1 : 0)) * strides[axis];
       s.steps[axis] = steps[i] * strides[axis];
     }
+    if (s.steps == strides) copy_rows_instead(s, x);
     s.output = make_output(n);
     p_.steps.push_back(std::move(s));
   }
 
-  // A cut along one axis, or along two that follow each other behind axes of one entry: rows of bytes that stand together.
-  bool cut_rows(NodeId id, int from, const std::vector<int64_t>& starts, const std::vector<int64_t>& axes, const std::vector<int64_t>& steps) {
-    const Node& n = g_[id];
-    const Shape &x = *g_[n.inputs[0]].shape, &y = *g_[n.outputs[0]].shape;
-    if (std::any_of(steps.begin(), steps.end(), [](int64_t s) { return s != 1; })) return false;
+  // A part of x that is cut along one axis, or along two that follow each other behind axes of one entry: rows of bytes that stand together.
+  static void copy_rows_instead(McuStep& s, const Shape& x) {
+    const Shape& y = s.sizes;
     size_t first = x.size(), last = 0;
     for (size_t i = 0; i < x.size(); ++i)
       if (x[i] != y[i]) first = std::min(first, i), last = i;
     if (first > last) first = last = 0;
     const int64_t inner = lathe::product(x, last + 1, x.size()), outer = lathe::product(y, 0, first);
     const bool two = last == first + 1 && outer == 1;
-    if (!two && first != last) return false;
-    McuStep s = step(StepKind::kCopyRows, id);
-    s.inputs = {from};
-    s.output = make_output(n);
-    s.rows = {two ? y[first] : outer, y[last] * inner, x[last] * inner, y[last] * inner, 0, 0};
-    const std::vector<int64_t> strides = strides_of(x);
-    for (size_t i = 0; i < starts.size(); ++i) {
-      const auto axis = static_cast<size_t>(normalize_axis(axes[i], static_cast<int64_t>(x.size())));
-      s.rows.x_offset += std::clamp<int64_t>(starts[i] < 0 ? starts[i] + x[axis] : starts[i], 0, x[axis]) * strides[axis];
-    }
-    p_.steps.push_back(std::move(s));
-    return true;
+    if (!two && first != last) return;
+    s.kind = StepKind::kCopyRows;
+    s.rows = {two ? y[first] : outer, y[last] * inner, x[last] * inner, y[last] * inner, s.rows.x_offset, 0};
+    s.sizes.clear(), s.steps.clear();
   }
 
   void transpose(NodeId id) {

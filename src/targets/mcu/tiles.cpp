@@ -50,20 +50,11 @@ class Search {
     if (!network_.codes) fail(ErrorKind::kUnsupported, "tiles need a network whose one input is a picture that is rounded to codes first");
     return network_.codes;
   }
-  std::string end_of(size_t nodes) const {
-    const Node& last = network_.graph[patches_.prefix().whole.nodes[nodes - 1].node];
-    return last.name.empty() ? network_.graph[patches_.prefix().stage(nodes).exit].name : last.name;
-  }
-
   std::vector<PatchChoice> candidates() const {
     const PatchPrefix& prefix = patches_.prefix();
     if (prefix.ends.empty()) fail(ErrorKind::kUnsupported, "no part of the network can run in tiles{}", prefix.stop.empty() ? "" : ": " + prefix.stop);
     std::optional<size_t> end;
-    if (!wish_.end.empty()) {
-      for (size_t nodes : prefix.ends)
-        if (end_of(nodes) == wish_.end || network_.graph[prefix.stage(nodes).exit].name == wish_.end) end = nodes;
-      if (!end) fail(ErrorKind::kUsage, "no stage ends at '{}'; the last one that can ends at '{}'", wish_.end, end_of(prefix.ends.back()));
-    }
+    if (!wish_.end.empty()) end = patches_.end_named(wish_.end);
     PatchLimits limits{.cache = false, .most_overhead = wish_.grid && end ? std::numeric_limits<double>::max() : wish_.most_overhead};
     if (wish_.grid) limits.most_rows = wish_.grid->rows, limits.most_columns = wish_.grid->columns;
     std::vector<PatchChoice> list;
@@ -78,7 +69,7 @@ class Search {
   TiledProgram program_of(const PatchChoice& c) const {
     ProgramOptions options = options_;
     options.tiles = Tiles{c.nodes, c.grid.rows, c.grid.columns};
-    return {make_program(PlannedNetwork(network_), options), {*options.tiles, end_of(c.nodes), c.macs(), c.network_macs}};
+    return {make_program(PlannedNetwork(network_), options), {*options.tiles, patches_.end_name(c.nodes), c.macs(), c.network_macs}};
   }
 
   [[noreturn]] void refuse() const {

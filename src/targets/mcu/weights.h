@@ -14,7 +14,6 @@ struct PackedProduct {
   bool wide = false;                 // a result may be beyond what the short way of rounding takes
   bool wide_weights = false;         // codes less their zero points leave i8: offsets for channels of products, 16 bits in depthwise ones
   bool depthwise = false;
-  int64_t bytes() const { return static_cast<int64_t>(4 * parameters.size() + table.size()); }
 };
 
 // How a depthwise convolution goes over its plane (c/depthwise.h, convolve_channels).

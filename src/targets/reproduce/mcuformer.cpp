@@ -136,11 +136,10 @@ Device board(int64_t memory, int64_t flash) {
   return d;
 }
 
-bool have(const char* program) { return run_process({"/bin/sh", "-c", std::string("command -v ") + program}, "/", 10).code == 0; }
-bool have_arm() { return have("arm-none-eabi-gcc") && have("qemu-system-arm") && have("make"); }
+bool have_arm() { return have_program("arm-none-eabi-gcc") && have_program("qemu-system-arm") && have_program("make"); }
 
 CheckResult eight_settings(const ReproduceContext& context) {
-  if (!have("make")) return CheckResult::skipped("there is no make, which builds the firmware");
+  if (!have_program("make")) return CheckResult::skipped("there is no make, which builds the firmware");
   const bool arm = have_arm();
   const Form form{192, 3, 240, 16};
   const Graph g = quantized(form, context.seed);
