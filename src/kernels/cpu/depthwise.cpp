@@ -125,8 +125,8 @@ HWY_INLINE void BlockAt(D d, const DepthwiseArgs& a, const T* line, const float*
                         const Target& to, TOut* y) {
   const int64_t x0 = ox * S - a.pad_left, left = -x0, right = x0 + (kTile - 1) * S + K - a.wd;
   constexpr int P = K / 2;
-  // Code for what is met often: the last row of an odd number of them and the last channels are not.
-  constexpr bool kOften = kRows == RowsAtOnce<K>();
+  // Code for what is met often: narrow blocks of the first row of an odd number of them and the last channels are not.
+  constexpr bool kOften = kRows == RowsAtOnce<K>() || (kTile == 7 && kFull);
   if constexpr (kOften) {
     if (left <= 0 && right <= 0) return Block<T, TOut, kFull, false, kRows, kTile, K, S, 0, 0>(d, a, line, w, inside, ox, m, bias, to, y);
     if constexpr (kFull && (kTile == 7 ? HWY_TARGET <= HWY_AVX2 : Thorough<T>())) {
@@ -292,14 +292,12 @@ void Strip(D d, const DepthwiseArgs& a, Tiles tiles, int64_t from, int64_t to, i
   constexpr int kRows = RowsAtOnce<K>();
   const Channels c = ChannelsAt<kFull>(d, a, ch, sums);
   for (int64_t image = from / a.oh, r = from - image * a.oh; image * a.oh + r < to; ++image, r = 0) {
-    const int64_t first = r, last = std::min(a.oh, to - image * a.oh);
+    const int64_t last = std::min(a.oh, to - image * a.oh);
     const T* x = static_cast<const T*>(a.x) + image * a.h * a.wd * a.c;
     TOut* y = static_cast<TOut*>(a.y) + image * a.oh * a.ow * a.c;
-    for (; r + kRows <= last; r += kRows) RowChannels<T, TOut, kFull, K, S, kRows>(d, a, c, tiles, x, y, r, sums);
-    if (kRows == 1 || r == last) continue;
-    // A row is left: with the one before it, computed again, it is faster than alone. A residual cannot be added again.
-    if (K > 0 && c.direct && r > first) RowChannels<T, TOut, kFull, K, S, kRows>(d, a, c, tiles, x, y, r - 1, sums);
-    else RowChannels<T, TOut, kFull, K, S, 1>(d, a, c, tiles, x, y, r, sums);
+    // Of an odd number of rows the first is alone: it lacks lines above it, which a pair would have to skip.
+    if (kRows == 2 && (last - r) % 2 != 0) RowChannels<T, TOut, kFull, K, S, 1>(d, a, c, tiles, x, y, r++, sums);
+    for (; r < last; r += kRows) RowChannels<T, TOut, kFull, K, S, kRows>(d, a, c, tiles, x, y, r, sums);
   }
 }
 
