@@ -43,6 +43,7 @@ void reproduce_command(Options& o, int* exit_code, const std::vector<Reproductio
   const Reproduction& r = find_reproduction(o.key, list);
   if (const char* assets = std::getenv("LATHE_ASSETS"); o.context.assets.empty() && assets) o.context.assets = assets;
   if (!o.context.assets.empty() && !std::filesystem::is_directory(o.context.assets)) fail(ErrorKind::kInput, "--assets {}: no such folder", o.context.assets);
+  if (o.context.resume && o.context.keep.empty()) fail(ErrorKind::kUsage, "--resume goes on with what --keep DIR holds: name the folder");
   const auto chosen = [&](const Check& c) { return (!o.context.quick || c.quick) && c.name.find(o.only) != c.name.npos; };
   if (std::none_of(r.checks.begin(), r.checks.end(), chosen)) {
     std::string names;
@@ -85,7 +86,8 @@ void reproduce_command(Options& o, int* exit_code, const std::vector<Reproductio
 
 void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction>& list, const std::function<void()>& others) {
   auto* command = app.add_subcommand("reproduce", "Measure what a method's paper claims, and print published against measured");
-  command->footer("Examples:\n  lathe reproduce\n  lathe reproduce quantization-survey --quick --assets assets\n  lathe reproduce quantization-survey --json\n\n"
+  command->footer("Examples:\n  lathe reproduce\n  lathe reproduce quantization-survey --quick --assets assets\n  lathe reproduce quantization-survey --json\n"
+                  "  lathe reproduce standard-families --only lenet5 --keep runs --resume\n\n"
                   "Exit code 1: a threshold was missed, or every check was skipped. Checks that need networks and pictures look for them in\n"
                   "--assets (else $LATHE_ASSETS): models/ and images/imagenet/.");
   auto o = std::make_shared<Options>();
@@ -97,6 +99,7 @@ void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction
   command->add_option("--jobs", o->context.jobs, "Trainings at once")->check(CLI::Range(1, 256))->capture_default_str();
   command->add_option("--only", o->only, "Checks whose names hold this text")->type_name("TEXT");
   command->add_option("--keep", o->context.keep, "Trained networks and logs go to folders in this one")->type_name("DIR");
+  command->add_flag("--resume", o->context.resume, "Go on with the trainings that an earlier run left in --keep");
   command->add_option("--device", o->context.device, "Of trainings: cpu, cuda, cuda:N")->capture_default_str();
   command->add_flag("--json", o->json, "One JSON object on stdout");
   command->callback([o, exit_code, &list, others] { reproduce_command(*o, exit_code, list, others); });

@@ -22,6 +22,7 @@ struct ReproduceContext {
   int jobs = 1;            // trainings at once, a thread each
   std::string device = "cpu";  // of trainings: cpu, cuda, cuda:N
   std::string keep;        // a folder for trained networks and their logs; "": none is kept
+  bool resume = false;     // trainings that an earlier run left in `keep` go on where they stopped
   std::function<void(const std::string&)> progress = nullptr;  // what is done now
   void tell(const std::string& what) const {
     if (progress) progress(what);

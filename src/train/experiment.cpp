@@ -73,6 +73,7 @@ std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector
     };
     TrainRequest r = training_request(e.network, data.at(e.data), s);
     if (!context.keep.empty()) r.folder = fmt::format("{}/{}-{}", context.keep, file_name(e.name), s.seed);
+    r.options.resume = context.resume && std::filesystem::exists(r.folder + "/checkpoint.safetensors");
     results[i] = train(std::move(r), progress);
   });
   std::vector<Scores> all(experiments.size());

@@ -45,10 +45,10 @@ at::Tensor maximum(const at::Tensor& a, const at::Tensor& b) { return at::maximu
 at::Tensor minimum(const at::Tensor& a, const at::Tensor& b) { return at::minimum(a, b); }
 at::Tensor plus(const at::Tensor& a, const at::Tensor& b) { return a + b; }
 
-// 1 / keep with probability `keep`, else 0. The same on every device.
+// 1 / keep with probability `keep`, else 0. The same on every device, which is not waited for.
 at::Tensor kept(const LowerCall& c, const std::vector<int64_t>& shape, double keep) {
   const at::Tensor mask = at::empty(shape, c.in().options().device(at::kCPU)).bernoulli_(keep, c.state.generator).div_(keep);
-  return mask.to(c.in().device());
+  return mask.to(c.in().device(), /*non_blocking=*/true);
 }
 
 Tensors dropout(const LowerCall& c) {

@@ -127,6 +127,7 @@ TEST_F(TrainCommandTest, RefusalsAreOneLine) {
   refuses("train lenet5 --data " + data_ + " --optimizer adam -o " + out("b"), 2, "adam");
   refuses(lenet(out("b"), "--device tpu"), 2, "there are cpu, cuda");
   refuses("reproduce nasnet --only nothing", 2, "ScheduledDropPath beats none");
+  refuses("reproduce nasnet --resume", 2, "--keep");
   refuses(lenet(out("b"), "--resume"), 1, "no checkpoint");
   refuses(lenet(out("b"), "--freeze 'nothing.*'"), 2, "nothing.*");
   refuses("finetune " + data_ + "/train-labels-idx1-ubyte --data " + data_ + " -o " + out("b"), 1, "train-labels");

@@ -35,6 +35,26 @@ TEST(Experiment, FiguresAreTheSameHoweverManyRunAtOnce) {
   fs::remove_all(folder);
 }
 
+TEST(Experiment, WhatWasStoppedGoesOnToTheSameFigures) {
+  const fs::path folder = fs::path(::testing::TempDir()) / "lathe_experiment_resumed";
+  fs::remove_all(folder);
+  ReproduceContext c;
+  const Scores whole = scores_of(c, {clips("a")}, 2)[0];
+  c.keep = folder.string();
+  Experiment stopped = clips("a");
+  stopped.settings.most_steps = 2;
+  scores_of(c, {stopped}, 1);
+  EXPECT_TRUE(fs::exists(folder / "a-1" / "checkpoint.safetensors"));
+  EXPECT_FALSE(fs::exists(folder / "a-1" / "model.onnx"));
+  c.resume = true;
+  EXPECT_EQ(scores_of(c, {clips("a")}, 2)[0].values, whole.values);  // the second seed had not begun
+  EXPECT_EQ(scores_of(c, {clips("a")}, 2)[0].values, whole.values);  // both are done
+  Experiment other = clips("a");
+  other.settings.rate = 0.5;
+  EXPECT_THROW(scores_of(c, {other}, 1), Error);
+  fs::remove_all(folder);
+}
+
 TEST(Experiment, WhatOneThrowsIsThrown) {
   ReproduceContext c;
   c.jobs = 2;
