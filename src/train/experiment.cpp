@@ -11,6 +11,9 @@
 #include <mutex>
 #include <numeric>
 
+#include "quantize/quantize.h"
+#include "transform/passes.h"
+
 namespace lathe {
 namespace {
 
@@ -56,7 +59,7 @@ void in_jobs(const ReproduceContext& context, size_t count, const std::function<
   for (std::future<void>& w : workers) w.get();
 }
 
-std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds) {
+std::vector<TrainResult> trained(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds) {
   std::map<std::string, DataParts> data;
   for (const Experiment& e : experiments)
     if (!data.contains(e.data)) data[e.data] = open_dataset(e.data);
@@ -76,14 +79,38 @@ std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector
     r.options.resume = context.resume && std::filesystem::exists(r.folder + "/checkpoint.safetensors");
     results[i] = train(std::move(r), progress);
   });
-  std::vector<Scores> all(experiments.size());
-  for (size_t i = 0; i < results.size(); ++i) {
-    Scores& s = all[i / each];
-    s.values.push_back(100 * results[i].test_score);
-    s.disagreement = std::max(s.disagreement, 100 * std::abs(results[i].test_score - results[i].torch_score));
-    s.seconds += results[i].seconds;
+  return results;
+}
+
+Scores scores(const TrainResult* results, size_t count) {
+  Scores s;
+  for (const TrainResult* r = results; r != results + count; ++r) {
+    s.values.push_back(100 * r->test_score);
+    s.disagreement = std::max(s.disagreement, 100 * std::abs(r->test_score - r->torch_score));
+    s.seconds += r->seconds;
   }
+  return s;
+}
+
+std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds) {
+  const std::vector<TrainResult> results = trained(context, experiments, seeds);
+  const size_t each = results.size() / std::max<size_t>(experiments.size(), 1);
+  std::vector<Scores> all;
+  for (size_t i = 0; i < experiments.size(); ++i) all.push_back(scores(&results[i * each], each));
   return all;
+}
+
+double quantized_score(const Experiment& e, const Graph& network, std::string_view scheme) {
+  const DataParts data = open_dataset(e.data);
+  const LoaderOptions options = training_request(e.network, data, e.settings).options.loader;
+  LoaderOptions one = once(options);
+  one.batch = 1;
+  Loader loader(data.train, one);
+  std::vector<Tensor> seen;
+  for (int64_t i = 0; i < std::min<int64_t>(64, loader.batches()); ++i) seen.push_back(loader.next().inputs);
+  Graph g = network;
+  clean_up(g);
+  return 100 * engine_score(quantize_network(g, parse_scheme(scheme), {seen.size(), [&](size_t i) { return std::vector<Tensor>{seen[i]}; }}).graph, data.test, options, 1);
 }
 
 CheckResult reaches(const ReproduceContext& context, const Experiment& e, double percent, int seeds) {

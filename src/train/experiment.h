@@ -33,6 +33,13 @@ Experiment on_fashion(const ReproduceContext& context, std::string name, std::st
 // Trains with seeds context.seed, context.seed + 1, ... (`seeds` of them, or as many as the context says) and tests each.
 std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
 
+// The results of the same trainings: experiments.size() · seeds of them, the seeds of an experiment together.
+std::vector<TrainResult> trained(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
+Scores scores(const TrainResult* results, size_t count);
+// What `network`, a trained one of the experiment, scores on its test part in codes of `scheme` (docs/QUANTIZE.md), in percent: ranges are
+// those of 64 samples of the training part.
+double quantized_score(const Experiment& experiment, const Graph& network, std::string_view scheme);
+
 // Whether trained networks reach `percent` on the test part, in the engine and within 0.1 points in libtorch.
 CheckResult reaches(const ReproduceContext& context, const Experiment& experiment, double percent, int seeds = 1);
 

@@ -38,15 +38,6 @@ void end_in_logits(Graph& g) {
   }
 }
 
-// Samples once, in their order, as they are.
-LoaderOptions once(LoaderOptions l) {
-  l.shuffle = l.drop_last = false;
-  l.mixup = l.cutmix = 0;
-  l.augment.random = false;
-  l.epochs = 1;
-  return l;
-}
-
 // Samples become as large as the network's input, where that says so and nothing else does.
 void fit_to(const Shape& input, AugmentOptions& a) {
   const size_t rank = input.size();
@@ -461,6 +452,14 @@ TrainResult Trainer::run() {
 }
 
 }  // namespace
+
+LoaderOptions once(LoaderOptions l) {
+  l.shuffle = l.drop_last = false;
+  l.mixup = l.cutmix = 0;
+  l.augment.random = false;
+  l.epochs = 1;
+  return l;
+}
 
 double engine_score(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads) {
   CompiledModel model(network, {.threads = threads});

@@ -90,6 +90,8 @@ struct TrainResult {
 // says where, and the folder holds the last checkpoint before.
 TrainResult train(TrainRequest request, const std::function<void(const TrainProgress&)>& progress = {}, std::stop_token stop = {});
 
+// Samples once, in their order, as they are: neither shuffled nor changed at random.
+LoaderOptions once(LoaderOptions options);
 // How good the answers of a deployed network to the samples of `set` are in the engine, prepared as `loader` says: accuracy of classes, mAP@0.5
 // of boxes.
 double engine_score(const Graph& network, std::shared_ptr<const TrainingSet> set, const LoaderOptions& loader, int threads);

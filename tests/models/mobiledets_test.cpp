@@ -302,6 +302,32 @@ TEST(MobileDets, WhatCannotBeBuiltIsNamed) {
   EXPECT_THAT(error_of("mobiledet_cpu", {.more = {{"head", "yolo"}}}), HasSubstr("head=yolo is none of ssdlite, features"));
   EXPECT_THAT(error_of("mobiledet_cpu", {.more = {{"head", "features"}, {"output", "boxes"}}}), HasSubstr("output=boxes is of the ssdlite head"));
   EXPECT_THAT(error_of("mobiledet_cpu", {.more = {{"heads", "1"}}}), HasSubstr("no option heads; it has head, output"));
+  const auto stage = [](const std::string& text) { return BuildOptions{.more = {{"C3", text}}}; };
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("")), HasSubstr("none of I, S, F, T at character 1"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("Q32")), HasSubstr("none of I, S, F, T at character 1"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("I32 ")), HasSubstr("none of I, S, F, T at character 5"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("I")), HasSubstr("no channels of 1 to 4096"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("I99999999999999999999")), HasSubstr("no channels of 1 to 4096"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("3I32")), HasSubstr("no * behind a number of layers"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("0*I32")), HasSubstr("no number of layers of 1 to 64"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("I32k4")), HasSubstr("an even window of 4"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("I32s3")), HasSubstr("no stride of 1 to 2"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("I32x")), HasSubstr("none of k, e, s, i, o, r at character 4"));
+  EXPECT_THAT(error_of("mobiledet_cpu", stage("I32e8s2r")), HasSubstr("a residual in layer 1"));
+}
+
+// Stages of other kinds of layers: the published written out is the published network, and others may hold as many products.
+TEST(MobileDets, StagesCanBeSaid) {
+  const auto counted = [](std::map<std::string, std::string> stages) {
+    return count_model(build_model("mobiledet_cpu", {.classes = 3, .input = {3, 96, 96}, .width = 0.25, .more = std::move(stages), .draw = false}));
+  };
+  const ModelCounts published = counted({});
+  const ModelCounts said = counted({{"C1", "S8"}, {"C2", "I16e4s2"}, {"C3", "I32e8s2 3*I32e4r"}, {"C4", "I72k5e8s2 I72e8r I72k5e4r I72e4r I72e8 3*I72e8r"}, {"C5", "I104k5e8s2 2*I104k5e4r I104e4r I144e8"}});
+  EXPECT_EQ(said.parameters, published.parameters);
+  EXPECT_EQ(said.macs, published.macs);
+  const ModelCounts fused = counted({{"C3", "F32e2s2 3*F32e2r"}, {"C4", "F72k5e3s2 F72e2r F72k5e1r F72e1r F72e2 3*F72e2r"}});
+  EXPECT_NEAR(static_cast<double>(fused.macs), static_cast<double>(published.macs), 0.005 * static_cast<double>(published.macs));
+  EXPECT_NE(fused.parameters, published.parameters);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // the head is SSDLite as tensorflow/models has it (research/object_detection). Pixels are x · 2/255 − 1.
 #include <cctype>
 #include <cmath>
+#include <functional>
 
 #include "models/family_options.h"
 #include "models/ssd.h"
@@ -28,31 +29,47 @@ struct Layer {
   bool residual = false;
 };
 
-std::vector<Layer> layers_of(const std::string& stage) {
+// Throws what `refuse` throws, with what is wrong.
+std::vector<Layer> layers_of(const std::string& stage, const std::function<void(const std::string&)>& refuse) {
   std::vector<Layer> layers;
   size_t at = 0;
-  const auto number = [&] {
+  const auto next = [&] { return at < stage.size() ? stage[at] : '\0'; };
+  const auto number = [&](const std::string& what, int64_t highest) {
     int64_t n = 0;
-    for (; at < stage.size() && std::isdigit(static_cast<unsigned char>(stage[at])); ++at) n = 10 * n + (stage[at] - '0');
+    for (; std::isdigit(static_cast<unsigned char>(next())) && n <= highest; ++at) n = 10 * n + (stage[at] - '0');
+    if (n < 1 || n > highest) refuse(fmt::format("has no {} of 1 to {} at character {}", what, highest, at + 1));
     return n;
   };
-  while (at < stage.size()) {
+  while (true) {
     Layer l;
-    if (const int64_t n = number(); n > 0) {
-      l.repeat = n;
-      ++at;  // *
+    if (std::isdigit(static_cast<unsigned char>(next()))) {
+      l.repeat = number("number of layers", 64);
+      if (next() == '*') ++at;
+      else refuse(fmt::format("has no * behind a number of layers, at character {}", at + 1));
     }
-    l.kind = stage[at++];
-    l.out = number();
-    for (; at < stage.size() && stage[at] != ' ';) {
-      const char key = stage[at++];
-      if (key == 'r') l.residual = true;
-      else (key == 'k' ? l.kernel : key == 'e' ? l.expand : key == 's' ? l.stride : key == 'i' ? l.in_quarters : l.out_quarters) = number();
-    }
+    l.kind = next();
+    if (l.kind == '\0' || std::string("ISFT").find(l.kind) == std::string::npos) refuse(fmt::format("has none of I, S, F, T at character {}", at + 1));
     ++at;
+    l.out = number("channels", 4096);
+    for (; next() != '\0' && next() != ' ';) {
+      const char key = stage[at++];
+      switch (key) {
+        case 'r': l.residual = true; break;
+        case 'k':
+          l.kernel = number("window", 15);
+          if (l.kernel % 2 == 0) refuse(fmt::format("has an even window of {}", l.kernel));
+          break;
+        case 'e': l.expand = number("expansion", 64); break;
+        case 's': l.stride = number("stride", 2); break;
+        case 'i': l.in_quarters = number("quarters", 64); break;
+        case 'o': l.out_quarters = number("quarters", 64); break;
+        default: refuse(fmt::format("has none of k, e, s, i, o, r at character {}", at));
+      }
+    }
     layers.push_back(l);
+    if (next() == '\0') return layers;
+    ++at;
   }
-  return layers;
 }
 
 // Channels times a factor as a multiple of 8, at least 8; without the 0.9 of make_divisible.
@@ -175,11 +192,14 @@ Graph build(const Network& n, const BuildOptions& o) {
   ValueId x = b.input(o.input);
   std::vector<ValueId> stages;
   for (size_t c = 0; c < n.stages.size(); ++c) {
-    auto stage = b.scope(fmt::format("C{}", c + 1));
+    const std::string name = fmt::format("C{}", c + 1);
+    auto stage = b.scope(name);
     if (c == 0) x = layers.conv("stem", x, scaled(static_cast<double>(n.stem), o.width), 3, 2);
     int64_t i = 0;
-    for (const Layer& l : layers_of(n.stages[c]))
+    for (const Layer& l : layers_of(set.text(name, n.stages[c]), [&](const std::string& why) { set.refuse(name, why); }))
       for (int64_t k = 0; k < l.repeat; ++k) {
+        if (l.residual && (l.stride != 1 || b.channels(x) != scaled(static_cast<double>(l.out), o.width)))
+          set.refuse(name, fmt::format("asks for a residual in layer {}, whose output is not as its input", i + 1));
         auto scope = b.scope(std::to_string(i++));
         x = layers.layer(l, x, o.width);
       }
@@ -215,7 +235,8 @@ std::vector<ModelEntry> mobiledets() {
                  .input = {3, 320, 320}, .classes = 90, .counts = n.counts, .published_parameters = n.parameters, .published_macs = n.macs, .published_accuracy = n.accuracy,
                  .parameters_note = "published with the means and variances of batch norms",
                  .options = {"head: ssdlite (91 slots for 90 classes, the first is background) or features (the maps C1 to C5)",
-                             "output: codes (of boxes, and logits, as training needs them) or boxes (with scores, as lathe run reads them)"},
+                             "output: codes (of boxes, and logits, as training needs them) or boxes (with scores, as lathe run reads them)",
+                             "C1: its layers, as docs/MODELS.md writes them", "C2: likewise", "C3: likewise", "C4: likewise", "C5: likewise"},
                  .variants = {{"width 0.5", {.width = 0.5}, halves.at(n.name)}, {"the backbone", {.more = {{"head", "features"}}}, backbones.at(n.name)}}};
     if (n.squeeze) m.macs_note = "published with the products and sums of squeeze and excitation's scaling and pooling";
     if (n.squeeze) m.variants.push_back({"width 0.25, 96², 3 classes", {.classes = 3, .input = {3, 96, 96}, .width = 0.25}, {232'576, 0, 4'548'672}});
