@@ -35,10 +35,8 @@ struct EmitCommand {
 mcu::TileWish tile_wish(const EmitCommand& c) {
   mcu::TileWish wish{.end = c.tile_end, .most_overhead = c.tile_overhead};
   if (c.tiles == "auto") return wish;
-  const std::string form = fmt::format("--tiles {}: expected auto or ROWSxCOLUMNS, for instance 3x3", c.tiles);
-  const Shape sides = parse_sizes(c.tiles, form);
-  if (sides.size() != 2 || sides[0] < 1 || sides[1] < 1) fail(ErrorKind::kUsage, "{}", form);
-  wish.grid = mcu::Tiles{.rows = sides[0], .columns = sides[1]};
+  const auto [rows, columns] = parse_grid(c.tiles, fmt::format("--tiles {}: expected auto or ROWSxCOLUMNS, for instance 3x3", c.tiles));
+  wish.grid = mcu::Tiles{.rows = rows, .columns = columns};
   return wish;
 }
 

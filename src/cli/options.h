@@ -28,6 +28,13 @@ inline Shape parse_sizes(const std::string& text, const std::string& error) {
   return shape;
 }
 
+// "3x2": rows and columns, one and more; throws kUsage with `error` for anything else.
+inline std::pair<int64_t, int64_t> parse_grid(const std::string& text, const std::string& error) {
+  const Shape sides = parse_sizes(text, error);
+  if (sides.size() != 2 || sides[0] < 1 || sides[1] < 1) fail(ErrorKind::kUsage, "{}", error);
+  return {sides[0], sides[1]};
+}
+
 // "1,2,3"; "" is none.
 inline std::vector<int64_t> parse_numbers(std::string text, const char* option) {
   if (text.empty()) return {};

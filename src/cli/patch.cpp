@@ -87,9 +87,8 @@ class Command {
 
   PatchChoice choose() const {
     if (!o_.grid.empty()) {
-      const Shape sides = parse_sizes(o_.grid, fmt::format("--grid {}: expected ROWSxCOLUMNS, for instance 3x3", o_.grid));
-      if (sides.size() != 2) fail(ErrorKind::kUsage, "--grid {}: expected ROWSxCOLUMNS, for instance 3x3", o_.grid);
-      PatchGrid grid{sides[0], sides[1], o_.cache == "rows" || o_.cache == "both", o_.cache == "columns" || o_.cache == "both"};
+      const auto [rows, columns] = parse_grid(o_.grid, fmt::format("--grid {}: expected ROWSxCOLUMNS, for instance 3x3", o_.grid));
+      PatchGrid grid{rows, columns, o_.cache == "rows" || o_.cache == "both", o_.cache == "columns" || o_.cache == "both"};
       if (!o_.end.empty()) return search_.evaluate(search_.end_named(o_.end), grid);
       std::optional<PatchChoice> best;
       for (size_t nodes : search_.prefix().ends) {

@@ -19,6 +19,22 @@ inline std::vector<std::string> words_of(std::string_view text, char separator) 
   return words;
 }
 
+// In an HTML or SVG file, as text or between quotes; control characters become '?'.
+inline std::string escape_markup(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      case '\'': out += "&#39;"; break;
+      default: out += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? '?' : c;
+    }
+  }
+  return out;
+}
+
 // A pattern of names: `*` stands for any run of characters, all else for itself.
 inline bool matches(std::string_view pattern, std::string_view name) {
   // The last star takes one character more each time that what follows does not match.

@@ -18,8 +18,6 @@ struct ReportContext {
 nlohmann::json report_json(const Optimization& result, const OptimizeRequest& request, const Device& device, const ReportContext& context);
 std::string report_html(const nlohmann::json& report);
 
-std::string escape_html(std::string_view text);
-
 // Refuses what could not be written later: an OUT that exists (unless `force`), or whose parent does not.
 // An existing folder is replaced only if it holds nothing but a result of lathe.
 void check_output(const std::string& folder, bool force);

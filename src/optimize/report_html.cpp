@@ -3,6 +3,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "core/text.h"
 #include "optimize/report.h"
 
 namespace lathe {
@@ -19,7 +20,7 @@ th:first-child,td:first-child,td.text,th.text{text-align:left}td.text{white-spac
 tr.chosen{background:#e6f2e6}.small{color:#666;font-size:.88em}.reason{background:#f3f3ee;padding:.8em 1em;border-left:4px solid #789}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2em 1.2em}dt{color:#666}dd{margin:0;overflow-wrap:anywhere})";
 
-std::string text_of(const json& j) { return escape_html(j.is_string() ? j.get<std::string>() : j.dump()); }
+std::string text_of(const json& j) { return escape_markup(j.is_string() ? j.get<std::string>() : j.dump()); }
 
 std::string interval(const json& j, const char* format, double factor = 1) {
   if (j.is_null() || j["value"].is_null()) return "–";
@@ -111,14 +112,14 @@ std::string plot(std::vector<Point> points, const std::string& label) {
   auto px = [&](double x) { return kLeft + x / right * kWidth; };
   auto py = [&](double y) { return kTop + kHeight - (y - bottom) / span * kHeight; };
   std::string svg = fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" width=\"{}\" role=\"img\" aria-label=\"latency against {}\" font-family=\"sans-serif\" font-size=\"12\">\n",
-                                kLeft + kWidth + 20, kTop + kHeight + 50, kLeft + kWidth + 20, escape_html(label));
+                                kLeft + kWidth + 20, kTop + kHeight + 50, kLeft + kWidth + 20, escape_markup(label));
   svg += fmt::format("<path d=\"M{0} {1}V{2}H{3}\" fill=\"none\" stroke=\"#888\"/>\n", kLeft, kTop, kTop + kHeight, kLeft + kWidth);
   for (int i = 0; i <= 4; ++i) {
     double x = right * i / 4, y = bottom + span * i / 4;
     svg += fmt::format("<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\" fill=\"#555\">{:.3g}</text><text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\" fill=\"#555\">{:.2g}</text>\n", px(x), kTop + kHeight + 18, x, kLeft - 6, py(y) + 4, y);
   }
   svg += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">latency, ms</text><text transform=\"translate(14 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
-                     kLeft + kWidth / 2, kTop + kHeight + 40, kTop + kHeight / 2, escape_html(label));
+                     kLeft + kWidth / 2, kTop + kHeight + 40, kTop + kHeight / 2, escape_markup(label));
   std::vector<Point> front;
   for (const Point& p : points) if (p.front) front.push_back(p);
   std::sort(front.begin(), front.end(), [](const Point& a, const Point& b) { return a.x < b.x; });
@@ -131,14 +132,14 @@ std::string plot(std::vector<Point> points, const std::string& label) {
   std::sort(points.begin(), points.end(), [](const Point& a, const Point& b) { return a.chosen != b.chosen ? b.chosen : a.y < b.y || (a.y == b.y && a.x < b.x); });
   for (const Point& p : points) {
     svg += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\" fill=\"{}\" stroke=\"#333\"><title>{}: {:.4g} ms, {:.3g}</title></circle>",
-                       px(p.x), py(p.y), p.chosen ? 6 : 4, p.chosen ? "#2a7f3f" : p.front ? "#4a7" : "#bbb", escape_html(p.name), p.x, p.y);
+                       px(p.x), py(p.y), p.chosen ? 6 : 4, p.chosen ? "#2a7f3f" : p.front ? "#4a7" : "#bbb", escape_markup(p.name), p.x, p.y);
     if (few || p.chosen || p.name == "original") {
       // Labels of points that lie together go upwards one by one; those at the right edge stand before their points.
       double label_y = py(p.y) - 8;
       if (last_label > -100 && std::fabs(label_y - last_label) < 14) label_y = last_label - 14;
       last_label = label_y;
       const bool left = p.x > 0.6 * right;
-      svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>", px(p.x) + (left ? -8 : 8), label_y, left ? "end" : "start", escape_html(p.name));
+      svg += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>", px(p.x) + (left ? -8 : 8), label_y, left ? "end" : "start", escape_markup(p.name));
     }
     svg += "\n";
   }
@@ -179,11 +180,11 @@ std::string before_and_after(const json& r) {
   bytes("memory_bytes", "memory, MB");
   const char* format = unit > 1 ? "{:.2f}" : "{:.5g}";
   if (before["metrics"].contains(metric) && (*chosen)["metrics"].contains(metric))
-    row(escape_html(metric) + (unit > 1 ? ", %" : ""), interval(before["metrics"][metric], format, unit), interval((*chosen)["metrics"][metric], format, unit),
+    row(escape_markup(metric) + (unit > 1 ? ", %" : ""), interval(before["metrics"][metric], format, unit), interval((*chosen)["metrics"][metric], format, unit),
         (*chosen)["drop"].is_null() ? "" : "drop " + interval((*chosen)["drop"], format, unit));
   if (!(*chosen)["agreement"].is_null()) row("same answers, %", "100", interval((*chosen)["agreement"], "{:.2f}", 100), "");
   row("largest error, % of range", "0", plain((*chosen)["largest_error"], "{:.3g}", 100), "");
-  return html + fmt::format("</table></div>\n<p class=\"small\">{} is measured against {}. Small figures are 95 % intervals.</p>\n", escape_html(metric), text_of(r["metric"]["against"]));
+  return html + fmt::format("</table></div>\n<p class=\"small\">{} is measured against {}. Small figures are 95 % intervals.</p>\n", escape_markup(metric), text_of(r["metric"]["against"]));
 }
 
 // For each layer whose precision could be chosen: bits of its weights, and what its other choices would do.
@@ -200,21 +201,21 @@ std::string layer_picture(const json& r) {
     const double height = kRow * static_cast<double>(layers.size()) + 30;
     html += fmt::format("<h3>{}</h3>\n<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" width=\"{}\" role=\"img\" aria-label=\"bits and sensitivity by layer\" font-family=\"sans-serif\" font-size=\"11\">\n"
                         "<text x=\"{}\" y=\"12\">bits of a weight</text><text x=\"{}\" y=\"12\">effect of another choice on the mean error, % of range</text>\n",
-                        escape_html(technique), kLeft + kBits + kGap + kError + 130, height, kLeft + kBits + kGap + kError + 130, kLeft, kLeft + kBits + kGap);
+                        escape_markup(technique), kLeft + kBits + kGap + kError + 130, height, kLeft + kBits + kGap + kError + 130, kLeft, kLeft + kBits + kGap);
     double y = 20;
     for (const json* l : layers) {
       const int bits = (*l)["bits"].get<int>();
       const std::string choice = (*l)["choice"].get<std::string>(), name = (*l)["name"].get<std::string>();
-      html += fmt::format("<text x=\"{}\" y=\"{:.0f}\" text-anchor=\"end\"><title>{}</title>{}</text>", kLeft - 6, y + 11, escape_html(name), escape_html(name.size() > 26 ? "…" + name.substr(name.size() - 25) : name));
+      html += fmt::format("<text x=\"{}\" y=\"{:.0f}\" text-anchor=\"end\"><title>{}</title>{}</text>", kLeft - 6, y + 11, escape_markup(name), escape_markup(name.size() > 26 ? "…" + name.substr(name.size() - 25) : name));
       if (bits > 0)
         html += fmt::format("<rect x=\"{}\" y=\"{:.0f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/>", kLeft, y + 1, kBits * bits / 32.0, kRow - 3, bits >= 32 ? "#bbb" : bits >= 16 ? "#7a9" : bits >= 8 ? "#4a7" : "#275");
-      html += fmt::format("<text x=\"{:.1f}\" y=\"{:.0f}\">{}</text>", kLeft + kBits * std::max(bits, 0) / 32.0 + 4, y + 11, choice.empty() ? "–" : escape_html(choice));
+      html += fmt::format("<text x=\"{:.1f}\" y=\"{:.0f}\">{}</text>", kLeft + kBits * std::max(bits, 0) / 32.0 + 4, y + 11, choice.empty() ? "–" : escape_markup(choice));
       double x = kLeft + kBits + kGap;
       for (const json& e : (*l)["effects"]) {
         if (e["error"].is_null() || most <= 0) continue;
         double error = e["error"].get<double>(), width = kError * std::fabs(error) / most / static_cast<double>((*l)["effects"].size());
         html += fmt::format("<rect x=\"{:.1f}\" y=\"{:.0f}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"><title>{} as {}: error {:+.3g} %, {:+.3g} ms</title></rect>", x, y + 1, std::max(width, 0.5), kRow - 3,
-                            error > 0 ? "#c66" : "#69c", escape_html(name), text_of(e["choice"]), 100 * error, -e["ms"].get<double>());
+                            error > 0 ? "#c66" : "#69c", escape_markup(name), text_of(e["choice"]), 100 * error, -e["ms"].get<double>());
         x += width + 2;
       }
       html += "\n";
@@ -250,21 +251,6 @@ std::string layers(const json& r) {
 }
 
 }  // namespace
-
-std::string escape_html(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? '?' : c;
-    }
-  }
-  return out;
-}
 
 std::string report_html(const json& r) {
   std::string title = r["best"].is_null() ? "Nothing meets the budget" : fmt::format("{}: {:.2f} times as fast", text_of(r["best"]["name"]), r["best"]["speedup"]["value"].get<double>());

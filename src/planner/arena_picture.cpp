@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "core/text.h"
+
 namespace lathe {
 
 std::string arena_svg(const std::vector<ArenaBox>& boxes, size_t step_count, int64_t arena_bytes, int64_t lower_bound) {
@@ -18,11 +20,9 @@ std::string arena_svg(const std::vector<ArenaBox>& boxes, size_t step_count, int
   for (const ArenaBox& b : boxes) {
     const double x = kLeft + b.first_step / steps * kWidth, w = (b.last_step - b.first_step + 1) / steps * kWidth;
     const double h = static_cast<double>(b.bytes) / arena * kHeight, y = kTop + kHeight - static_cast<double>(b.offset) / arena * kHeight - h;
-    std::string name;
-    for (char c : b.name) name += c == '<' ? "&lt;" : c == '>' ? "&gt;" : c == '&' ? "&amp;" : c == '"' ? "&quot;" : std::string(1, c);
     svg += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"hsl({},60%,65%)\" stroke=\"#333\" "
                        "stroke-width=\"0.4\"><title>{} ({} bytes, steps {} to {})</title></rect>\n",
-                       x, y, w, h, colour = (colour + 137) % 360, name, b.bytes, b.first_step, b.last_step);
+                       x, y, w, h, colour = (colour + 137) % 360, escape_markup(b.name), b.bytes, b.first_step, b.last_step);
   }
   svg += fmt::format("<text x=\"{}\" y=\"{}\">step 0 to {}</text><text x=\"4\" y=\"{}\">{}</text><text x=\"4\" y=\"{}\">0</text>\n</svg>\n", kLeft, kHeight + kTop + 18, step_count, kTop + 10,
                      amount(arena_bytes), kHeight + kTop);

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "optimize/report.h"
+#include "core/text.h"
 
 namespace lathe {
 
@@ -56,7 +56,7 @@ std::string chart(const std::string& title, const std::vector<Curve>& curves, bo
   if (high - low < 1e-12) high = low + 1e-12;
   const auto x = [&](size_t i) { return kLeft + (kWidth - kLeft - kRight) * (count == 1 ? 0.5 : static_cast<double>(i) / static_cast<double>(count - 1)); };
   const auto y = [&](double v) { return kHeight - kBottom - (kHeight - kBottom - kTop) * (v - low) / (high - low); };
-  std::string svg = fmt::format("<svg viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" aria-label=\"{2}\"><text x=\"{3}\" y=\"18\" class=\"title\">{2}</text>", kWidth, kHeight, escape_html(title), kLeft);
+  std::string svg = fmt::format("<svg viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" aria-label=\"{2}\"><text x=\"{3}\" y=\"18\" class=\"title\">{2}</text>", kWidth, kHeight, escape_markup(title), kLeft);
   for (int i = 0; i <= 4; ++i) {
     const double v = low + (high - low) * i / 4;
     svg += fmt::format("<line x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\" class=\"grid\"/><text x=\"{}\" y=\"{:.1f}\" class=\"tick\" text-anchor=\"end\">{}</text>", kLeft, kWidth - kRight, y(v), y(v),
@@ -70,7 +70,7 @@ std::string chart(const std::string& title, const std::vector<Curve>& curves, bo
       if (std::isfinite(c.values[i])) points += fmt::format("{:.1f},{:.1f} ", x(i), y(c.values[i]));
     if (points.empty()) continue;
     svg += fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"1.8\"/><text x=\"{:.0f}\" y=\"18\" class=\"tick\" text-anchor=\"end\" fill=\"{}\">{}</text>", points, c.color, legend, c.color,
-                       escape_html(c.name));
+                       escape_markup(c.name));
     legend -= 8.0 * static_cast<double>(c.name.size()) + 16;
   }
   return svg + "</svg>\n";
@@ -88,7 +88,7 @@ std::string log_page(const nlohmann::json& head, const std::vector<EpochRecord>&
   std::string page = fmt::format("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title><style>body{{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:46em;color:#222}}"
                                  "svg{{display:block;margin:1em 0}}.grid{{stroke:#ddd}}.tick{{font-size:11px;fill:#555}}.title{{font-weight:600}}table{{border-collapse:collapse}}td,th{{padding:.15em .8em;border-bottom:1px solid #eee;text-align:right}}"
                                  "td:first-child,th:first-child{{text-align:left}}</style><h1>{0}</h1>\n",
-                                 escape_html(head.value("name", "training")));
+                                 escape_markup(head.value("name", "training")));
   page += chart("loss", {{"training", "#b3541e", column([](const EpochRecord& r) { return r.loss; })},
                          {"validation", "#1f5fa8", column([&](const EpochRecord& r) { return known(r.validation_score, r.validation_loss); })}}, false);
   page += chart(measure, {{"training", "#b3541e", column([](const EpochRecord& r) { return r.score < 0 ? std::nan("") : r.score; })},
@@ -99,7 +99,7 @@ std::string log_page(const nlohmann::json& head, const std::vector<EpochRecord>&
     page += fmt::format("<tr><td>{}</td><td>{:.4f}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1f}</td></tr>\n", r.epoch + 1, r.loss, r.score < 0 ? "" : fmt::format("{:.2f} %", 100 * r.score),
                         r.validation_score < 0 ? "" : fmt::format("{:.4f}", r.validation_loss), r.validation_score < 0 ? "" : fmt::format("{:.2f} %", 100 * r.validation_score), r.seconds);
   page += "</table><h2>Settings</h2><table>\n";
-  for (const auto& [key, value] : head.items()) page += fmt::format("<tr><td>{}</td><td>{}</td></tr>\n", escape_html(key), escape_html(value.is_string() ? value.get<std::string>() : value.dump()));
+  for (const auto& [key, value] : head.items()) page += fmt::format("<tr><td>{}</td><td>{}</td></tr>\n", escape_markup(key), escape_markup(value.is_string() ? value.get<std::string>() : value.dump()));
   return page + "</table></html>\n";
 }
 
