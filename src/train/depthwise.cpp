@@ -5,13 +5,7 @@
 #include <vector>
 
 #include "core/parallel.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// One function for each generation of vectors, chosen when the program starts.
-#define LATHE_VECTORS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define LATHE_VECTORS
-#endif
+#include "train/vectors.h"
 
 namespace lathe {
 
@@ -23,10 +17,6 @@ constexpr int64_t kBlock = 64;  // channels whose sums stay in registers: four v
 struct Tap {
   const float *x, *w;
 };
-
-#pragma GCC diagnostic ignored "-Wpsabi"  // of vectors that functions here return to themselves alone
-using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));  // 16 channels, in as many registers as it takes
-using Half = float __attribute__((vector_size(32), aligned(4), may_alias));
 
 // y[c] = Σ x[c]·w[c] over taps.
 LATHE_VECTORS void sum_taps(const Tap* taps, int64_t count, int64_t channels, float* y) {

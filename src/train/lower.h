@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "graph/graph.h"
+#include "train/batch_norm.h"
 #include "train/torch.h"
 
 namespace lathe {
@@ -43,6 +44,9 @@ class LoweringRegistry {
 };
 // nullptr when there is none.
 Lowering find_lowering(const Op& op);
+
+// A BatchNormalization, and the Relu or Clip behind it that keeps its output inside `limits`, at once.
+at::Tensor limited_norm(const LowerCall& call, NormLimits limits);
 
 void lower_convolutions(LoweringRegistry&);
 void lower_elementwise(LoweringRegistry&);

@@ -1,15 +1,99 @@
 // Norms, softmax and sums along axes.
+#include <cmath>
+#include <limits>
+
 #include "graph/op.h"
 #include "train/lower.h"
 
 namespace lathe {
 namespace {
 
-Tensors batch_norm(const LowerCall& c) {
-  const at::Tensor mean = c.state.again ? c.in(3).clone() : c.in(3), variance = c.state.again ? c.in(4).clone() : c.in(4);
-  // The standard's momentum is what is kept, torch's what is new.
-  return {at::batch_norm(c.in(0), c.in(1), c.in(2), mean, variance, c.state.batch_statistics, 1 - static_cast<double>(c.node.get_float("momentum")), c.node.get_float("epsilon"), false)};
+constexpr NormLimits kNoLimits{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
+
+// Numbers with their channels side by side, which our own kernels take.
+bool channels_last(const at::Tensor& x) {
+  if (x.dim() == 2) return x.is_contiguous();
+  return x.dim() == 4 ? x.is_contiguous(at::MemoryFormat::ChannelsLast) : x.dim() == 5 && x.is_contiguous(at::MemoryFormat::ChannelsLast3d);
 }
+at::Tensor like(const at::Tensor& x, const at::Tensor& form) {
+  if (form.dim() == 2) return x.contiguous();
+  return x.contiguous(form.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d);
+}
+
+// A batch norm, and the limits of an activation behind it, on kernels of our own (train/batch_norm.h).
+class LimitedNorm : public torch::autograd::Function<LimitedNorm> {
+ public:
+  // `moves`: the running statistics are moved by the batch's, of which `fresh` is the part.
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& gamma, const at::Tensor& beta, at::Tensor mean, at::Tensor variance, bool batch,
+                            bool moves, double fresh, double epsilon, double low, double high) {
+    const NormShape s{x.numel() / x.size(1), x.size(1)};
+    const auto channels = static_cast<size_t>(s.channels);
+    const at::TensorOptions f32 = x.options().memory_format(c10::nullopt);
+    at::Tensor middle = at::empty({s.channels}, f32), inverse = at::empty_like(middle), scale = at::empty_like(middle), shift = at::empty_like(middle);
+    float *m = middle.data_ptr<float>(), *i = inverse.data_ptr<float>(), *a = scale.data_ptr<float>(), *b = shift.data_ptr<float>();
+    std::vector<double> means(channels), variances(channels);
+    float *running_mean = mean.data_ptr<float>(), *running_variance = variance.data_ptr<float>();
+    if (batch) {
+      channel_moments(s, x.data_ptr<float>(), means.data(), variances.data());
+    } else {
+      std::copy_n(running_mean, channels, means.begin());
+      std::copy_n(running_variance, channels, variances.begin());
+    }
+    const float *g = gamma.data_ptr<float>(), *o = beta.data_ptr<float>();
+    for (size_t c = 0; c < channels; ++c) {
+      const double inverted = 1 / std::sqrt(variances[c] + epsilon);
+      m[c] = static_cast<float>(means[c]), i[c] = static_cast<float>(inverted);
+      a[c] = static_cast<float>(g[c] * inverted), b[c] = static_cast<float>(o[c] - means[c] * g[c] * inverted);
+      if (!batch || !moves) continue;
+      const double unbiased = variances[c] * static_cast<double>(s.rows) / static_cast<double>(s.rows - 1);
+      running_mean[c] = static_cast<float>((1 - fresh) * running_mean[c] + fresh * means[c]);
+      running_variance[c] = static_cast<float>((1 - fresh) * running_variance[c] + fresh * unbiased);
+    }
+    const NormLimits limits{static_cast<float>(low), static_cast<float>(high)};
+    at::Tensor y = at::empty_like(x);
+    scale_channels(s, x.data_ptr<float>(), a, b, limits, y.data_ptr<float>());
+    const bool limited = std::isfinite(low) || std::isfinite(high);
+    context->save_for_backward({x, gamma, middle, inverse, limited ? y : at::Tensor()});
+    context->saved_data["batch"] = batch;
+    context->saved_data["low"] = low;
+    context->saved_data["high"] = high;
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &gamma = saved[1], g = like(gradients[0], x);
+    const bool batch = context->saved_data["batch"].toBool();
+    const NormLimits limits{static_cast<float>(context->saved_data["low"].toDouble()), static_cast<float>(context->saved_data["high"].toDouble())};
+    const NormShape s{x.numel() / x.size(1), x.size(1)};
+    const auto channels = static_cast<size_t>(s.channels);
+    const float *middle = saved[2].data_ptr<float>(), *inverse = saved[3].data_ptr<float>(), *y = (saved[4].defined() ? saved[4] : x).data_ptr<float>();
+    std::vector<double> sum(channels), with_x(channels);
+    norm_gradient_sums(s, g.data_ptr<float>(), x.data_ptr<float>(), y, limits, middle, sum.data(), with_x.data());
+    at::Tensor dx, dgamma = at::empty_like(gamma), dbeta = at::empty_like(gamma);
+    for (size_t c = 0; c < channels; ++c) {
+      dgamma.data_ptr<float>()[c] = static_cast<float>(with_x[c] * inverse[c]);
+      dbeta.data_ptr<float>()[c] = static_cast<float>(sum[c]);
+    }
+    if (context->needs_input_grad(0)) {
+      // γ·σ⁻¹·(g − mean g − x̂·mean(g·x̂)), with the batch's statistics; γ·σ⁻¹·g with others.
+      std::vector<float> a(channels), b(channels, 0.0f), rest(channels, 0.0f);
+      const auto rows = static_cast<double>(s.rows);
+      for (size_t c = 0; c < channels; ++c) {
+        const double factor = static_cast<double>(gamma.data_ptr<float>()[c]) * inverse[c];
+        a[c] = static_cast<float>(factor);
+        if (!batch) continue;
+        const double of_x = -factor * inverse[c] * inverse[c] * with_x[c] / rows;
+        b[c] = static_cast<float>(of_x), rest[c] = static_cast<float>(-factor * sum[c] / rows - of_x * middle[c]);
+      }
+      dx = at::empty_like(x);
+      norm_input_gradient(s, g.data_ptr<float>(), x.data_ptr<float>(), y, limits, a.data(), b.data(), rest.data(), dx.data_ptr<float>());
+    }
+    return {dx, dgamma, dbeta, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+  }
+};
+
+Tensors batch_norm(const LowerCall& c) { return {limited_norm(c, kNoLimits)}; }
 
 // What is normalized, in the type of the weights: behind products in bf16 it may be another.
 at::Tensor wide(const LowerCall& c) { return c.in(0).to(c.in(1).scalar_type()); }
@@ -89,6 +173,19 @@ Tensors arg_most(const LowerCall& c) {
 }
 
 }  // namespace
+
+at::Tensor limited_norm(const LowerCall& c, NormLimits limits) {
+  const at::Tensor& x = c.in(0);
+  const auto own = [](const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; };
+  // The standard's momentum is what is kept, torch's what is new.
+  const double fresh = 1 - static_cast<double>(c.node.get_float("momentum")), epsilon = c.node.get_float("epsilon");
+  if (own(x) && own(c.in(1)) && own(c.in(3)) && channels_last(x) && x.size(1) % 8 == 0 && x.numel() > x.size(1))
+    return LimitedNorm::apply(x, c.in(1), c.in(2), c.in(3), c.in(4), c.state.batch_statistics, !c.state.again, fresh, epsilon, static_cast<double>(limits.low), static_cast<double>(limits.high));
+  const at::Tensor mean = c.state.again ? c.in(3).clone() : c.in(3), variance = c.state.again ? c.in(4).clone() : c.in(4);
+  const at::Tensor y = at::batch_norm(x, c.in(1), c.in(2), mean, variance, c.state.batch_statistics, fresh, epsilon, false);
+  if (limits.low == kNoLimits.low && limits.high == kNoLimits.high) return y;
+  return limits.low == 0 && limits.high == kNoLimits.high ? at::relu(y) : at::hardtanh(y, limits.low, limits.high);
+}
 
 void lower_norms(LoweringRegistry& r) {
   r.add("BatchNormalization", batch_norm);

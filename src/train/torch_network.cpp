@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
+#include <tuple>
 
 #include "core/text.h"
 #include "graph/op.h"
@@ -61,11 +63,17 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
       pair_of[static_cast<size_t>(pairs_[i].batch_norm.index)] = static_cast<int>(i);
       in_pair[static_cast<size_t>(pairs_[i].convolution.index)] = true;
     }
+  const std::vector<std::vector<NodeId>> readers = graph_.consumers();
   for (NodeId id : graph_.order()) {
     const Node& n = graph_[id];
     if (in_pair[static_cast<size_t>(id.index)]) continue;
     Step step{.node = id, .lowering = find_lowering(*n.op), .conv_bn = pair_of[static_cast<size_t>(id.index)], .last = {}};
     if (!step.lowering) fail(ErrorKind::kUnsupported, "{}: {} cannot be trained", n.name, n.op->name);
+    if (step.conv_bn < 0)
+      if (const auto behind = activation_behind(id, readers)) {
+        std::tie(step.activation, step.limits) = *behind;
+        in_pair[static_cast<size_t>(step.activation.index)] = true;
+      }
     steps_.push_back(step);
   }
   // A value goes after the last step that reads it.
@@ -76,12 +84,38 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
         if (v) last[v.index] = static_cast<int64_t>(s);
     };
     reads(steps_[s].node);
+    if (steps_[s].activation) reads(steps_[s].activation);
     if (steps_[s].conv_bn >= 0) reads(pairs_[static_cast<size_t>(steps_[s].conv_bn)].convolution);
   }
   for (ValueId v : graph_.outputs) last[v.index] = -1;
   for (size_t v = 0; v < last.size(); ++v)
     if (last[v] >= 0 && !constants_[v].defined()) steps_[static_cast<size_t>(last[v])].last.push_back(static_cast<int32_t>(v));
   if (options_.recompute) find_cuts();
+}
+
+std::optional<std::pair<NodeId, NormLimits>> TorchNetwork::activation_behind(NodeId norm, const std::vector<std::vector<NodeId>>& readers) const {
+  const Node& n = graph_[norm];
+  if (n.op->name != "BatchNormalization" || !n.op->domain.empty()) return {};
+  const ValueId y = n.outputs[0];
+  const std::vector<NodeId>& list = readers[static_cast<size_t>(y.index)];
+  if (list.size() != 1 || std::find(graph_.outputs.begin(), graph_.outputs.end(), y) != graph_.outputs.end()) return {};
+  const Node& act = graph_[list[0]];
+  if (!act.op->domain.empty() || act.inputs[0] != y) return {};
+  NormLimits limits{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
+  if (act.op->name == "Relu") {
+    limits.low = 0;
+  } else if (act.op->name == "Clip") {
+    for (size_t i = 1; i < act.inputs.size(); ++i) {
+      if (!act.inputs[i]) continue;
+      const at::Tensor& number = constants_[act.inputs[i].index];
+      if (!number.defined() || number.numel() != 1 || number.requires_grad()) return {};
+      (i == 1 ? limits.low : limits.high) = number.item<float>();
+    }
+    if (!(limits.low < limits.high)) return {};
+  } else {
+    return {};
+  }
+  return std::pair(list[0], limits);
 }
 
 void TorchNetwork::find_cuts() {
@@ -92,7 +126,7 @@ void TorchNetwork::find_cuts() {
   for (ValueId v : graph_.outputs) outputs.insert(v.index);
   for (size_t s = 0; s < steps_.size(); ++s) {
     if (s > 0 && alive.size() == 1 && !outputs.contains(*alive.begin())) all.push_back({s, *alive.begin()});
-    for (ValueId v : graph_[steps_[s].node].outputs)
+    for (ValueId v : made_by(steps_[s]))
       if (v) alive.insert(v.index);
     for (int32_t v : steps_[s].last) alive.erase(v);
   }
@@ -195,10 +229,12 @@ void TorchNetwork::run_step(const Step& step, std::vector<at::Tensor>& values, c
     } else {
       Tensors inputs;
       for (ValueId v : n.inputs) inputs.push_back(v ? values[v.index] : at::Tensor());
-      outputs = step.lowering({n, inputs, state});
+      if (step.activation) outputs = {limited_norm({n, inputs, state}, step.limits)};
+      else outputs = step.lowering({n, inputs, state});
     }
-    for (size_t i = 0; i < n.outputs.size(); ++i)
-      if (n.outputs[i] && i < outputs.size()) values[n.outputs[i].index] = outputs[i];
+    const std::vector<ValueId>& made = made_by(step);
+    for (size_t i = 0; i < made.size(); ++i)
+      if (made[i] && i < outputs.size()) values[made[i].index] = outputs[i];
   } catch (const c10::Error& e) {
     fail(ErrorKind::kModel, "{}: {}: {}", n.name, n.op->name, e.what_without_backtrace());
   }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,10 +62,15 @@ class TorchNetwork {
     NodeId node;
     Lowering lowering = nullptr;
     int conv_bn = -1;            // the pair whose batch norm this is, made with its convolution (ConvBnMode::kTune)
+    NodeId activation = {};      // the Relu or Clip that this batch norm makes too
+    NormLimits limits = {};      // its
     std::vector<int32_t> last;   // values that nothing reads afterwards
   };
+  const std::vector<ValueId>& made_by(const Step& step) const { return graph_[step.activation ? step.activation : step.node].outputs; }
   void run(size_t begin, size_t end, std::vector<at::Tensor>& values, const PassState& state);
   void find_cuts();
+  // Where a Relu or a Clip between numbers is all that reads this batch norm: it, and its limits.
+  std::optional<std::pair<NodeId, NormLimits>> activation_behind(NodeId norm, const std::vector<std::vector<NodeId>>& readers) const;
   friend class Recomputed;
   void run_step(const Step& step, std::vector<at::Tensor>& values, const PassState& state);
 

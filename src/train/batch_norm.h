@@ -1,0 +1,28 @@
+// Batch norms in training, channels last, and with them the limits that an activation behind sets (ReLU, ReLU6). libtorch's go over the
+// numbers more often, and need another two passes for the activation; they are half of a step of a MobileNet. These read twice
+// and write once, forward and backward. Sums are f32 over blocks of rows and f64 over blocks: the same however many threads there are.
+#pragma once
+
+#include <cstdint>
+
+namespace lathe {
+
+// Numbers [rows, channels] f32, dense: a row is a pixel.
+struct NormShape {
+  int64_t rows, channels;
+};
+// What outputs are kept between; ±∞: no limit. A gradient goes through where the output is inside.
+struct NormLimits {
+  float low, high;
+};
+
+// Of each channel, the variance divided by rows.
+void channel_moments(const NormShape& s, const float* x, double* mean, double* variance);
+// y = x · scale + shift, inside the limits.
+void scale_channels(const NormShape& s, const float* x, const float* scale, const float* shift, NormLimits limits, float* y);
+// With g′ the gradient where y is inside the limits, else 0: Σ g′ and Σ g′·(x − mean).
+void norm_gradient_sums(const NormShape& s, const float* gradient, const float* x, const float* y, NormLimits limits, const float* mean, double* sum, double* sum_with_x);
+// dx = a · g′ + b · x + c, by channel.
+void norm_input_gradient(const NormShape& s, const float* gradient, const float* x, const float* y, NormLimits limits, const float* a, const float* b, const float* c, float* dx);
+
+}  // namespace lathe

@@ -1,0 +1,130 @@
+// Our own batch norms against libtorch's: outputs, all gradients and statistics, over channels and rows of many numbers.
+#include "train/batch_norm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "core/parallel.h"
+#include "graph/op.h"
+#include "models/builder.h"
+#include "train/torch_network.h"
+
+namespace lathe {
+namespace {
+
+constexpr float kNone = std::numeric_limits<float>::infinity();
+
+enum class Act { kNothing, kRelu, kClip, kTwice };  // kTwice: the norm's output is read by another node too
+
+Graph network(int64_t channels, Act act) {
+  Graph g;
+  const ValueId x = g.add_input("x", DType::kF32, Shape{kUnknownDim, channels, kUnknownDim, kUnknownDim});
+  const auto parameter = [&](const char* name, float value) {
+    Tensor t(DType::kF32, {channels});
+    for (int64_t i = 0; i < channels; ++i) t.set(i, value + 0.3 * std::sin(static_cast<double>(7 * i + name[0])));
+    return g.add_constant(t, name);
+  };
+  ValueId y = g.add("BatchNormalization", {x, parameter("gamma", 1), parameter("beta", 0), parameter("mean", 0), parameter("variance", 1)}, {{"epsilon", 1e-3f}, {"momentum", 0.9f}}, "norm");
+  const ValueId norm = y;
+  const auto number = [&](float v) { return g.add_constant(Tensor::scalar(v)); };
+  if (act == Act::kRelu || act == Act::kTwice) y = g.add("Relu", {y});
+  if (act == Act::kClip) y = g.add("Clip", {y, number(0), number(1)});
+  if (act == Act::kTwice) y = g.add("Add", {y, norm});
+  g.outputs = {y};
+  infer_shapes(g);
+  return g;
+}
+
+struct Found {
+  at::Tensor y, dx;
+  std::vector<at::Tensor> gradients, state;
+};
+
+// In `type` on a network of its own: f32 with channels last takes our kernels, f64 libtorch's.
+Found through(const Graph& g, const at::Tensor& x, const at::Tensor& gradient, at::ScalarType type, bool batch) {
+  TorchNetwork net(g, {.type = type});
+  at::Tensor in = x.to(type).detach().set_requires_grad(true);
+  Found f;
+  f.y = net.forward({in}, {.training = true, .batch_statistics = batch, .progress = 0, .generator = {}})[0];
+  f.y.backward(gradient.to(type));
+  f.dx = in.grad();
+  for (const TorchNetwork::Parameter& p : net.parameters())
+    if (p.trained) f.gradients.push_back(p.tensor.grad());
+  for (const TorchNetwork::Parameter& p : net.statistics()) f.state.push_back(p.tensor);
+  return f;
+}
+
+void expect_near(const at::Tensor& a, const at::Tensor& b, double tolerance, const std::string& what) {
+  ASSERT_TRUE(a.defined() && b.defined()) << what;
+  ASSERT_EQ(a.sizes(), b.sizes()) << what;
+  const double size = std::max(b.abs().max().item<double>(), 1e-3);
+  EXPECT_LE((a.to(at::kDouble) - b).abs().max().item<double>(), tolerance * size) << what;
+}
+
+TEST(BatchNormKernels, EqualLibtorchs) {
+  at::manual_seed(3);
+  for (const int64_t channels : {8, 16, 24, 40, 64, 72, 200})
+    for (const std::vector<int64_t>& picture : std::vector<std::vector<int64_t>>{{2, 1, 1}, {3, 5, 17}, {1, 16, 16}, {1, 1, 257}, {4, 20, 13}})
+      for (const Act act : {Act::kNothing, Act::kRelu, Act::kClip, Act::kTwice})
+        for (const bool batch : {true, false}) {
+          const at::Tensor x = (at::randn({picture[0], channels, picture[1], picture[2]}) * 2 + 3).contiguous(at::MemoryFormat::ChannelsLast), g = at::randn_like(x);
+          const Graph graph = network(channels, act);
+          const Found own = through(graph, x, g, at::kFloat, batch), theirs = through(graph, x, g, at::kDouble, batch);
+          const std::string what = fmt::format("{} channels, {} pictures of {}x{}, activation {}, batch {}", channels, picture[0], picture[1], picture[2], static_cast<int>(act), batch);
+          // Two rows: a variance near 0 makes steep gradients.
+          const double tolerance = picture[0] * picture[1] * picture[2] == 2 ? 1e-2 : 2e-5;
+          expect_near(own.y, theirs.y, tolerance, what + ": y");
+          expect_near(own.dx, theirs.dx, tolerance, what + ": dx");
+          ASSERT_EQ(own.gradients.size(), 2u);
+          for (size_t i = 0; i < 2; ++i) expect_near(own.gradients[i], theirs.gradients[i], tolerance, what + ": parameter " + std::to_string(i));
+          for (size_t i = 0; i < 2; ++i) expect_near(own.state[i], theirs.state[i], 1e-5, what + ": statistics " + std::to_string(i));
+        }
+}
+
+// Where numbers are far from 0 and apart by little, sums of squares would lose it all.
+TEST(BatchNormKernels, FarFromZero) {
+  at::manual_seed(5);
+  const at::Tensor x = (at::randn({4, 16, 32, 32}) + 10000).contiguous(at::MemoryFormat::ChannelsLast);
+  std::vector<double> mean(16), variance(16);
+  channel_moments({4 * 32 * 32, 16}, x.data_ptr<float>(), mean.data(), variance.data());
+  const at::Tensor all = x.to(at::kDouble).permute({1, 0, 2, 3}).reshape({16, -1});
+  for (int64_t c = 0; c < 16; ++c) {
+    EXPECT_NEAR(mean[static_cast<size_t>(c)], all[c].mean().item<double>(), 1e-6);
+    EXPECT_NEAR(variance[static_cast<size_t>(c)], all[c].var(false).item<double>(), 1e-4);
+  }
+}
+
+TEST(BatchNormKernels, TheSameHoweverManyThreads) {
+  at::manual_seed(7);
+  const NormShape s{70'001, 24};
+  const at::Tensor x = at::randn({s.rows, s.channels}), g = at::randn({s.rows, s.channels});
+  const auto sums = [&](int threads) {
+    const ThreadScope scope(threads);
+    std::vector<double> all(96);
+    channel_moments(s, x.data_ptr<float>(), &all[0], &all[24]);
+    const std::vector<float> mean(24, 0.1f);
+    norm_gradient_sums(s, g.data_ptr<float>(), x.data_ptr<float>(), x.data_ptr<float>(), {-1, 1}, mean.data(), &all[48], &all[72]);
+    return all;
+  };
+  EXPECT_EQ(sums(1), sums(2));
+  EXPECT_EQ(sums(1), sums(3));
+}
+
+TEST(BatchNormKernels, WhatIsNoNumberStaysSo) {
+  at::Tensor x = at::zeros({1, 8, 4, 4}).contiguous(at::MemoryFormat::ChannelsLast);
+  x.fill_(1);
+  x[0][3][0][0] = std::nanf("");
+  const Found f = through(network(8, Act::kClip), x, at::ones_like(x), at::kFloat, true);
+  EXPECT_TRUE(at::isnan(f.y[0][3]).all().item<bool>());
+  EXPECT_FALSE(at::isnan(f.y[0][2]).any().item<bool>());
+  const std::vector<float> one(8, 1.0f), none(8, 0.0f);
+  std::vector<float> y(8);
+  const std::vector<float> in = {-2, -1, 0, 0.5f, 1, 2, -kNone, kNone};
+  scale_channels({1, 8}, in.data(), one.data(), none.data(), {-1, 1}, y.data());
+  EXPECT_EQ(y, (std::vector<float>{-1, -1, 0, 0.5f, 1, 1, -1, 1}));
+}
+
+}  // namespace
+}  // namespace lathe
