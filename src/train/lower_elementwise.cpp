@@ -17,6 +17,23 @@ Tensors divide(const LowerCall& c) {
   return {c.in(0) / c.in(1)};
 }
 
+// hardtanh that keeps its output, which is the next operator's input, where libtorch's keeps what it was given: the gradient goes through
+// where either is inside the limits.
+class Limited : public torch::autograd::Function<Limited> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, double low, double high) {
+    const at::Tensor y = at::hardtanh(x, low, high);
+    context->save_for_backward({y});
+    context->saved_data["low"] = low;
+    context->saved_data["high"] = high;
+    return y;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const at::Tensor y = context->get_saved_variables()[0];
+    return {at::hardtanh_backward(gradients[0], y, context->saved_data["low"].toDouble(), context->saved_data["high"].toDouble()), at::Tensor(), at::Tensor()};
+  }
+};
+
 Tensors clip(const LowerCall& c) {
   c10::optional<at::Tensor> low, high;
   if (c.has(1)) low = c.in(1);
@@ -24,7 +41,7 @@ Tensors clip(const LowerCall& c) {
   if (!low && !high) return {c.in()};
   // Literals as numbers: hardtanh's gradient is one pass where clamp's is four.
   const auto number = [](const c10::optional<at::Tensor>& t) { return t ? c10::optional<at::Scalar>(t->item()) : c10::nullopt; };
-  if (low && high && !low->requires_grad() && !high->requires_grad() && at::isFloatingType(c.in().scalar_type())) return {at::hardtanh(c.in(), low->item(), high->item())};
+  if (low && high && !low->requires_grad() && !high->requires_grad() && at::isFloatingType(c.in().scalar_type())) return {Limited::apply(c.in(), low->item<double>(), high->item<double>())};
   if ((!low || !low->requires_grad()) && (!high || !high->requires_grad())) return {at::clamp(c.in(), number(low), number(high))};
   return {at::clamp(c.in(), low, high)};
 }
