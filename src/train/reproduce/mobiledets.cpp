@@ -11,13 +11,13 @@ namespace lathe::experiments {
 namespace {
 
 Experiment detector(const ReproduceContext& c, const std::string& name, std::map<std::string, std::string> set = {}) {
-  TrainSettings s{.epochs = c.quick ? 3.0 : 44.0, .batch = 32, .rate = 3e-3, .warm_up = 0.3, .augment = "flip,crop=8,jitter=0.2:0.2:0.2"};
+  TrainSettings s{.epochs = c.quick ? 5.0 : 44.0, .batch = 32, .rate = 3e-3, .warm_up = 0.3, .augment = c.quick ? "flip" : "flip,crop=8,jitter=0.2:0.2:0.2"};
   s.weight_decay = 0.01;
-  s.ema = 0.998;
+  if (!c.quick) s.ema = 0.998;  // in the few steps of the quick form it would still hold the first weights
   s.width = 0.25;
   s.input = {3, 96, 96};
   s.set = std::move(set);
-  return {name, "mobiledet_cpu", fmt::format("generated:shapes,count={},validation=100,test={}", c.quick ? 2000 : 5000, c.quick ? 100 : 500), s};
+  return {name, "mobiledet_cpu", fmt::format("generated:shapes,count={},validation=100,test={}", c.quick ? 4000 : 5000, c.quick ? 100 : 500), s};
 }
 
 CheckResult shapes_are_found(const ReproduceContext& c) {
@@ -28,7 +28,7 @@ CheckResult shapes_are_found(const ReproduceContext& c) {
   for (const TrainResult& r : results) codes.push_back(quantized_score(e, r.network, "w:int8 a:uint8,mse bias"));
   double worst = 0;
   for (size_t i = 0; i < codes.size(); ++i) worst = std::max(worst, found.values[i] - codes[i]);
-  return CheckResult::of(found.mean() >= (c.quick ? 2 : 75) && found.disagreement <= 0.1 && worst <= 2,
+  return CheckResult::of(found.mean() >= (c.quick ? 5 : 75) && found.disagreement <= 0.1 && worst <= 2,
                          fmt::format("mAP@0.5 {} %, engine and libtorch {:.2f} points apart; in int8 {:.2f} %", found.text(), found.disagreement, fmt::join(codes, ", ")));
 }
 
@@ -55,7 +55,7 @@ CheckResult kinds_of_layers(const ReproduceContext& c) {
 
 Reproduction mobiledets() {
   return {"mobiledets", "A small detector learns", "Xiong et al. 2021, arXiv 2004.14525",
-          {{"shapes are found", "24.1 mAP on COCO (mobiledet_cpu)", "mAP@0.5 of 75 % in 44 epochs, which take ten minutes of one core, and in int8 at most 2 points less (--quick: 2 % in 3 epochs of 2000)", true, shapes_are_found},
+          {{"shapes are found", "24.1 mAP on COCO (mobiledet_cpu)", "mAP@0.5 of 75 % in 44 epochs, which take ten minutes of one core, and in int8 at most 2 points less (--quick: 5 % in 5 epochs of 4000)", true, shapes_are_found},
            {"kinds of layers at equal products", "on CPUs found networks hold inverted bottlenecks alone (figure 4)", "products equal to half a percent; accuracies are reported as they are", false, kinds_of_layers}}};
 }
 
