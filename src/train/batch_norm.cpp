@@ -28,27 +28,39 @@ __attribute__((always_inline)) inline float inside(float gradient, float y, Norm
   return y < l.high ? above : 0.0f;
 }
 
-// Σ (x − first) and Σ (x − first)² of a block, `first` its first row: numbers far from 0 lose nothing.
-LATHE_VECTORS void moments_of_block(const float* x, int64_t rows, int64_t channels, float* sums, float* squares) {
+// Two sums by channel over `rows`: of what term(row, channel) gives.
+template <class F>
+__attribute__((always_inline)) inline void sum_rows(int64_t rows, int64_t channels, F&& term, float* first, float* second) {
   over_channels(channels, [&]<class V, int64_t kVectors>(int64_t c) __attribute__((always_inline)) {
-    constexpr int64_t kChains = 4 / kVectors;  // an addition waits for the one before
-    V first[kVectors], sum[kChains][kVectors] = {}, square[kChains][kVectors] = {};
-    for (int64_t v = 0; v < kVectors; ++v) first[v] = reinterpret_cast<const V*>(x + c)[v];
+    constexpr int64_t kWidth = kVectors * static_cast<int64_t>(sizeof(V) / sizeof(float)), kChains = 4 / kVectors;  // an addition waits for the one before
+    float sum[kChains][kWidth] = {}, other[kChains][kWidth] = {};
     const auto add = [&](int64_t r, int64_t chain) __attribute__((always_inline)) {
-      for (int64_t v = 0; v < kVectors; ++v) {
-        const V d = reinterpret_cast<const V*>(x + r * channels + c)[v] - first[v];
-        sum[chain][v] += d;
-        square[chain][v] += d * d;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        const auto [x, y] = term(r, c + i);
+        sum[chain][i] += x;
+        other[chain][i] += y;
       }
     };
     int64_t r = 0;
     for (; r + kChains <= rows; r += kChains)
       for (int64_t i = 0; i < kChains; ++i) add(r + i, i);
     for (; r < rows; ++r) add(r, 0);
-    for (int64_t i = 1; i < kChains; ++i)
-      for (int64_t v = 0; v < kVectors; ++v) sum[0][v] += sum[i][v], square[0][v] += square[i][v];
-    for (int64_t v = 0; v < kVectors; ++v) reinterpret_cast<V*>(sums + c)[v] = sum[0][v], reinterpret_cast<V*>(squares + c)[v] = square[0][v];
+    for (int64_t chain = 1; chain < kChains; ++chain)
+      for (int64_t i = 0; i < kWidth; ++i) sum[0][i] += sum[chain][i], other[0][i] += other[chain][i];
+    std::memcpy(first + c, sum[0], sizeof sum[0]);
+    std::memcpy(second + c, other[0], sizeof other[0]);
   });
+}
+struct Pair {
+  float first, second;
+};
+
+// Σ (x − first) and Σ (x − first)² of a block, `first` its first row: numbers far from 0 lose nothing.
+LATHE_VECTORS void moments_of_block(const float* x, int64_t rows, int64_t channels, float* sums, float* squares) {
+  sum_rows(rows, channels, [&](int64_t r, int64_t c) __attribute__((always_inline)) {
+    const float d = x[r * channels + c] - x[c];
+    return Pair{d, d * d};
+  }, sums, squares);
 }
 
 LATHE_VECTORS void scale_block(const float* x, int64_t rows, int64_t channels, const float* scale, const float* shift, NormLimits l, float* y) {
@@ -66,27 +78,11 @@ LATHE_VECTORS void scale_block(const float* x, int64_t rows, int64_t channels, c
 }
 
 LATHE_VECTORS void gradient_sums_of_block(const float* g, const float* x, const float* y, int64_t rows, int64_t channels, NormLimits l, const float* mean, float* sums, float* with_x) {
-  over_channels(channels, [&]<class V, int64_t kVectors>(int64_t c) __attribute__((always_inline)) {
-    constexpr int64_t kWidth = kVectors * static_cast<int64_t>(sizeof(V) / sizeof(float)), kChains = 4 / kVectors;
-    float sum[kChains][kWidth] = {}, product[kChains][kWidth] = {}, middle[kWidth];
-    std::memcpy(middle, mean + c, sizeof middle);
-    const auto add = [&](int64_t r, int64_t chain) __attribute__((always_inline)) {
-      const float *gr = g + r * channels + c, *xr = x + r * channels + c, *yr = y + r * channels + c;
-      for (int64_t i = 0; i < kWidth; ++i) {
-        const float d = inside(gr[i], yr[i], l);
-        sum[chain][i] += d;
-        product[chain][i] += d * (xr[i] - middle[i]);
-      }
-    };
-    int64_t r = 0;
-    for (; r + kChains <= rows; r += kChains)
-      for (int64_t i = 0; i < kChains; ++i) add(r + i, i);
-    for (; r < rows; ++r) add(r, 0);
-    for (int64_t chain = 1; chain < kChains; ++chain)
-      for (int64_t i = 0; i < kWidth; ++i) sum[0][i] += sum[chain][i], product[0][i] += product[chain][i];
-    std::memcpy(sums + c, sum[0], sizeof sum[0]);
-    std::memcpy(with_x + c, product[0], sizeof product[0]);
-  });
+  sum_rows(rows, channels, [&](int64_t r, int64_t c) __attribute__((always_inline)) {
+    const int64_t at = r * channels + c;
+    const float d = inside(g[at], y[at], l);
+    return Pair{d, d * (x[at] - mean[c])};
+  }, sums, with_x);
 }
 
 LATHE_VECTORS void input_gradient_of_block(const float* g, const float* x, const float* y, int64_t rows, int64_t channels, NormLimits l, const float* a, const float* b, const float* rest,

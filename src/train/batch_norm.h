@@ -1,9 +1,10 @@
 // Batch norms in training, channels last, and with them the limits that an activation behind sets (ReLU, ReLU6). libtorch's go over the
-// numbers more often, and need another two passes for the activation; they are half of a step of a MobileNet. These read twice
+// numbers more often, and need another two passes for the activation; together they are a third of a step of a MobileNet. These read twice
 // and write once, forward and backward. Sums are f32 over blocks of rows and f64 over blocks: the same however many threads there are.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace lathe {
 
@@ -13,7 +14,8 @@ struct NormShape {
 };
 // What outputs are kept between; ±∞: no limit. A gradient goes through where the output is inside.
 struct NormLimits {
-  float low, high;
+  float low = -std::numeric_limits<float>::infinity(), high = std::numeric_limits<float>::infinity();
+  bool operator==(const NormLimits&) const = default;
 };
 
 // Of each channel, the variance divided by rows.

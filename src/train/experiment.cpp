@@ -82,12 +82,12 @@ std::vector<TrainResult> trained(const ReproduceContext& context, const std::vec
   return results;
 }
 
-Scores scores(const TrainResult* results, size_t count) {
+Scores scores(std::span<const TrainResult> results) {
   Scores s;
-  for (const TrainResult* r = results; r != results + count; ++r) {
-    s.values.push_back(100 * r->test_score);
-    s.disagreement = std::max(s.disagreement, 100 * std::abs(r->test_score - r->torch_score));
-    s.seconds += r->seconds;
+  for (const TrainResult& r : results) {
+    s.values.push_back(100 * r.test_score);
+    s.disagreement = std::max(s.disagreement, 100 * std::abs(r.test_score - r.torch_score));
+    s.seconds += r.seconds;
   }
   return s;
 }
@@ -96,7 +96,7 @@ std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector
   const std::vector<TrainResult> results = trained(context, experiments, seeds);
   const size_t each = results.size() / std::max<size_t>(experiments.size(), 1);
   std::vector<Scores> all;
-  for (size_t i = 0; i < experiments.size(); ++i) all.push_back(scores(&results[i * each], each));
+  for (size_t i = 0; i < experiments.size(); ++i) all.push_back(scores(std::span(results).subspan(i * each, each)));
   return all;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,7 @@ std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector
 
 // The results of the same trainings: experiments.size() · seeds of them, the seeds of an experiment together.
 std::vector<TrainResult> trained(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
-Scores scores(const TrainResult* results, size_t count);
+Scores scores(std::span<const TrainResult> results);
 // What `network`, a trained one of the experiment, scores on its test part in codes of `scheme` (docs/QUANTIZE.md), in percent: ranges are
 // those of 64 samples of the training part.
 double quantized_score(const Experiment& experiment, const Graph& network, std::string_view scheme);

@@ -45,6 +45,12 @@ class LoweringRegistry {
 // nullptr when there is none.
 Lowering find_lowering(const Op& op);
 
+// How numbers of so many axes lie with their channels side by side.
+inline at::MemoryFormat channels_last(int64_t axes) {
+  return axes == 4 ? at::MemoryFormat::ChannelsLast : axes == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::Contiguous;
+}
+// x inside the limits.
+at::Tensor limited(const at::Tensor& x, NormLimits limits);
 // A BatchNormalization, and the Relu or Clip behind it that keeps its output inside `limits`, at once.
 at::Tensor limited_norm(const LowerCall& call, NormLimits limits);
 

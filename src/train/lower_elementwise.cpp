@@ -86,6 +86,12 @@ Tensors drop_path(const LowerCall& c) {
 
 }  // namespace
 
+at::Tensor limited(const at::Tensor& x, NormLimits limits) {
+  if (limits == NormLimits{}) return x;
+  if (limits == NormLimits{.low = 0}) return at::relu(x);
+  return Limited::apply(x, static_cast<double>(limits.low), static_cast<double>(limits.high));
+}
+
 void lower_elementwise(LoweringRegistry& r) {
   using F = at::Tensor (*)(const at::Tensor&);
   unary<static_cast<F>(at::relu)>(r, "Relu");

@@ -1,24 +1,11 @@
 // Norms, softmax and sums along axes.
 #include <cmath>
-#include <limits>
 
 #include "graph/op.h"
 #include "train/lower.h"
 
 namespace lathe {
 namespace {
-
-constexpr NormLimits kNoLimits{-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::infinity()};
-
-// Numbers with their channels side by side, which our own kernels take.
-bool channels_last(const at::Tensor& x) {
-  if (x.dim() == 2) return x.is_contiguous();
-  return x.dim() == 4 ? x.is_contiguous(at::MemoryFormat::ChannelsLast) : x.dim() == 5 && x.is_contiguous(at::MemoryFormat::ChannelsLast3d);
-}
-at::Tensor like(const at::Tensor& x, const at::Tensor& form) {
-  if (form.dim() == 2) return x.contiguous();
-  return x.contiguous(form.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d);
-}
 
 // A batch norm, and the limits of an activation behind it, on kernels of our own (train/batch_norm.h).
 class LimitedNorm : public torch::autograd::Function<LimitedNorm> {
@@ -52,8 +39,7 @@ class LimitedNorm : public torch::autograd::Function<LimitedNorm> {
     const NormLimits limits{static_cast<float>(low), static_cast<float>(high)};
     at::Tensor y = at::empty_like(x);
     scale_channels(s, x.data_ptr<float>(), a, b, limits, y.data_ptr<float>());
-    const bool limited = std::isfinite(low) || std::isfinite(high);
-    context->save_for_backward({x, gamma, middle, inverse, limited ? y : at::Tensor()});
+    context->save_for_backward({x, gamma, middle, inverse, limits == NormLimits{} ? at::Tensor() : y});
     context->saved_data["batch"] = batch;
     context->saved_data["low"] = low;
     context->saved_data["high"] = high;
@@ -62,7 +48,7 @@ class LimitedNorm : public torch::autograd::Function<LimitedNorm> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const torch::autograd::variable_list saved = context->get_saved_variables();
-    const at::Tensor &x = saved[0], &gamma = saved[1], g = like(gradients[0], x);
+    const at::Tensor &x = saved[0], &gamma = saved[1], g = gradients[0].contiguous(channels_last(x.dim()));
     const bool batch = context->saved_data["batch"].toBool();
     const NormLimits limits{static_cast<float>(context->saved_data["low"].toDouble()), static_cast<float>(context->saved_data["high"].toDouble())};
     const NormShape s{x.numel() / x.size(1), x.size(1)};
@@ -93,7 +79,7 @@ class LimitedNorm : public torch::autograd::Function<LimitedNorm> {
   }
 };
 
-Tensors batch_norm(const LowerCall& c) { return {limited_norm(c, kNoLimits)}; }
+Tensors batch_norm(const LowerCall& c) { return {limited_norm(c, {})}; }
 
 // What is normalized, in the type of the weights: behind products in bf16 it may be another.
 at::Tensor wide(const LowerCall& c) { return c.in(0).to(c.in(1).scalar_type()); }
@@ -179,12 +165,11 @@ at::Tensor limited_norm(const LowerCall& c, NormLimits limits) {
   const auto own = [](const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; };
   // The standard's momentum is what is kept, torch's what is new.
   const double fresh = 1 - static_cast<double>(c.node.get_float("momentum")), epsilon = c.node.get_float("epsilon");
-  if (own(x) && own(c.in(1)) && own(c.in(3)) && channels_last(x) && x.size(1) % 8 == 0 && x.numel() > x.size(1))
+  if (own(x) && own(c.in(1)) && own(c.in(3)) && x.is_contiguous(channels_last(x.dim())) && x.stride(1) == 1 && x.size(1) % 8 == 0 && x.numel() > x.size(1))
     return LimitedNorm::apply(x, c.in(1), c.in(2), c.in(3), c.in(4), c.state.batch_statistics, !c.state.again, fresh, epsilon, static_cast<double>(limits.low), static_cast<double>(limits.high));
   const at::Tensor mean = c.state.again ? c.in(3).clone() : c.in(3), variance = c.state.again ? c.in(4).clone() : c.in(4);
   const at::Tensor y = at::batch_norm(x, c.in(1), c.in(2), mean, variance, c.state.batch_statistics, fresh, epsilon, false);
-  if (limits.low == kNoLimits.low && limits.high == kNoLimits.high) return y;
-  return limits.low == 0 && limits.high == kNoLimits.high ? at::relu(y) : at::hardtanh(y, limits.low, limits.high);
+  return limited(y, limits);
 }
 
 void lower_norms(LoweringRegistry& r) {

@@ -18,9 +18,11 @@ constexpr float kNone = std::numeric_limits<float>::infinity();
 
 enum class Act { kNothing, kRelu, kClip, kTwice };  // kTwice: the norm's output is read by another node too
 
-Graph network(int64_t channels, Act act) {
+Graph network(int64_t channels, Act act, size_t axes = 2) {
   Graph g;
-  const ValueId x = g.add_input("x", DType::kF32, Shape{kUnknownDim, channels, kUnknownDim, kUnknownDim});
+  Shape shape(axes + 2, kUnknownDim);
+  shape[1] = channels;
+  const ValueId x = g.add_input("x", DType::kF32, shape);
   const auto parameter = [&](const char* name, float value) {
     Tensor t(DType::kF32, {channels});
     for (int64_t i = 0; i < channels; ++i) t.set(i, value + 0.3 * std::sin(static_cast<double>(7 * i + name[0])));
@@ -81,6 +83,21 @@ TEST(BatchNormKernels, EqualLibtorchs) {
           for (size_t i = 0; i < 2; ++i) expect_near(own.gradients[i], theirs.gradients[i], tolerance, what + ": parameter " + std::to_string(i));
           for (size_t i = 0; i < 2; ++i) expect_near(own.state[i], theirs.state[i], 1e-5, what + ": statistics " + std::to_string(i));
         }
+}
+
+// Rows, sequences and volumes: where channels do not lie side by side libtorch's norms are taken.
+TEST(BatchNormKernels, OtherNumbersOfAxes) {
+  at::manual_seed(4);
+  for (const std::vector<int64_t>& sizes : std::vector<std::vector<int64_t>>{{9, 16}, {3, 16, 7}, {3, 16, 1}, {2, 16, 3, 4, 5}})
+    for (const Act act : {Act::kNothing, Act::kRelu, Act::kClip}) {
+      const at::Tensor x = at::randn(sizes) + 1, g = at::randn(sizes);
+      const Graph graph = network(16, act, sizes.size() - 2);
+      const Found own = through(graph, x, g, at::kFloat, true), theirs = through(graph, x, g, at::kDouble, true);
+      const std::string what = fmt::format("{} axes, activation {}", sizes.size(), static_cast<int>(act));
+      expect_near(own.y, theirs.y, 1e-4, what + ": y");
+      expect_near(own.dx, theirs.dx, 1e-4, what + ": dx");
+      for (size_t i = 0; i < 2; ++i) expect_near(own.gradients[i], theirs.gradients[i], 1e-4, what + ": parameter " + std::to_string(i));
+    }
 }
 
 // Where numbers are far from 0 and apart by little, sums of squares would lose it all.

@@ -178,11 +178,13 @@ TEST_F(TrainerTest, GoesOnToTheSameBits) {
 
 TEST_F(TrainerTest, BoxesAreLearntAndTheEngineSaysTheSame) {
   std::string measure;
-  const TrainResult r = train(box_request(folder("a")), [&](const TrainProgress& p) { measure = p.measure; });
+  TrainRequest asked = box_request(folder("a"));
+  asked.options.schedule.epochs = 40;
+  const TrainResult r = train(std::move(asked), [&](const TrainProgress& p) { measure = p.measure; });
   EXPECT_EQ(measure, "mAP@0.5");
   EXPECT_EQ(r.measure, "mAP@0.5");
-  // 200 steps: far from done (from eight seeds 0.06 to 0.19), and far from chance, which finds next to nothing.
-  EXPECT_GT(r.test_score, 0.04);
+  // 800 steps: far from done, and far from chance, which finds next to nothing.
+  EXPECT_GT(r.test_score, 0.1);
   // Codes that libtorch makes, decoded here, against the boxes that the engine makes.
   EXPECT_NEAR(r.test_score, r.torch_score, 1e-3);
   EXPECT_LT(r.epochs.back().loss, r.epochs.front().loss / 2);

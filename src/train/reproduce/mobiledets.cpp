@@ -23,7 +23,7 @@ Experiment detector(const ReproduceContext& c, const std::string& name, std::map
 CheckResult shapes_are_found(const ReproduceContext& c) {
   const Experiment e = detector(c, "mobiledet_cpu");
   const std::vector<TrainResult> results = trained(c, {e}, 1);
-  const Scores found = scores(results.data(), results.size());
+  const Scores found = scores(results);
   std::vector<double> codes;
   for (const TrainResult& r : results) codes.push_back(quantized_score(e, r.network, "w:int8 a:uint8,mse bias"));
   double worst = 0;

@@ -36,7 +36,7 @@ Experiment small(const ReproduceContext& c, const std::string& network) {
 }
 
 Check check(const std::string& network, const std::string& published, double percent, double quick_percent) {
-  return {network + " learns", published, fmt::format("{:g} % on Fashion-MNIST; {:g} % of 6000 pictures in 3 (--quick)", percent, quick_percent), network == "resnet18" || network == "deit_tiny",
+  return {network + " learns", published, fmt::format("{:g} % on Fashion-MNIST; {:g} % of 6000 pictures in 3 epochs (--quick)", percent, quick_percent), network == "resnet18" || network == "deit_tiny",
           [=](const ReproduceContext& c) { return reaches(c, small(c, network), c.quick ? quick_percent : percent); }};
 }
 
