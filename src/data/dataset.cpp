@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <numeric>
 
@@ -38,6 +39,32 @@ class Subset : public TrainingSet {
  private:
   std::shared_ptr<const TrainingSet> set_;
   std::vector<size_t> indices_;
+};
+
+// Gray samples as a network of colours takes them: the one channel three times.
+class InColors : public TrainingSet {
+ public:
+  explicit InColors(std::shared_ptr<const TrainingSet> set) : set_(std::move(set)) {
+    classes_ = set_->classes();
+    truth_ = set_->truth();
+  }
+  size_t size() const override { return set_->size(); }
+  Sample sample(size_t i) const override {
+    Sample s = set_->sample(i);
+    if (s.input.dim(0) != 1) fail(ErrorKind::kInput, "{}: has {} channels; colors=RGB is for samples of one", name(i), s.input.dim(0));
+    Shape shape = s.input.shape();
+    shape[0] = 3;
+    Tensor all(s.input.dtype(), shape);
+    for (size_t c = 0; c < 3; ++c) std::memcpy(static_cast<uint8_t*>(all.raw()) + c * s.input.bytes(), s.input.raw(), s.input.bytes());
+    s.input = std::move(all);
+    return s;
+  }
+  int64_t label(size_t i) const override { return set_->label(i); }
+  std::string name(size_t i) const override { return set_->name(i); }
+  bool in_memory() const override { return set_->in_memory(); }
+
+ private:
+  std::shared_ptr<const TrainingSet> set_;
 };
 
 // `count` samples in the proportions of the classes: each class gives the first of its samples in a random order, the remainders go
@@ -140,6 +167,14 @@ FoundParts find_parts(const std::string& path, DataSpec& spec) {
   return open_pictures(path, spec);
 }
 
+// Whether the samples, which are gray, are asked for in colours. Pictures in files are decoded as asked for (open_pictures).
+bool in_colors(DataSpec& spec, const FoundParts& found) {
+  if (spec.asked("colors")) return false;
+  const std::string colors = spec.word("colors", "");
+  if (colors != "" && colors != "RGB") fail(ErrorKind::kUsage, "data {}: colors must be RGB where samples are no pictures in files, found '{}'", spec.text(), colors);
+  return !colors.empty() && found.train && found.train->size() > 0 && found.train->sample(0).input.dim(0) != 3;
+}
+
 }  // namespace
 
 DataSpec::DataSpec(const std::string& text) : text_(text) {
@@ -205,9 +240,13 @@ DataParts open_dataset(const std::string& text) {
   const int64_t most = spec.integer("limit", 0, 1, int64_t{1} << 40),
                 most_others = spec.integer("limit-evaluation", 0, 1, int64_t{1} << 40);
   FoundParts found = find_parts(path, spec);
+  const bool colors = in_colors(spec, found);
   spec.finish();
   require(found.train != nullptr, "{}: opened as nothing", text);
   if (found.train->size() == 0) fail(ErrorKind::kInput, "{}: holds no sample", path);
+  if (colors)
+    for (auto* part : {&found.train, &found.validation, &found.test})
+      if (*part) *part = std::make_shared<InColors>(*part);
   std::string split;
   // A set that brings a validation part and no test part (ImageNet, COCO, VOC) keeps its test answers elsewhere.
   if (!found.test && !found.validation) {

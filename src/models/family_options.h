@@ -62,6 +62,15 @@ class FamilyOptions {
   const std::map<std::string, std::string>& given_;
 };
 
+// How the papers of transformers draw weights: normal with a deviation of 0.02, which suits their hundreds of channels. Networks of tens
+// of channels begin with branches that hardly count then, and learn slowly; init=xavier (Glorot and Bengio 2010, equation 16) keeps the
+// scale of activations and gradients whatever the width.
+inline const std::string kInitOption = "init: of weights, truncated (a deviation of 0.02, as published) or xavier (for networks of few channels)";
+inline Init transformer_init(const FamilyOptions& set) {
+  const bool xavier = set.choice("init", "truncated", {"truncated", "xavier"}) == "xavier";
+  return xavier ? Init{Init::Kind::kXavierUniform} : Init::truncated(0.02);
+}
+
 // Depths and widths of the stages as asked for, else the published ones: as many as there are stages. Channels times
 // BuildOptions::width are multiples of 8 (make_divisible).
 struct Stages {

@@ -96,6 +96,22 @@ TEST_F(TrainingSetTest, CifarAsJpegFolders) {
   EXPECT_EQ(open_dataset(folder + ",colors=gray").train->sample(0).input.shape(), (Shape{1, 32, 32}));
 }
 
+TEST_F(TrainingSetTest, GraySamplesInColours) {
+  idx_set("train", 200, 4);
+  const DataParts gray = open_dataset(path("idx")), colours = open_dataset(path("idx") + ",colors=RGB,limit=50");
+  EXPECT_EQ(colours.train->size(), 50u);
+  EXPECT_EQ(colours.train->classes(), gray.train->classes());
+  for (const auto& [a, b] : {std::pair{gray.test, colours.test}, {gray.validation, colours.validation}}) {
+    ASSERT_EQ(a->size(), b->size());
+    const Sample x = a->sample(3), y = b->sample(3);
+    EXPECT_EQ(x.label, y.label);
+    EXPECT_EQ(a->name(3), b->name(3));
+    ASSERT_EQ(y.input.shape(), (Shape{3, x.input.dim(1), x.input.dim(2)}));
+    for (int64_t i = 0; i < y.input.size(); ++i) EXPECT_EQ(y.input.get_int(i), x.input.get_int(i % x.input.size()));
+  }
+  EXPECT_THAT(fault_of(path("idx") + ",colors=gray", ErrorKind::kUsage), HasSubstr("colors must be RGB where samples are no pictures in files, found 'gray'"));
+}
+
 TEST_F(TrainingSetTest, IdxInPlainFiles) {
   idx_set("train", 200, 4);
   idx_set("t10k", 40, 4);

@@ -255,6 +255,30 @@ TEST(MetaFormer, WeightsStartAsThePapersSay) {
   }
 }
 
+// init=xavier: uniform ± √(6 / (fan in + fan out)), whose deviation is √(2 / (fan in + fan out)), in every family that begins at 0.02.
+TEST(MetaFormer, WeightsStartAtTheScaleOfTheirFans) {
+  const auto deviation = [](const Tensor& t) {
+    double square = 0;
+    for (int64_t i = 0; i < t.size(); ++i) square += t.get(i) * t.get(i) / static_cast<double>(t.size());
+    return std::sqrt(square);
+  };
+  const std::map<std::string, std::string> xavier = {{"init", "xavier"}};
+  const Graph conv = build_model("convformer_s18", {.depths = {1, 1, 1, 1}, .more = xavier}), pool = build_model("poolformer_s12", {.depths = {1, 1, 1, 1}, .more = xavier}),
+              vit = build_model("deit_tiny", {.depths = {1}, .more = xavier}), next = build_model("convnext_tiny", {.depths = {1, 1, 1, 1}, .more = xavier}),
+              mcu = build_model("mcuformer", {.depths = {1}, .more = xavier});
+  for (const auto& [graph, name, in, out] : std::vector<std::tuple<const Graph*, std::string, double, double>>{{&conv, "stages.2.blocks.0.mlp.fc1.weight", 320, 1280},
+                                                                                                            {&conv, "stages.2.blocks.0.mixer.depthwise.weight", 49, 49},
+                                                                                                            {&conv, "stem.conv.weight", 3 * 49, 64 * 49},
+                                                                                                            {&pool, "stages.2.blocks.0.mlp.fc2.weight", 1280, 320},
+                                                                                                            {&vit, "blocks.0.mlp.fc1.weight", 192, 768},
+                                                                                                            {&next, "stages.1.blocks.0.fc1.weight", 192, 768},
+                                                                                                            {&mcu, "blocks.0.mlp.fc1.weight", 192, 768}})
+    EXPECT_NEAR(deviation(Weights(*graph)[name]) / std::sqrt(2 / (in + out)), 1, 0.02) << name;
+  // The first paper's convolutions begin as torch's do, whatever the rest does.
+  EXPECT_NEAR(deviation(Weights(pool)["stem.conv.weight"]), 1 / std::sqrt(3 * 3 * 49), 0.002);
+  EXPECT_THAT(error_of("deit_tiny", {.more = {{"init", "zeros"}}}), ::testing::HasSubstr("init=zeros is none of truncated, xavier"));
+}
+
 TEST(MetaFormer, DropPathRisesOverAllBlocksAndIsOfTrainingAlone) {
   const auto rates = [](const Graph& g) {
     std::map<std::string, std::vector<float>> all;

@@ -22,7 +22,7 @@ Graph build(const Size& size, const BuildOptions& o) {
     fail(ErrorKind::kUsage, "{}: an input of {} is smaller than {}, which the stages need", size.name, to_string(o.input),
          patch[0] << (stages.count() - 1));
   Builder b(size.name, o);
-  b.conv_init = b.linear_init = Init::truncated(0.02);
+  b.conv_init = b.linear_init = transformer_init(set);
   const auto norm = [&](ValueId x) {
     auto scope = b.scope("norm");
     return b.channel_norm(x, 1e-6);
@@ -80,7 +80,7 @@ std::vector<ModelEntry> convnext() {
                  .published_parameters = s.parameters,
                  .published_macs = s.macs,
                  .published_accuracy = s.accuracy,
-                 .options = {"stem: size of the first patches, for small pictures",
+                 .options = {kInitOption, "stem: size of the first patches, for small pictures",
                              "layer_scale: where the factors of the branches start; 0 leaves them out",
                              "drop_path: the rate of the last block, in training"}};
     m.build = [s](const BuildOptions& o) { return build(s, o); };

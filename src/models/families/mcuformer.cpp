@@ -79,7 +79,7 @@ Graph build(const BuildOptions& o) {
   const double drop_path = set.number("drop_path", 0.1, 0, 0.99);
   Builder b("mcuformer", o);
   b.conv_init = {Init::Kind::kUniformIn};
-  b.linear_init = Init::truncated(0.02);
+  b.linear_init = transformer_init(set);
   ValueId x = b.input(o.input);
   const int64_t rows = (o.input[1] + 2 * padding) / f.patch, columns = (o.input[2] + 2 * padding) / f.patch;
   x = patch_tokens(b, x, {.patch = f.patch, .pad = padding, .width = f.width});
@@ -139,7 +139,7 @@ std::vector<ModelEntry> mcuformer() {
                .input = {3, 240, 240},
                .counts = {5'815'144, 0, 1'703'788'032},
                .published_accuracy = "73.62 % (the found subnet)",
-               .options = {"rank: of each product, as a part of the full one; 0: whole", "three: 1 for three factors, as the authors train them", "heads: of 64 channels each", "mlp: hidden channels to those of the tokens",
+               .options = {kInitOption, "rank: of each product, as a part of the full one; 0: whole", "three: 1 for three factors, as the authors train them", "heads: of 64 channels each", "mlp: hidden channels to those of the tokens",
                            "patch: size of the patches (28 and 32 stand on pictures with a frame of 6 and 8)", "relative: 0 without relative positions", "mean: 1 for the mean of the patches in the place of the class token",
                            "drop_path: the rate of the last block, in training"},
                .build = build};

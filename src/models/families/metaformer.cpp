@@ -29,15 +29,16 @@ struct Network {
   int64_t pool = 3;
   std::vector<int64_t> stem{7, 4, 2};  // kernel, stride, pad
   bool residual = true, mlp = true, features = false;
+  Init init = Init::truncated(0.02);  // of linear layers and, in the second paper, of all
 };
 
 class MetaFormer {
  public:
   MetaFormer(const Network& n, const BuildOptions& o, const Stages& stages) : n_(n), o_(o), stages_(stages), b_(n.name, o) {
-    if (n.baseline) b_.conv_init = Init::truncated(0.02);
+    if (n.baseline) b_.conv_init = n.init;
     else b_.conv_init = {Init::Kind::kUniformIn};
     b_.bias_init = n.baseline ? Init::constant(0) : b_.conv_init;
-    b_.linear_init = Init::truncated(0.02);
+    b_.linear_init = n.init;
   }
 
   Graph build() {
@@ -125,7 +126,7 @@ class MetaFormer {
   ValueId pointwise(const std::string& name, ValueId x, int64_t out, bool bias) {
     auto scope = b_.scope(name);
     const Init conv = b_.conv_init, shift = b_.bias_init;
-    b_.conv_init = Init::truncated(0.02);
+    b_.conv_init = n_.init;
     b_.bias_init = Init::constant(0);
     x = b_.conv(x, {.out = out, .bias = bias});
     b_.conv_init = conv;
@@ -240,6 +241,7 @@ Graph build(Network n, const BuildOptions& o) {
   if (!n.baseline && n.mixers.find('A') != n.mixers.npos) n.norm = "layer";
   n.norm = set.choice("norm", n.norm, {"group", "layer", "batch", "none"});
   n.activation = set.choice("activation", n.activation, {"gelu", "relu", "silu", "starrelu", "squared-relu"});
+  n.init = transformer_init(set);
   n.residual = set.flag("residual", true);
   n.mlp = set.flag("mlp", true);
   n.features = set.flag("features", false);
@@ -280,6 +282,7 @@ const std::vector<std::string> kOptions{
     "head_dropout: its rate in the MLP head, in training",
     "drop_path: the rate of the last block, in training",
     "stem: KERNEL,STRIDE,PAD of the first convolution; small is 7,2,3",
+    kInitOption,
     "features: 1 gives the map of each stage with a norm of its own in place of classes"};
 
 // The networks on which both papers' claims are tried in small.

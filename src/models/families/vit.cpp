@@ -27,7 +27,7 @@ Graph build(const Size& size, const BuildOptions& o) {
       fail(ErrorKind::kUsage, "{}: an input of {} is not made of patches of {}×{}", size.name, to_string(o.input), patch, patch);
   if (width % heads != 0) fail(ErrorKind::kUsage, "{}: {} channels cannot form {} heads", size.name, width, heads);
   Builder b(size.name, o);
-  b.conv_init = b.linear_init = Init::truncated(0.02);
+  b.conv_init = b.linear_init = transformer_init(set);
   const auto norm = [&](const std::string& name, ValueId x) {
     auto scope = b.scope(name);
     return b.layer_norm(x, 1e-6);
@@ -83,7 +83,7 @@ std::vector<ModelEntry> vit() {
                  .published_macs = s.macs,
                  .published_accuracy = s.accuracy,
                  .options = {"patch: size of the patches", "heads: of attention", "dropout: its rate, in training",
-                             "drop_path: the rate of the last block, in training"}};
+                             "drop_path: the rate of the last block, in training", kInitOption}};
     if (s.width == 768) m.parameters_note = "the paper counts them without the head";
     if (s.width == 192) m.parameters_note = "the paper's figure is rounded down";
     m.build = [s](const BuildOptions& o) { return build(s, o); };
