@@ -9,6 +9,7 @@
 
 #include "graph/graph.h"
 #include "train/batch_norm.h"
+#include "train/smooth_activations.h"
 #include "train/torch.h"
 
 namespace lathe {
@@ -53,6 +54,9 @@ inline at::MemoryFormat channels_last(int64_t axes) {
 at::Tensor limited(const at::Tensor& x, NormLimits limits);
 // A BatchNormalization, and the Relu or Clip behind it that keeps its output inside `limits`, at once.
 at::Tensor limited_norm(const LowerCall& call, NormLimits limits);
+// scale · max(x, 0)² + bias, of one number each (train/star_relu.h).
+at::Tensor star_relu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& bias);
+at::Tensor smooth(const at::Tensor& x, Smooth f);
 
 void lower_convolutions(LoweringRegistry&);
 void lower_elementwise(LoweringRegistry&);

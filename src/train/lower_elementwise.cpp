@@ -1,6 +1,7 @@
 // Functions of elements, and what training drops.
 #include "graph/op.h"
 #include "train/lower.h"
+#include "train/star_relu.h"
 
 namespace lathe {
 namespace {
@@ -31,6 +32,46 @@ class Limited : public torch::autograd::Function<Limited> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
     const at::Tensor y = context->get_saved_variables()[0];
     return {at::hardtanh_backward(gradients[0], y, context->saved_data["low"].toDouble(), context->saved_data["high"].toDouble()), at::Tensor(), at::Tensor()};
+  }
+};
+
+// libtorch would bring pictures with channels last to another order and back.
+template <class F>
+at::Tensor as_it_lies(const at::Tensor& x, F f) {
+  if (x.dim() == 4 && x.is_contiguous(at::MemoryFormat::ChannelsLast) && !x.is_contiguous()) return f(x.permute({0, 2, 3, 1})).permute({0, 3, 1, 2});
+  return f(x);
+}
+
+// On kernels of our own; keeps its input alone.
+class Star : public torch::autograd::Function<Star> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& scale, const at::Tensor& bias) {
+    context->save_for_backward({x, scale});
+    at::Tensor y = at::empty_like(x);
+    star_relu(x.numel(), x.data_ptr<float>(), scale.item<float>(), bias.item<float>(), y.data_ptr<float>());
+    return y;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    const torch::autograd::variable_list saved = context->get_saved_variables();
+    const at::Tensor &x = saved[0], &scale = saved[1];
+    const at::Tensor g = gradients[0].strides() == x.strides() ? gradients[0] : at::empty_like(x).copy_(gradients[0]);
+    const at::Tensor dx = context->needs_input_grad(0) ? at::empty_like(x) : at::Tensor();
+    const StarReluGradient found = star_relu_gradient(x.numel(), g.data_ptr<float>(), x.data_ptr<float>(), scale.item<float>(), dx.defined() ? dx.data_ptr<float>() : nullptr);
+    return {dx, at::full_like(scale, found.scale), at::full_like(scale, found.bias)};
+  }
+};
+
+// On kernels of our own; keeps the slope alone.
+class Sloped : public torch::autograd::Function<Sloped> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, Smooth f) {
+    at::Tensor y = at::empty_like(x), slope = at::empty_like(x);
+    smooth_activation(f, x.numel(), x.data_ptr<float>(), y.data_ptr<float>(), slope.data_ptr<float>());
+    context->save_for_backward({slope});
+    return y;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, torch::autograd::variable_list gradients) {
+    return {gradients[0] * context->get_saved_variables()[0], at::Tensor()};
   }
 };
 
@@ -92,6 +133,23 @@ at::Tensor limited(const at::Tensor& x, NormLimits limits) {
   return Limited::apply(x, static_cast<double>(limits.low), static_cast<double>(limits.high));
 }
 
+at::Tensor star_relu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& bias) {
+  const auto own = [](const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; };
+  if (own(x) && own(scale) && own(bias) && scale.sizes() == bias.sizes() && x.is_non_overlapping_and_dense()) return Star::apply(x, scale, bias);
+  const at::Tensor r = at::relu(x);
+  return r * r * scale + bias;
+}
+
+at::Tensor smooth(const at::Tensor& x, Smooth f) {
+  if (x.is_cpu() && x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense()) {
+    if (at::GradMode::is_enabled() && x.requires_grad()) return Sloped::apply(x, f);
+    at::Tensor y = at::empty_like(x);
+    smooth_activation(f, x.numel(), x.data_ptr<float>(), y.data_ptr<float>(), nullptr);
+    return y;
+  }
+  return f == Smooth::kSilu ? at::silu(x) : as_it_lies(x, [](const at::Tensor& t) { return at::gelu(t); });
+}
+
 void lower_elementwise(LoweringRegistry& r) {
   using F = at::Tensor (*)(const at::Tensor&);
   unary<static_cast<F>(at::relu)>(r, "Relu");
@@ -118,12 +176,13 @@ void lower_elementwise(LoweringRegistry& r) {
   r.add("Elu", +[](const LowerCall& c) { return Tensors{at::elu(c.in(), c.node.get_float("alpha"))}; });
   r.add("HardSigmoid", +[](const LowerCall& c) { return Tensors{at::clamp(c.in() * c.node.get_float("alpha") + c.node.get_float("beta"), 0, 1)}; });
   r.add("HardSwish", +[](const LowerCall& c) { return Tensors{at::hardswish(c.in())}; });
-  r.add("Swish", +[](const LowerCall& c) { return Tensors{c.in() * at::sigmoid(c.in() * c.node.get_float("alpha"))}; });
+  r.add("Swish", +[](const LowerCall& c) {
+    const double alpha = c.node.get_float("alpha");
+    return Tensors{alpha == 1 ? smooth(c.in(), Smooth::kSilu) : c.in() * at::sigmoid(c.in() * alpha)};
+  });
   r.add("Gelu", +[](const LowerCall& c) {
-    // As it lies in memory: libtorch would bring pictures with channels last to another order and back.
-    if (c.in().dim() == 4 && c.in().is_contiguous(at::MemoryFormat::ChannelsLast) && !c.in().is_contiguous())
-      return Tensors{at::gelu(c.in().permute({0, 2, 3, 1}), c.node.get_string("approximate")).permute({0, 3, 1, 2})};
-    return Tensors{at::gelu(c.in(), c.node.get_string("approximate"))};
+    if (c.node.get_string("approximate") == "none") return Tensors{smooth(c.in(), Smooth::kGelu)};
+    return Tensors{as_it_lies(c.in(), [&](const at::Tensor& x) { return at::gelu(x, c.node.get_string("approximate")); })};
   });
   // Broadcast from the last axis on, as the operator says; torch's prelu wants a slope for each channel.
   r.add("PRelu", +[](const LowerCall& c) { return Tensors{at::relu(c.in(0)) - c.in(1) * at::relu(-c.in(0))}; });

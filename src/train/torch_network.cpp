@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
-#include <tuple>
 
 #include "core/text.h"
 #include "graph/op.h"
@@ -68,11 +67,12 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
     if (absorbed[static_cast<size_t>(id.index)]) continue;
     Step step{.node = id, .lowering = find_lowering(*n.op), .conv_bn = pair_of[static_cast<size_t>(id.index)], .last = {}};
     if (!step.lowering) fail(ErrorKind::kUnsupported, "{}: {} cannot be trained", n.name, n.op->name);
-    if (step.conv_bn < 0)
-      if (const auto behind = activation_behind(id, readers)) {
-        std::tie(step.activation, step.limits) = *behind;
-        absorbed[static_cast<size_t>(step.activation.index)] = true;
-      }
+    if (step.conv_bn < 0) {
+      take_activation(step, readers);
+      take_star_relu(step, readers);
+      take_silu(step, readers);
+      for (const NodeId behind : step.behind) absorbed[static_cast<size_t>(behind.index)] = true;
+    }
     steps_.push_back(step);
   }
   // A value goes after the last step that reads it.
@@ -83,7 +83,7 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
         if (v) last[v.index] = static_cast<int64_t>(s);
     };
     reads(steps_[s].node);
-    if (steps_[s].activation) reads(steps_[s].activation);
+    for (const NodeId behind : steps_[s].behind) reads(behind);
     if (steps_[s].conv_bn >= 0) reads(pairs_[static_cast<size_t>(steps_[s].conv_bn)].convolution);
   }
   for (ValueId v : graph_.outputs) last[v.index] = -1;
@@ -92,14 +92,20 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
   if (options_.recompute) find_cuts();
 }
 
-std::optional<std::pair<NodeId, NormLimits>> TorchNetwork::activation_behind(NodeId norm, const std::vector<std::vector<NodeId>>& readers) const {
-  const Node& n = graph_[norm];
-  if (n.op->name != "BatchNormalization" || !n.op->domain.empty()) return {};
-  const ValueId y = n.outputs[0];
+NodeId TorchNetwork::only_reader(NodeId node, const std::vector<std::vector<NodeId>>& readers) const {
+  const ValueId y = graph_[node].outputs[0];
   const std::vector<NodeId>& list = readers[static_cast<size_t>(y.index)];
-  if (list.size() != 1 || std::find(graph_.outputs.begin(), graph_.outputs.end(), y) != graph_.outputs.end()) return {};
-  const Node& act = graph_[list[0]];
-  if (!act.op->domain.empty() || act.inputs[0] != y) return {};
+  const bool one = !list.empty() && std::all_of(list.begin(), list.end(), [&](NodeId reader) { return reader == list[0]; });
+  return one && std::find(graph_.outputs.begin(), graph_.outputs.end(), y) == graph_.outputs.end() ? list[0] : NodeId{};
+}
+
+void TorchNetwork::take_activation(Step& step, const std::vector<std::vector<NodeId>>& readers) const {
+  const Node& n = graph_[step.node];
+  if (n.op->name != "BatchNormalization" || !n.op->domain.empty()) return;
+  const NodeId reader = only_reader(step.node, readers);
+  if (!reader) return;
+  const Node& act = graph_[reader];
+  if (!act.op->domain.empty() || act.inputs[0] != n.outputs[0]) return;
   NormLimits limits;
   if (act.op->name == "Relu") {
     limits.low = 0;
@@ -107,14 +113,50 @@ std::optional<std::pair<NodeId, NormLimits>> TorchNetwork::activation_behind(Nod
     for (size_t i = 1; i < act.inputs.size(); ++i) {
       if (!act.inputs[i]) continue;
       const at::Tensor& number = constants_[act.inputs[i].index];
-      if (!number.defined() || number.numel() != 1 || number.requires_grad()) return {};
+      if (!number.defined() || number.numel() != 1 || number.requires_grad()) return;
       (i == 1 ? limits.low : limits.high) = number.item<float>();
     }
-    if (!(limits.low < limits.high)) return {};
+    if (!(limits.low < limits.high)) return;
   } else {
-    return {};
+    return;
   }
-  return std::pair(list[0], limits);
+  step.behind = {reader};
+  step.limits = limits;
+}
+
+void TorchNetwork::take_star_relu(Step& step, const std::vector<std::vector<NodeId>>& readers) const {
+  const auto is = [&](NodeId id, std::string_view op) { return id && graph_[id].op->domain.empty() && graph_[id].op->name == op; };
+  if (!is(step.node, "Relu")) return;
+  // The other input of a node that reads `x`, where it is one number.
+  const auto number = [&](NodeId id, ValueId x) {
+    const Node& n = graph_[id];
+    if (n.inputs[0] != x && n.inputs[1] != x) return ValueId{};
+    const ValueId other = n.inputs[0] == x ? n.inputs[1] : n.inputs[0];
+    const at::Tensor& t = constants_[other.index];
+    return t.defined() && t.numel() == 1 && t.dim() <= 1 ? other : ValueId{};
+  };
+  const ValueId r = graph_[step.node].outputs[0];
+  const NodeId square = only_reader(step.node, readers);
+  if (!is(square, "Mul") || graph_[square].inputs[0] != r || graph_[square].inputs[1] != r) return;
+  const NodeId scaled = only_reader(square, readers);
+  if (!is(scaled, "Mul")) return;
+  const NodeId shifted = only_reader(scaled, readers);
+  if (!is(shifted, "Add")) return;
+  const ValueId scale = number(scaled, graph_[square].outputs[0]), bias = number(shifted, graph_[scaled].outputs[0]);
+  if (!scale || !bias) return;
+  step.behind = {square, scaled, shifted};
+  step.scale = scale, step.bias = bias;
+}
+
+void TorchNetwork::take_silu(Step& step, const std::vector<std::vector<NodeId>>& readers) const {
+  const Node& n = graph_[step.node];
+  if (n.op->name != "Sigmoid" || !n.op->domain.empty()) return;
+  const NodeId reader = only_reader(step.node, readers);
+  if (!reader || graph_[reader].op->name != "Mul" || !graph_[reader].op->domain.empty()) return;
+  const std::vector<ValueId>& factors = graph_[reader].inputs;
+  if ((factors[0] != n.inputs[0] || factors[1] != n.outputs[0]) && (factors[1] != n.inputs[0] || factors[0] != n.outputs[0])) return;
+  step.behind = {reader};
+  step.silu = true;
 }
 
 void TorchNetwork::find_cuts() {
@@ -228,7 +270,9 @@ void TorchNetwork::run_step(const Step& step, std::vector<at::Tensor>& values, c
     } else {
       Tensors inputs;
       for (ValueId v : n.inputs) inputs.push_back(v ? values[v.index] : at::Tensor());
-      if (step.activation) outputs = {limited_norm({n, inputs, state}, step.limits)};
+      if (step.scale) outputs = {star_relu(inputs[0], values[step.scale.index], values[step.bias.index])};
+      else if (step.silu) outputs = {smooth(inputs[0], Smooth::kSilu)};
+      else if (!step.behind.empty()) outputs = {limited_norm({n, inputs, state}, step.limits)};
       else outputs = step.lowering({n, inputs, state});
     }
     const std::vector<ValueId>& made = made_by(step);

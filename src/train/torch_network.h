@@ -62,15 +62,22 @@ class TorchNetwork {
     NodeId node;
     Lowering lowering = nullptr;
     int conv_bn = -1;            // the pair whose batch norm this is, made with its convolution (ConvBnMode::kTune)
-    NodeId activation = {};      // the Relu or Clip that this batch norm makes too
-    NormLimits limits = {};      // its
+    std::vector<NodeId> behind = {};  // nodes that this step makes too: a batch norm's Relu or Clip, what makes a Relu a StarReLU and a Sigmoid a SiLU
+    NormLimits limits = {};      // of the Relu or Clip
+    ValueId scale = {}, bias = {};  // of the StarReLU
+    bool silu = false;
     std::vector<int32_t> last;   // values that nothing reads afterwards
   };
-  const std::vector<ValueId>& made_by(const Step& step) const { return graph_[step.activation ? step.activation : step.node].outputs; }
+  const std::vector<ValueId>& made_by(const Step& step) const { return graph_[step.behind.empty() ? step.node : step.behind.back()].outputs; }
   void run(size_t begin, size_t end, std::vector<at::Tensor>& values, const PassState& state);
   void find_cuts();
-  // Where a Relu or a Clip between numbers is all that reads this batch norm: it, and its limits.
-  std::optional<std::pair<NodeId, NormLimits>> activation_behind(NodeId norm, const std::vector<std::vector<NodeId>>& readers) const;
+  // The node that alone reads what `node` makes; none where others do, or it is an output.
+  NodeId only_reader(NodeId node, const std::vector<std::vector<NodeId>>& readers) const;
+  // Takes what this step can make at once into it: the Relu or the Clip between numbers behind a batch norm; Mul by itself, Mul and Add of one
+  // number each behind a Relu; the Mul of a Sigmoid and its input.
+  void take_activation(Step& step, const std::vector<std::vector<NodeId>>& readers) const;
+  void take_star_relu(Step& step, const std::vector<std::vector<NodeId>>& readers) const;
+  void take_silu(Step& step, const std::vector<std::vector<NodeId>>& readers) const;
   friend class Recomputed;
   void run_step(const Step& step, std::vector<at::Tensor>& values, const PassState& state);
 
