@@ -45,6 +45,14 @@ Experiment on_fashion(const ReproduceContext& context, std::string name, std::st
   return {std::move(name), std::move(network), quick ? fmt::format("fashion-mnist,limit={}", quick_limit) : "fashion-mnist", std::move(s)};
 }
 
+void learn_longer(TrainSettings& s, double epochs) {
+  s.epochs = epochs;
+  s.batch = 128, s.rate = 2e-3;
+  s.augment = "flip,crop=2,erase=0.25";
+  s.ema = 0.999;
+  s.smoothing = 0.1;
+}
+
 std::string Gap::text() const { return fmt::format("{:+.2f} ± {:.2f}", points, error); }
 Gap gap(const Scores& a, const Scores& b) { return {a.mean() - b.mean(), std::hypot(a.error(), b.error())}; }
 

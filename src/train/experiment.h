@@ -31,6 +31,9 @@ struct Experiment {
 // Trains `network` on Fashion-MNIST as most of these do, by AdamW with flips and shifts: on all of it, or in the quick form on
 // `quick_limit` of its pictures in smaller batches.
 Experiment on_fashion(const ReproduceContext& context, std::string name, std::string network, double epochs, double quick_epochs, int quick_limit);
+// The longer way of docs/reproductions/standard-families.md: batches of 128 at a rate of 0.002, a quarter of the pictures with a part erased, smoothed
+// labels, averaged weights.
+void learn_longer(TrainSettings& settings, double epochs);
 // Trains with seeds context.seed, context.seed + 1, ... (`seeds` of them, or as many as the context says) and tests each.
 std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
 

@@ -24,7 +24,7 @@ void LoweringRegistry::add(std::string_view op, Lowering lowering, std::string_v
 Lowering find_lowering(const Op& op) {
   static const bool once = [] {
     LoweringRegistry r;
-    for (auto* family : {lower_convolutions, lower_elementwise, lower_moves, lower_norms, lower_quantize}) family(r);
+    for (auto* family : {lower_convolutions, lower_elementwise, lower_moves, lower_norms, lower_products, lower_quantize}) family(r);
     return true;
   }();
   (void)once;

@@ -62,6 +62,7 @@ void lower_convolutions(LoweringRegistry&);
 void lower_elementwise(LoweringRegistry&);
 void lower_moves(LoweringRegistry&);
 void lower_norms(LoweringRegistry&);
+void lower_products(LoweringRegistry&);
 void lower_quantize(LoweringRegistry&);
 
 at::ScalarType to_torch(DType type);   // throws kUnsupported for types that libtorch lacks

@@ -1,4 +1,4 @@
-// Convolutions, pooling and products of matrices.
+// Convolutions and pooling.
 #include "graph/op.h"
 #include "graph/ops/window.h"
 #include "train/depthwise.h"
@@ -174,16 +174,6 @@ std::vector<int64_t> spatial_axes(const at::Tensor& x) {
   return axes;
 }
 
-Tensors gemm(const LowerCall& c) {
-  const at::Tensor a = c.node.get_int("transA") ? c.in(0).t() : c.in(0), b = c.node.get_int("transB") ? c.in(1).t() : c.in(1);
-  const double alpha = c.node.get_float("alpha"), beta = c.node.get_float("beta");
-  if (c.has(2) && alpha == 1 && beta == 1 && c.in(2).dim() == 1) return {at::addmm(c.in(2), a, b)};
-  at::Tensor y = at::mm(a, b);
-  if (alpha != 1) y = y * alpha;
-  if (c.has(2)) y = y + (beta == 1 ? c.in(2) : c.in(2) * beta);
-  return {y};
-}
-
 }  // namespace
 
 void lower_convolutions(LoweringRegistry& r) {
@@ -193,8 +183,6 @@ void lower_convolutions(LoweringRegistry& r) {
   r.add("AveragePool", average_pool);
   r.add("GlobalAveragePool", +[](const LowerCall& c) { return Tensors{c.in().mean(spatial_axes(c.in()), true)}; });
   r.add("GlobalMaxPool", +[](const LowerCall& c) { return Tensors{at::amax(c.in(), spatial_axes(c.in()), true)}; });
-  r.add("Gemm", gemm);
-  r.add("MatMul", +[](const LowerCall& c) { return Tensors{at::matmul(c.in(0), c.in(1))}; });
 }
 
 }  // namespace lathe

@@ -19,7 +19,7 @@ class Autocast {
  public:
   explicit Autocast(bool on, at::DeviceType device = at::kCPU) : on_(on), device_(device) {
     if (!on_) return;
-    before_ = enabled();
+    before_ = enabled(device_);
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
     at::autocast::set_autocast_dtype(device_, at::kBFloat16);
 #else
@@ -36,12 +36,15 @@ class Autocast {
   Autocast(const Autocast&) = delete;
   Autocast& operator=(const Autocast&) = delete;
 
- private:
 #if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 4)
-  bool enabled() const { return at::autocast::is_autocast_enabled(device_); }
+  static bool enabled(at::DeviceType device) { return at::autocast::is_autocast_enabled(device); }
+
+ private:
   void enable(bool on) const { at::autocast::set_autocast_enabled(device_, on); }
 #else
-  bool enabled() const { return device_ == at::kCPU ? at::autocast::is_cpu_enabled() : at::autocast::is_enabled(); }
+  static bool enabled(at::DeviceType device) { return device == at::kCPU ? at::autocast::is_cpu_enabled() : at::autocast::is_enabled(); }
+
+ private:
   void enable(bool on) const { device_ == at::kCPU ? at::autocast::set_cpu_enabled(on) : at::autocast::set_enabled(on); }
 #endif
   bool on_, before_ = false;

@@ -16,7 +16,7 @@ namespace lathe {
   X(dnnl_primitive_attr_set_scratchpad_mode) X(dnnl_primitive_create) X(dnnl_primitive_desc_destroy)                           \
   X(dnnl_primitive_desc_iterator_create) X(dnnl_primitive_desc_iterator_destroy) X(dnnl_primitive_desc_iterator_fetch)         \
   X(dnnl_primitive_desc_query) X(dnnl_primitive_desc_query_md) X(dnnl_primitive_destroy) X(dnnl_primitive_execute) X(dnnl_reorder_primitive_desc_create)    \
-  X(dnnl_set_jit_profiling_flags) X(dnnl_set_max_cpu_isa) X(dnnl_stream_create) X(dnnl_stream_destroy) X(dnnl_stream_wait)     \
+  X(dnnl_set_jit_profiling_flags) X(dnnl_set_max_cpu_isa) X(dnnl_sgemm) X(dnnl_stream_create) X(dnnl_stream_destroy) X(dnnl_stream_wait)     \
   X(dnnl_version)
 
 struct OneDnnFunctions {
@@ -69,6 +69,7 @@ void limit_onednn(dnnl_cpu_isa_t isa);
 #define dnnl_reorder_primitive_desc_create (lathe::onednn().dnnl_reorder_primitive_desc_create)
 #define dnnl_set_jit_profiling_flags (lathe::onednn().dnnl_set_jit_profiling_flags)
 #define dnnl_set_max_cpu_isa (lathe::onednn().dnnl_set_max_cpu_isa)
+#define dnnl_sgemm (lathe::onednn().dnnl_sgemm)
 #define dnnl_stream_create (lathe::onednn().dnnl_stream_create)
 #define dnnl_stream_destroy (lathe::onednn().dnnl_stream_destroy)
 #define dnnl_stream_wait (lathe::onednn().dnnl_stream_wait)
