@@ -3,12 +3,12 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <csignal>
-#include <cstdint>
 #include <cstdio>
-#include <ctime>
 #include <functional>
+#include <thread>
 
 #include "commands.h"
 #include "core/error.h"
@@ -23,23 +23,34 @@ void train_command(const TrainCommand& c, const std::function<bool()>& stops);
 
 namespace {
 
-// When the first interrupt came, in milliseconds of CLOCK_MONOTONIC; 0: none did.
-std::atomic<int64_t> asked = 0;
-static_assert(std::atomic<int64_t>::is_always_lock_free);
+// Whether training is to end at the next step, with a checkpoint.
+std::atomic<bool> asked = false;
 
-// The first time training ends at the next step, with a checkpoint; the second time at once. What runs the program (timeout, make)
-// often sends one interrupt twice, to the process and to its group: within half a second they are one.
-void interrupted(int number) {
-  timespec now = {};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  const int64_t at = now.tv_sec * int64_t{1000} + now.tv_nsec / 1'000'000;
-  if (asked == 0) {
-    asked = at;
-  } else if (at - asked > 500) {
-    lathe::remove_uncommitted_files();
+// The first interrupt asks for the end; the second is one at once. What runs the program (timeout, make) often sends one interrupt twice, to
+// the process and to its group: within half a second they are one. All threads leave them to this one: kernels of oneDNN use the stack
+// pointer as a register, and a handler on their stack would write over the heap (kernels/product.h).
+void wait_for_interrupts() {
+  static sigset_t interrupts;
+  ::sigemptyset(&interrupts);
+  for (int number : {SIGINT, SIGTERM}) {
     std::signal(number, SIG_DFL);
-    ::raise(number);
+    ::sigaddset(&interrupts, number);
   }
+  ::pthread_sigmask(SIG_BLOCK, &interrupts, nullptr);
+  std::thread([] {
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point first;
+    for (int number = 0; ::sigwait(&interrupts, &number) == 0;) {
+      if (!asked) {
+        first = Clock::now();
+        asked = true;
+      } else if (Clock::now() - first > std::chrono::milliseconds(500)) {
+        lathe::remove_uncommitted_files();
+        ::pthread_sigmask(SIG_UNBLOCK, &interrupts, nullptr);
+        ::raise(number);
+      }
+    }
+  }).detach();
 }
 
 }  // namespace
@@ -51,11 +62,11 @@ int main(int argc, char** argv) {
   ::mallopt(M_MMAP_MAX, 0);
   ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
 #endif
-  for (int number : {SIGINT, SIGTERM}) std::signal(number, interrupted);
+  wait_for_interrupts();
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"Trains networks; lathe train and lathe finetune."};
   app.require_subcommand(1);
-  lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, [] { return asked != 0; }); });
+  lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, [] { return asked.load(); }); });
   int exit_code = 0;
   const std::vector<lathe::Reproduction> all = lathe::merged(lathe::firmware_reproductions(), lathe::training_reproductions());
   lathe::cli::add_reproduce(app, &exit_code, all);

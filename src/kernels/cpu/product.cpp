@@ -12,8 +12,7 @@ namespace lathe {
 
 namespace {
 
-// oneDNN's products of f32 (2.6.3) use the stack pointer as one more register: the frame of a signal that is handled meanwhile would be written
-// over the heap. They wait while one lives, on this thread; those of a fault do not.
+// While one lives, signals wait on this thread; those of a fault do not.
 class SignalsWait {
  public:
   SignalsWait() {

@@ -46,6 +46,9 @@ ProcessResult run_process(const std::vector<std::string>& arguments, const std::
   if (child < 0) fail(ErrorKind::kInput, "no process: {}", std::strerror(errno));
   if (child == 0) {  // only what may be called between fork and exec
     ::setpgid(0, 0);
+    sigset_t none;  // what the caller's threads leave to one of them comes to the child
+    ::sigemptyset(&none);
+    ::pthread_sigmask(SIG_SETMASK, &none, nullptr);
     const int nothing = ::open("/dev/null", O_RDONLY);
     ::dup2(nothing, 0);
     ::dup2(out.ends[1], 1);
