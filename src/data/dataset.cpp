@@ -167,12 +167,12 @@ FoundParts find_parts(const std::string& path, DataSpec& spec) {
   return open_pictures(path, spec);
 }
 
-// Whether the samples, which are gray, are asked for in colours. Pictures in files are decoded as asked for (open_pictures).
-bool in_colors(DataSpec& spec, const FoundParts& found) {
+// Whether samples are asked for in colours; pictures in files are decoded as asked for already (open_pictures).
+bool colors_asked(DataSpec& spec) {
   if (spec.asked("colors")) return false;
   const std::string colors = spec.word("colors", "");
   if (colors != "" && colors != "RGB") fail(ErrorKind::kUsage, "data {}: colors must be RGB where samples are no pictures in files, found '{}'", spec.text(), colors);
-  return !colors.empty() && found.train && found.train->size() > 0 && found.train->sample(0).input.dim(0) != 3;
+  return !colors.empty();
 }
 
 }  // namespace
@@ -240,11 +240,11 @@ DataParts open_dataset(const std::string& text) {
   const int64_t most = spec.integer("limit", 0, 1, int64_t{1} << 40),
                 most_others = spec.integer("limit-evaluation", 0, 1, int64_t{1} << 40);
   FoundParts found = find_parts(path, spec);
-  const bool colors = in_colors(spec, found);
+  const bool colors = colors_asked(spec);
   spec.finish();
   require(found.train != nullptr, "{}: opened as nothing", text);
   if (found.train->size() == 0) fail(ErrorKind::kInput, "{}: holds no sample", path);
-  if (colors)
+  if (colors && found.train->sample(0).input.dim(0) != 3)
     for (auto* part : {&found.train, &found.validation, &found.test})
       if (*part) *part = std::make_shared<InColors>(*part);
   std::string split;

@@ -21,6 +21,7 @@ class DataSpec {
   int64_t integer(const std::string& key, int64_t usual, int64_t low, int64_t high);
   double number(const std::string& key, double usual, double low, double high);
   std::string word(const std::string& key, const std::string& usual);
+  // Whether somebody has taken it, given or not.
   bool asked(const std::string& key) const { return asked_.contains(key); }
   // kUsage for options that were given and not asked for; lists those that were.
   void finish() const;

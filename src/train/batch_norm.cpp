@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "core/parallel.h"
+#include "train/blocks.h"
 #include "train/vectors.h"
 
 namespace lathe {
@@ -91,19 +91,16 @@ LATHE_VECTORS void input_gradient_of_block(const float* g, const float* x, const
     for (int64_t c = 0; c < channels; ++c) dx[c] = a[c] * inside(g[c], y[c], l) + (b[c] * x[c] + rest[c]);
 }
 
-int64_t blocks_of(const NormShape& s) { return (s.rows + kRows - 1) / kRows; }
-// f(first row, rows, block) for each block, on the threads at hand.
+// f(first row, rows, block) for each block.
 template <class F>
 void over_blocks(const NormShape& s, F&& f) {
-  parallel_for(blocks_of(s), kParallelGrain * 16 / (kRows * s.channels + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) f(block * kRows, std::min(kRows, s.rows - block * kRows), block);
-  });
+  over_blocks(s.rows, kRows, kParallelGrain * 16 / (kRows * s.channels + 1) + 1, f);
 }
 
 }  // namespace
 
 void channel_moments(const NormShape& s, const float* x, double* mean, double* variance) {
-  const int64_t blocks = blocks_of(s), n = s.channels;
+  const int64_t blocks = blocks_of(s.rows, kRows), n = s.channels;
   std::vector<float> sums(static_cast<size_t>(blocks * n)), squares(sums.size());
   over_blocks(s, [&](int64_t row, int64_t rows, int64_t block) { moments_of_block(x + row * n, rows, n, &sums[static_cast<size_t>(block * n)], &squares[static_cast<size_t>(block * n)]); });
   // Chan et al. 1983: means and squared deviations of parts make those of the whole.
@@ -125,7 +122,7 @@ void scale_channels(const NormShape& s, const float* x, const float* scale, cons
 }
 
 void norm_gradient_sums(const NormShape& s, const float* gradient, const float* x, const float* y, NormLimits limits, const float* mean, double* sum, double* sum_with_x) {
-  const int64_t blocks = blocks_of(s), n = s.channels;
+  const int64_t blocks = blocks_of(s.rows, kRows), n = s.channels;
   std::vector<float> sums(static_cast<size_t>(blocks * n)), products(sums.size());
   over_blocks(s, [&](int64_t row, int64_t rows, int64_t block) {
     gradient_sums_of_block(gradient + row * n, x + row * n, y + row * n, rows, n, limits, mean, &sums[static_cast<size_t>(block * n)], &products[static_cast<size_t>(block * n)]);

@@ -50,12 +50,15 @@ Lowering find_lowering(const Op& op);
 inline at::MemoryFormat channels_last(int64_t axes) {
   return axes == 4 ? at::MemoryFormat::ChannelsLast : axes == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::Contiguous;
 }
+// What kernels of our own take.
+inline bool own_kernels_take(const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; }
 // x inside the limits.
 at::Tensor limited(const at::Tensor& x, NormLimits limits);
 // A BatchNormalization, and the Relu or Clip behind it that keeps its output inside `limits`, at once.
 at::Tensor limited_norm(const LowerCall& call, NormLimits limits);
 // scale · max(x, 0)² + bias, of one number each (train/star_relu.h).
 at::Tensor star_relu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& bias);
+// GELU or SiLU (train/smooth_activations.h).
 at::Tensor smooth(const at::Tensor& x, Smooth f);
 
 void lower_convolutions(LoweringRegistry&);

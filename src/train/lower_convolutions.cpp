@@ -85,7 +85,7 @@ Tensors conv(const LowerCall& c) {
   const ops::Window window = window_of(c, w.sizes().slice(2).vec());
   const std::vector<int64_t>&strides = window.strides, &dilations = window.dilations;
   std::vector<int64_t> pads = pads_of(window);
-  if (axes == 2 && w.size(1) == 1 && w.size(0) == x.size(1) && c.node.get_int("group") == x.size(1) && x.size(1) % 8 == 0 && x.is_cpu() && x.scalar_type() == at::kFloat && w.scalar_type() == at::kFloat) {
+  if (axes == 2 && w.size(1) == 1 && w.size(0) == x.size(1) && c.node.get_int("group") == x.size(1) && x.size(1) % 8 == 0 && own_kernels_take(x) && w.scalar_type() == at::kFloat) {
     std::vector<int64_t> all = strides;
     all.insert(all.end(), pads.begin(), pads.end());
     all.insert(all.end(), dilations.begin(), dilations.end());

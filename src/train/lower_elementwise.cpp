@@ -134,14 +134,13 @@ at::Tensor limited(const at::Tensor& x, NormLimits limits) {
 }
 
 at::Tensor star_relu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& bias) {
-  const auto own = [](const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; };
-  if (own(x) && own(scale) && own(bias) && scale.sizes() == bias.sizes() && x.is_non_overlapping_and_dense()) return Star::apply(x, scale, bias);
+  if (own_kernels_take(x) && own_kernels_take(scale) && own_kernels_take(bias) && scale.sizes() == bias.sizes() && x.is_non_overlapping_and_dense()) return Star::apply(x, scale, bias);
   const at::Tensor r = at::relu(x);
   return r * r * scale + bias;
 }
 
 at::Tensor smooth(const at::Tensor& x, Smooth f) {
-  if (x.is_cpu() && x.scalar_type() == at::kFloat && x.is_non_overlapping_and_dense()) {
+  if (own_kernels_take(x) && x.is_non_overlapping_and_dense()) {
     if (at::GradMode::is_enabled() && x.requires_grad()) return Sloped::apply(x, f);
     at::Tensor y = at::empty_like(x);
     smooth_activation(f, x.numel(), x.data_ptr<float>(), y.data_ptr<float>(), nullptr);

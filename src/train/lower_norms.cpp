@@ -162,10 +162,9 @@ Tensors arg_most(const LowerCall& c) {
 
 at::Tensor limited_norm(const LowerCall& c, NormLimits limits) {
   const at::Tensor& x = c.in(0);
-  const auto own = [](const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; };
   // The standard's momentum is what is kept, torch's what is new.
   const double fresh = 1 - static_cast<double>(c.node.get_float("momentum")), epsilon = c.node.get_float("epsilon");
-  if (own(x) && own(c.in(1)) && own(c.in(3)) && x.is_contiguous(channels_last(x.dim())) && x.stride(1) == 1 && x.size(1) % 8 == 0 && x.numel() > x.size(1))
+  if (own_kernels_take(x) && own_kernels_take(c.in(1)) && own_kernels_take(c.in(3)) && x.is_contiguous(channels_last(x.dim())) && x.stride(1) == 1 && x.size(1) % 8 == 0 && x.numel() > x.size(1))
     return LimitedNorm::apply(x, c.in(1), c.in(2), c.in(3), c.in(4), c.state.batch_statistics, !c.state.again, fresh, epsilon, static_cast<double>(limits.low), static_cast<double>(limits.high));
   const at::Tensor mean = c.state.again ? c.in(3).clone() : c.in(3), variance = c.state.again ? c.in(4).clone() : c.in(4);
   const at::Tensor y = at::batch_norm(x, c.in(1), c.in(2), mean, variance, c.state.batch_statistics, fresh, epsilon, false);

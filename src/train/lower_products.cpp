@@ -39,12 +39,10 @@ at::Tensor multiplied(const at::Tensor& a, const at::Tensor& b) {
   const Matrices l(a), r(b);
   float* c = y.data_ptr<float>();
   const int64_t one = l.rows * r.columns, count = one > 0 ? y.numel() / one : 0;
-  const auto make = [&](int64_t i) { fast_product(l.rows, r.columns, l.columns, l.at(i), r.at(i), c + i * one); };
-  if (count == 1) make(0);
-  else
-    parallel_for(count, kParallelGrain * 16 / (one * l.columns + 1) + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) make(i);
-    });
+  // A single one is shared out by its rows.
+  parallel_for(count, kParallelGrain * 16 / (one * l.columns + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) fast_product(l.rows, r.columns, l.columns, l.at(i), r.at(i), c + i * one);
+  });
   return y;
 }
 
@@ -65,7 +63,7 @@ class Product : public torch::autograd::Function<Product> {
 };
 
 at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
-  const auto own = [](const at::Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat && t.dim() >= 2; };
+  const auto own = [](const at::Tensor& t) { return own_kernels_take(t) && t.dim() >= 2; };
   if (!own(a) || !own(b) || a.size(-1) != b.size(-2) || Autocast::enabled(at::kCPU) || !has_fast_product()) return at::matmul(a, b);
   if (b.dim() == 2 && a.dim() > 2) {
     // One product of all rows.

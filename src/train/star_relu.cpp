@@ -1,16 +1,15 @@
 #include "train/star_relu.h"
 
-#include <algorithm>
 #include <vector>
 
-#include "core/parallel.h"
+#include "train/blocks.h"
 #include "train/vectors.h"
 
 namespace lathe {
 
 namespace {
 
-constexpr int64_t kBlock = 4096;  // numbers whose sums are f32
+constexpr int64_t kBlock = 4096, kGrain = 16;  // numbers of a block; blocks of a thread
 constexpr int64_t kLanes = 64;    // sums side by side: an addition waits for the one before
 
 // NaN stays NaN.
@@ -40,23 +39,15 @@ LATHE_VECTORS void backward(int64_t count, const float* g, const float* x, float
   sums[0] = scale[0], sums[1] = bias[0];
 }
 
-// f(first, count, block) for each block, on the threads at hand.
-template <class F>
-void over_blocks(int64_t count, F&& f) {
-  parallel_for((count + kBlock - 1) / kBlock, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) f(block * kBlock, std::min(kBlock, count - block * kBlock), block);
-  });
-}
-
 }  // namespace
 
 void star_relu(int64_t count, const float* x, float scale, float bias, float* y) {
-  over_blocks(count, [&](int64_t first, int64_t n, int64_t) { forward(n, x + first, scale, bias, y + first); });
+  over_blocks(count, kBlock, kGrain, [&](int64_t first, int64_t n, int64_t) { forward(n, x + first, scale, bias, y + first); });
 }
 
 StarReluGradient star_relu_gradient(int64_t count, const float* gradient, const float* x, float scale, float* dx) {
-  std::vector<float> sums(static_cast<size_t>(2 * ((count + kBlock - 1) / kBlock)));
-  over_blocks(count, [&](int64_t first, int64_t n, int64_t block) { backward(n, gradient + first, x + first, 2 * scale, dx ? dx + first : nullptr, &sums[static_cast<size_t>(2 * block)]); });
+  std::vector<float> sums(static_cast<size_t>(2 * blocks_of(count, kBlock)));
+  over_blocks(count, kBlock, kGrain, [&](int64_t first, int64_t n, int64_t block) { backward(n, gradient + first, x + first, 2 * scale, dx ? dx + first : nullptr, &sums[static_cast<size_t>(2 * block)]); });
   StarReluGradient all;
   for (size_t i = 0; i < sums.size(); i += 2) all.scale += sums[i], all.bias += sums[i + 1];
   return all;

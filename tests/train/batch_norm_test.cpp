@@ -9,11 +9,12 @@
 #include "core/parallel.h"
 #include "graph/op.h"
 #include "models/builder.h"
-#include "train/torch_network.h"
+#include "through.h"
 
 namespace lathe {
 namespace {
 
+constexpr double kLeast = 1e-3;  // what differences are measured by where numbers are smaller
 constexpr float kNone = std::numeric_limits<float>::infinity();
 
 enum class Act { kNothing, kRelu, kClip, kTwice };  // kTwice: the norm's output is read by another node too
@@ -39,32 +40,6 @@ Graph network(int64_t channels, Act act, size_t axes = 2) {
   return g;
 }
 
-struct Found {
-  at::Tensor y, dx;
-  std::vector<at::Tensor> gradients, state;
-};
-
-// In `type` on a network of its own: f32 with channels last takes our kernels, f64 libtorch's.
-Found through(const Graph& g, const at::Tensor& x, const at::Tensor& gradient, at::ScalarType type, bool batch) {
-  TorchNetwork net(g, {.type = type});
-  at::Tensor in = x.to(type).detach().set_requires_grad(true);
-  Found f;
-  f.y = net.forward({in}, {.training = true, .batch_statistics = batch, .progress = 0, .generator = {}})[0];
-  f.y.backward(gradient.to(type));
-  f.dx = in.grad();
-  for (const TorchNetwork::Parameter& p : net.parameters())
-    if (p.trained) f.gradients.push_back(p.tensor.grad());
-  for (const TorchNetwork::Parameter& p : net.statistics()) f.state.push_back(p.tensor);
-  return f;
-}
-
-void expect_near(const at::Tensor& a, const at::Tensor& b, double tolerance, const std::string& what) {
-  ASSERT_TRUE(a.defined() && b.defined()) << what;
-  ASSERT_EQ(a.sizes(), b.sizes()) << what;
-  const double size = std::max(b.abs().max().item<double>(), 1e-3);
-  EXPECT_LE((a.to(at::kDouble) - b).abs().max().item<double>(), tolerance * size) << what;
-}
-
 TEST(BatchNormKernels, EqualLibtorchs) {
   at::manual_seed(3);
   for (const int64_t channels : {8, 16, 24, 40, 64, 72, 200})
@@ -73,15 +48,15 @@ TEST(BatchNormKernels, EqualLibtorchs) {
         for (const bool batch : {true, false}) {
           const at::Tensor x = (at::randn({picture[0], channels, picture[1], picture[2]}) * 2 + 3).contiguous(at::MemoryFormat::ChannelsLast), g = at::randn_like(x);
           const Graph graph = network(channels, act);
-          const Found own = through(graph, x, g, at::kFloat, batch), theirs = through(graph, x, g, at::kDouble, batch);
+          const Through own = through(graph, {x}, g, at::kFloat, batch), theirs = through(graph, {x}, g, at::kDouble, batch);
           const std::string what = fmt::format("{} channels, {} pictures of {}x{}, activation {}, batch {}", channels, picture[0], picture[1], picture[2], static_cast<int>(act), batch);
           // Two rows: a variance near 0 makes steep gradients.
           const double tolerance = picture[0] * picture[1] * picture[2] == 2 ? 1e-2 : 2e-5;
-          expect_near(own.y, theirs.y, tolerance, what + ": y");
-          expect_near(own.dx, theirs.dx, tolerance, what + ": dx");
-          ASSERT_EQ(own.gradients.size(), 2u);
-          for (size_t i = 0; i < 2; ++i) expect_near(own.gradients[i], theirs.gradients[i], tolerance, what + ": parameter " + std::to_string(i));
-          for (size_t i = 0; i < 2; ++i) expect_near(own.state[i], theirs.state[i], 1e-5, what + ": statistics " + std::to_string(i));
+          expect_near(own.y, theirs.y, tolerance, what + ": y", kLeast);
+          expect_near(own.inputs[0], theirs.inputs[0], tolerance, what + ": dx", kLeast);
+          ASSERT_EQ(own.parameters.size(), 2u);
+          for (size_t i = 0; i < 2; ++i) expect_near(own.parameters[i], theirs.parameters[i], tolerance, what + ": parameter " + std::to_string(i), kLeast);
+          for (size_t i = 0; i < 2; ++i) expect_near(own.statistics[i], theirs.statistics[i], 1e-5, what + ": statistics " + std::to_string(i), kLeast);
         }
 }
 
@@ -92,11 +67,11 @@ TEST(BatchNormKernels, OtherNumbersOfAxes) {
     for (const Act act : {Act::kNothing, Act::kRelu, Act::kClip}) {
       const at::Tensor x = at::randn(sizes) + 1, g = at::randn(sizes);
       const Graph graph = network(16, act, sizes.size() - 2);
-      const Found own = through(graph, x, g, at::kFloat, true), theirs = through(graph, x, g, at::kDouble, true);
+      const Through own = through(graph, {x}, g, at::kFloat, true), theirs = through(graph, {x}, g, at::kDouble, true);
       const std::string what = fmt::format("{} axes, activation {}", sizes.size(), static_cast<int>(act));
-      expect_near(own.y, theirs.y, 1e-4, what + ": y");
-      expect_near(own.dx, theirs.dx, 1e-4, what + ": dx");
-      for (size_t i = 0; i < 2; ++i) expect_near(own.gradients[i], theirs.gradients[i], 1e-4, what + ": parameter " + std::to_string(i));
+      expect_near(own.y, theirs.y, 1e-4, what + ": y", kLeast);
+      expect_near(own.inputs[0], theirs.inputs[0], 1e-4, what + ": dx", kLeast);
+      for (size_t i = 0; i < 2; ++i) expect_near(own.parameters[i], theirs.parameters[i], 1e-4, what + ": parameter " + std::to_string(i), kLeast);
     }
 }
 
@@ -133,7 +108,7 @@ TEST(BatchNormKernels, WhatIsNoNumberStaysSo) {
   at::Tensor x = at::zeros({1, 8, 4, 4}).contiguous(at::MemoryFormat::ChannelsLast);
   x.fill_(1);
   x[0][3][0][0] = std::nanf("");
-  const Found f = through(network(8, Act::kClip), x, at::ones_like(x), at::kFloat, true);
+  const Through f = through(network(8, Act::kClip), {x}, at::ones_like(x), at::kFloat, true);
   EXPECT_TRUE(at::isnan(f.y[0][3]).all().item<bool>());
   EXPECT_FALSE(at::isnan(f.y[0][2]).any().item<bool>());
   const std::vector<float> one(8, 1.0f), none(8, 0.0f);

@@ -8,7 +8,7 @@
 
 #include "graph/op.h"
 #include "kernels/product.h"
-#include "train/torch_network.h"
+#include "through.h"
 
 namespace lathe {
 namespace {
@@ -36,23 +36,11 @@ Graph network(const Case& c) {
   return g;
 }
 
-std::vector<at::Tensor> through(const Graph& g, const std::vector<at::Tensor>& inputs, const at::Tensor& gradient, at::ScalarType type) {
-  TorchNetwork net(g, {.type = type});
-  std::vector<at::Tensor> in;
-  for (const at::Tensor& x : inputs) in.push_back(x.to(type).detach().set_requires_grad(true));
-  const at::Tensor y = net.forward(in, {.training = true, .batch_statistics = false, .progress = 0, .generator = {}})[0];
-  y.backward(gradient.to(type));
-  std::vector<at::Tensor> all{y};
-  for (const at::Tensor& x : in) all.push_back(x.grad());
-  return all;
-}
-
-void expect_near(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b, double depth, const std::string& what) {
-  for (size_t i = 0; i < b.size(); ++i) {
-    ASSERT_EQ(a[i].sizes(), b[i].sizes()) << what;
-    const double off = a[i].numel() > 0 ? (a[i].to(at::kDouble) - b[i]).abs().max().item<double>() : 0;
-    EXPECT_LE(off, 1e-6 * depth) << what << ", " << i;
-  }
+// In f32 and in double, within so many times 1e-6.
+void expect_same(const Graph& g, const std::vector<at::Tensor>& inputs, const at::Tensor& gradient, double depth, const std::string& what) {
+  const Through own = through(g, inputs, gradient, at::kFloat), theirs = through(g, inputs, gradient, at::kDouble);
+  expect_within(own.y, theirs.y, 1e-6 * depth, what);
+  for (size_t i = 0; i < inputs.size(); ++i) expect_within(own.inputs[i], theirs.inputs[i], 1e-6 * depth, what + ", input " + std::to_string(i));
 }
 
 TEST(Products, EqualLibtorchsInDouble) {
@@ -73,7 +61,7 @@ TEST(Products, EqualLibtorchsInDouble) {
         const Graph g = network(c);
         const at::Tensor gradient = at::randn(at::matmul(at::zeros(a), at::zeros(b)).sizes());
         const std::string what = fmt::format("{} by {}, turned {} {}", to_string(Shape(a.begin(), a.end())), to_string(Shape(b.begin(), b.end())), turn_a, turn_b);
-        expect_near(through(g, in, gradient, at::kFloat), through(g, in, gradient, at::kDouble), 10 * std::sqrt(1.0 + static_cast<double>(a.back() + a[0] * 4)), what);
+        expect_same(g, in, gradient, 10 * std::sqrt(1.0 + static_cast<double>(a.back() + a[0] * 4)), what);
       }
 }
 
@@ -91,7 +79,7 @@ TEST(Products, OfGemmWithItsFactors) {
           std::vector<at::Tensor> in;
           for (const ValueId v : g.inputs) in.push_back(at::randn(std::vector<int64_t>(g[v].shape->begin(), g[v].shape->end())));
           const at::Tensor gradient = at::randn({9, 13});
-          expect_near(through(g, in, gradient, at::kFloat), through(g, in, gradient, at::kDouble), 20, fmt::format("{} {} {} {}", transposed_a, transposed_b, alpha, bias));
+          expect_same(g, in, gradient, 20, fmt::format("{} {} {} {}", transposed_a, transposed_b, alpha, bias));
         }
 }
 

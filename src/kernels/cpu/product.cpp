@@ -39,7 +39,6 @@ void fast_product(int64_t rows, int64_t columns, int64_t depth, const MatrixView
     std::fill_n(c, rows * columns, 0.0f);
     return;
   }
-  onednn();
   // Its own threads would not let signals wait: each of ours asks it for a part, alone.
   parallel_for(rows, kParallelGrain * 16 / (columns * depth) + 1, [&](int64_t begin, int64_t end) {
     const ThreadScope alone(1);

@@ -146,7 +146,7 @@ CheckResult deploy_diverges(const ReproduceContext& c) {
   });
 }
 
-// A network from a file whose new last layer, and nothing else of it, has learnt the data.
+// A network from a file; the weights of its new last layer, and nothing else of it, have learnt the data.
 Graph with_new_head(const ReproduceContext& c, const std::string& file, const DataParts& data) {
   Graph g = import_onnx(file).graph;
   open_batch(g);
