@@ -91,13 +91,66 @@ LATHE_VECTORS void input_gradient_of_block(const float* g, const float* x, const
     for (int64_t c = 0; c < channels; ++c) dx[c] = a[c] * inside(g[c], y[c], l) + (b[c] * x[c] + rest[c]);
 }
 
+LATHE_VECTORS void limited_gradient_of_block(const float* g, const float* y, int64_t rows, int64_t channels, NormLimits l, float* __restrict made, float* sums) {
+  std::fill_n(sums, channels, 0.0f);
+  for (int64_t r = 0; r < rows; ++r, g += channels, y += channels, made += channels)
+    for (int64_t c = 0; c < channels; ++c) {
+      made[c] = inside(g[c], y[c], l);
+      sums[c] += made[c];
+    }
+}
+
+LATHE_VECTORS void sums_of_block(const float* g, int64_t rows, int64_t channels, float* sums) {
+  std::fill_n(sums, channels, 0.0f);
+  for (int64_t r = 0; r < rows; ++r, g += channels)
+    for (int64_t c = 0; c < channels; ++c) sums[c] += g[c];
+}
+
 // f(first row, rows, block) for each block.
 template <class F>
 void over_blocks(const NormShape& s, F&& f) {
   over_blocks(s.rows, kRows, kParallelGrain * 16 / (kRows * s.channels + 1) + 1, f);
 }
 
+constexpr int64_t kLanes = sizeof(Vector) / sizeof(float);
+
+LATHE_VECTORS float scale_numbers(const float* x, int64_t count, float a, float* y) {
+  Vector none{};  // 0, or NaN where a number is not finite
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Vector z = *reinterpret_cast<const Vector*>(x + i) * a;
+    none += z * 0.0f;
+    *reinterpret_cast<Vector*>(y + i) = z;
+  }
+  float sum = 0;
+  for (; i < count; ++i) sum += (y[i] = x[i] * a) * 0.0f;
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += none[lane];
+  return sum;
+}
+
+LATHE_VECTORS float product_numbers(const float* w, int64_t count, float a, float* g) {
+  Vector sums{};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Vector z = *reinterpret_cast<const Vector*>(g + i);
+    sums += *reinterpret_cast<const Vector*>(w + i) * z;
+    *reinterpret_cast<Vector*>(g + i) = z * a;
+  }
+  float sum = 0;
+  for (; i < count; ++i) sum += w[i] * g[i], g[i] *= a;
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += sums[lane];
+  return sum;
+}
+
 }  // namespace
+
+bool scale_row(int64_t count, const float* x, float a, float* y) { return scale_numbers(x, count, a, y) == 0; }
+
+double product_and_scale(int64_t count, const float* w, float a, float* g) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; i += kRows) sum += product_numbers(w + i, std::min(kRows, count - i), a, g + i);
+  return sum;
+}
 
 void channel_moments(const NormShape& s, const float* x, double* mean, double* variance) {
   const int64_t blocks = blocks_of(s.rows, kRows), n = s.channels;
@@ -131,6 +184,19 @@ void norm_gradient_sums(const NormShape& s, const float* gradient, const float* 
   std::fill_n(sum_with_x, n, 0.0);
   for (int64_t block = 0; block < blocks; ++block)
     for (int64_t c = 0; c < n; ++c) sum[c] += sums[static_cast<size_t>(block * n + c)], sum_with_x[c] += products[static_cast<size_t>(block * n + c)];
+}
+
+void limited_gradient(const NormShape& s, const float* gradient, const float* y, NormLimits limits, float* inside, double* sum) {
+  const int64_t blocks = blocks_of(s.rows, kRows), n = s.channels;
+  std::vector<float> sums(static_cast<size_t>(blocks * n));
+  over_blocks(s, [&](int64_t row, int64_t rows, int64_t block) {
+    float* const own = &sums[static_cast<size_t>(block * n)];
+    if (inside) limited_gradient_of_block(gradient + row * n, y + row * n, rows, n, limits, inside + row * n, own);
+    else sums_of_block(gradient + row * n, rows, n, own);
+  });
+  std::fill_n(sum, n, 0.0);
+  for (int64_t block = 0; block < blocks; ++block)
+    for (int64_t c = 0; c < n; ++c) sum[c] += sums[static_cast<size_t>(block * n + c)];
 }
 
 void norm_input_gradient(const NormShape& s, const float* gradient, const float* x, const float* y, NormLimits limits, const float* a, const float* b, const float* c, float* dx) {

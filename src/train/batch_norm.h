@@ -24,7 +24,14 @@ void channel_moments(const NormShape& s, const float* x, double* mean, double* v
 void scale_channels(const NormShape& s, const float* x, const float* scale, const float* shift, NormLimits limits, float* y);
 // With g′ the gradient where y is inside the limits, else 0: Σ g′ and Σ g′·(x − mean).
 void norm_gradient_sums(const NormShape& s, const float* gradient, const float* x, const float* y, NormLimits limits, const float* mean, double* sum, double* sum_with_x);
+// g′ to `inside`, where that is given, and Σ g′.
+void limited_gradient(const NormShape& s, const float* gradient, const float* y, NormLimits limits, float* inside, double* sum);
 // dx = a · g′ + b · x + c, by channel.
 void norm_input_gradient(const NormShape& s, const float* gradient, const float* x, const float* y, NormLimits limits, const float* a, const float* b, const float* c, float* dx);
+
+// A row of weights. y = a · x, and whether every number of it is finite.
+bool scale_row(int64_t count, const float* x, float a, float* y);
+// Σ w · g, then g ← a · g.
+double product_and_scale(int64_t count, const float* w, float a, float* g);
 
 }  // namespace lathe

@@ -56,6 +56,9 @@ inline bool own_kernels_take(const at::Tensor& t) { return t.is_cpu() && t.scala
 at::Tensor limited(const at::Tensor& x, NormLimits limits);
 // A BatchNormalization, and the Relu or Clip behind it that keeps its output inside `limits`, at once.
 at::Tensor limited_norm(const LowerCall& call, NormLimits limits);
+// A Conv, a BatchNormalization with statistics that stay and the limits behind it, as one convolution whose weights and bias are made anew
+// (Tune's mode). Undefined where no kernel takes them.
+at::Tensor tuned_convolution(const LowerCall& convolution, const LowerCall& norm, NormLimits limits);
 // scale · max(x, 0)² + bias, of one number each (train/star_relu.h).
 at::Tensor star_relu(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& bias);
 // GELU or SiLU (train/smooth_activations.h).

@@ -67,12 +67,10 @@ TorchNetwork::TorchNetwork(Graph graph, const TorchNetworkOptions& options) : gr
     if (absorbed[static_cast<size_t>(id.index)]) continue;
     Step step{.node = id, .lowering = find_lowering(*n.op), .conv_bn = pair_of[static_cast<size_t>(id.index)], .last = {}};
     if (!step.lowering) fail(ErrorKind::kUnsupported, "{}: {} cannot be trained", n.name, n.op->name);
-    if (step.conv_bn < 0) {
-      take_activation(step, readers);
-      take_star_relu(step, readers);
-      take_silu(step, readers);
-      for (const NodeId behind : step.behind) absorbed[static_cast<size_t>(behind.index)] = true;
-    }
+    take_activation(step, readers);
+    take_star_relu(step, readers);
+    take_silu(step, readers);
+    for (const NodeId behind : step.behind) absorbed[static_cast<size_t>(behind.index)] = true;
     steps_.push_back(step);
   }
   // A value goes after the last step that reads it.
@@ -229,9 +227,19 @@ Tensors TorchNetwork::trained() const {
 namespace {
 
 // Convolution and norm in one, with the statistics as they are: section 3.3 of the paper.
-at::Tensor tuned(const Graph& g, const ConvBn& pair, const std::vector<at::Tensor>& values, Lowering convolution, const PassState& state) {
+at::Tensor tuned(const Graph& g, const ConvBn& pair, const std::vector<at::Tensor>& values, Lowering convolution, NormLimits limits, const PassState& state) {
   const Node &conv = g[pair.convolution], &norm = g[pair.batch_norm];
   const auto value = [&](ValueId v) { return v ? values[v.index] : at::Tensor(); };
+  const auto inputs_of = [&](const Node& n) {
+    Tensors list;
+    for (ValueId v : n.inputs) list.push_back(value(v));
+    return list;
+  };
+  if (conv.op->name == "Conv") {
+    const Tensors of_conv = inputs_of(conv), of_norm = inputs_of(norm);
+    const at::Tensor y = tuned_convolution({conv, of_conv, state}, {norm, of_norm, state}, limits);
+    if (y.defined()) return y;
+  }
   const at::Tensor gamma = value(norm.inputs[1]), beta = value(norm.inputs[2]), mean = value(norm.inputs[3]), variance = value(norm.inputs[4]);
   const at::Tensor c = gamma * at::rsqrt(variance + static_cast<double>(norm.get_float("epsilon")));
   const at::Tensor w = value(conv.inputs[1]);
@@ -255,7 +263,7 @@ at::Tensor tuned(const Graph& g, const ConvBn& pair, const std::vector<at::Tenso
   }
   const at::Tensor bias = has_bias ? value(conv.inputs[2]) : at::Tensor();
   Tensors inputs{value(conv.inputs[0]), scaled, c * (has_bias ? bias - mean : -mean) + beta};
-  return convolution({conv, inputs, state})[0];
+  return limited(convolution({conv, inputs, state})[0], limits);
 }
 
 }  // namespace
@@ -266,7 +274,7 @@ void TorchNetwork::run_step(const Step& step, std::vector<at::Tensor>& values, c
     Tensors outputs;
     if (step.conv_bn >= 0) {
       const ConvBn& pair = pairs_[static_cast<size_t>(step.conv_bn)];
-      outputs = {tuned(graph_, pair, values, find_lowering(*graph_[pair.convolution].op), state)};
+      outputs = {tuned(graph_, pair, values, find_lowering(*graph_[pair.convolution].op), step.limits, state)};
     } else {
       Tensors inputs;
       for (ValueId v : n.inputs) inputs.push_back(v ? values[v.index] : at::Tensor());

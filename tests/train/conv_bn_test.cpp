@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "graph/op.h"
+#include "core/parallel.h"
 #include "numbers_test.h"
 #include "models/models.h"
 #include "train/torch_network.h"
@@ -181,6 +182,113 @@ TEST_F(ConvBnTest, BrokenNormsAreNamed) {
   } catch (const Error& e) {
     EXPECT_EQ(e.kind(), ErrorKind::kModel);
     EXPECT_THAT(e.what(), ::testing::AllOf(::testing::HasSubstr(norm.name), ::testing::HasSubstr("variance of -1")));
+  }
+}
+
+// Tune in f32 takes kernels of its own: against f64, which takes libtorch's.
+struct Picture {
+  Shape x;  // [images, channels, …]
+  int64_t out, groups, kernel, stride, dilation;
+  Ints pads;
+};
+const Picture kPictures[] = {{{2, 3, 9, 11}, 16, 1, 3, 2, 1, {1, 1, 1, 1}},   {{1, 16, 7, 7}, 24, 1, 1, 1, 1, {0, 0, 0, 0}},  {{3, 24, 8, 5}, 8, 1, 1, 2, 1, {0, 0, 0, 0}},
+                             {{2, 16, 10, 6}, 32, 2, 3, 1, 1, {1, 1, 1, 1}},  {{2, 24, 9, 9}, 24, 24, 3, 1, 1, {1, 1, 1, 1}}, {{1, 40, 8, 8}, 40, 40, 5, 2, 1, {2, 2, 2, 2}},
+                             {{2, 8, 12, 12}, 8, 1, 3, 1, 2, {2, 2, 2, 2}},   {{2, 32, 6, 7}, 64, 1, 3, 2, 1, {0, 0, 1, 1}},  {{1, 7, 6, 6}, 48, 1, 3, 1, 1, {1, 1, 1, 1}},
+                             {{2, 16, 4, 5, 6}, 16, 1, 3, 1, 1, {1, 1, 1, 1, 1, 1}}, {{1, 4, 3, 6, 7}, 8, 1, 3, 2, 1, {1, 1, 1, 1, 1, 1}}, {{2, 16, 1, 1}, 72, 1, 1, 1, 1, {0, 0, 0, 0}},
+                             {{2, 6, 5, 5}, 10, 1, 3, 1, 1, {1, 1, 1, 1}},    {{2, 5, 30}, 8, 1, 3, 1, 1, {1, 1}}};
+
+class TunedConvolutionTest : public ConvBnTest {
+ protected:
+  // kRelu and kClip alone make limits.
+  enum class Act { kNothing, kRelu, kClip };
+  Graph network(const Picture& p, Act act, bool bias) {
+    const auto axes = p.x.size() - 2;
+    Graph g;
+    Shape w{p.out, p.x[1] / p.groups};
+    w.insert(w.end(), axes, p.kernel);
+    const ValueId in = g.add_input("x", DType::kF32, p.x);
+    std::vector<ValueId> inputs{in, g.add_constant(numbers(w), "weight")};
+    if (bias) inputs.push_back(g.add_constant(numbers({p.out}), "bias"));
+    ValueId y = g.add("Conv", inputs, {{"kernel_shape", Ints(axes, p.kernel)}, {"strides", Ints(axes, p.stride)}, {"dilations", Ints(axes, p.dilation)}, {"pads", p.pads}, {"group", p.groups}});
+    y = g.add("BatchNormalization", {y, g.add_constant(numbers({p.out}, -2, 2), "gamma"), g.add_constant(numbers({p.out}), "beta"), g.add_constant(numbers({p.out}), "mean"),
+                                     g.add_constant(variances(p.out, 0.3, 3), "variance")}, {{"epsilon", 1e-3f}});
+    if (act == Act::kRelu) y = g.add("Relu", {y});
+    if (act == Act::kClip) y = g.add("Clip", {y, g.add_constant(Tensor::scalar(-0.2f)), g.add_constant(Tensor::scalar(0.5f))});
+    g.outputs = {y};
+    verify(g);
+    return g;
+  }
+  static Tensors pass(const Graph& g, at::ScalarType type, const at::Tensor& x, const at::Tensor& gradient, const std::vector<std::string>& freeze = {}) {
+    TorchNetwork net(g, {.type = type, .freeze = freeze, .conv_bn = ConvBnMode::kTune});
+    const at::Tensor leaf = x.to(type).detach().set_requires_grad(true);
+    const at::Tensor y = net.forward({leaf}, {.training = true, .generator = {}})[0];
+    y.backward(gradient.to(type));
+    Tensors list{y.detach(), leaf.grad()};
+    for (const TorchNetwork::Parameter& p : net.parameters()) list.push_back(p.tensor.grad());
+    return list;
+  }
+};
+
+TEST_F(TunedConvolutionTest, F32EqualsF64) {
+  at::manual_seed(2);
+  for (const Picture& p : kPictures)
+    for (const Act act : {Act::kNothing, Act::kRelu, Act::kClip})
+      for (const bool bias : {false, true})
+        for (const int threads : {1, 2}) {
+          SCOPED_TRACE(fmt::format("x [{}], {} channels, {} groups, kernel {}, stride {}, activation {}, bias {}, {} threads", fmt::join(p.x, ", "), p.out, p.groups, p.kernel, p.stride,
+                                   static_cast<int>(act), bias, threads));
+          const ThreadScope scope(threads);
+          const Graph g = network(p, act, bias);
+          const at::Tensor x = at::randn(p.x), gradient = at::randn(*g[g.outputs[0]].shape);
+          const Tensors own = pass(g, at::kFloat, x, gradient), wide = pass(g, at::kDouble, x, gradient);
+          ASSERT_EQ(own.size(), wide.size());
+          // A number beside a limit may lie on its other side in f32: then one gradient counts there that does not count here.
+          for (size_t i = 0; i < own.size(); ++i) {
+            ASSERT_TRUE(own[i].defined() && wide[i].defined()) << i;
+            ASSERT_EQ(own[i].sizes(), wide[i].sizes()) << i;
+            EXPECT_LE((own[i].to(at::kDouble) - wide[i]).abs().max().item<double>(), 2e-5 * std::max(1.0, wide[i].abs().max().item<double>())) << "tensor " << i;
+          }
+        }
+}
+
+TEST_F(TunedConvolutionTest, FrozenParametersGetNoGradientAndChangeNoOthers) {
+  at::manual_seed(3);
+  for (const Picture& p : {kPictures[0], kPictures[4]}) {
+    const Graph g = network(p, Act::kRelu, true);
+    const at::Tensor x = at::randn(p.x), gradient = at::randn(*g[g.outputs[0]].shape);
+    const Tensors all = pass(g, at::kFloat, x, gradient);
+    for (const char* name : {"weight", "bias", "gamma", "beta"}) {
+      const Tensors rest = pass(g, at::kFloat, x, gradient, {name});
+      ASSERT_EQ(rest.size(), all.size());
+      int missing = 0;
+      for (size_t i = 0; i < all.size(); ++i) {
+        if (rest[i].defined()) EXPECT_TRUE(at::equal(rest[i], all[i])) << name << ", tensor " << i;
+        else ++missing;
+      }
+      EXPECT_EQ(missing, 1) << name;
+    }
+  }
+}
+
+TEST_F(TunedConvolutionTest, WhatIsNoNumberGoesThroughLimits) {
+  for (const Act act : {Act::kRelu, Act::kClip})
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      Graph g = network(kPictures[1], act, false);
+      const Node conv = g[g[g.inputs[0]].name == "x" ? g.order().front() : g.order().back()];
+      ASSERT_EQ(conv.op->name, "Conv");
+      for (int64_t i = 0; i < 16; ++i) g[conv.inputs[1]].constant.data<float>()[i] = i % 2 ? bad : -bad;
+      TorchNetwork net(g, {.conv_bn = ConvBnMode::kTune});
+      EXPECT_TRUE(at::isnan(net.forward({at::rand(kPictures[1].x) + 1}, {})[0].select(1, 0)).all().item<bool>());
+    }
+}
+
+TEST_F(TunedConvolutionTest, NoPicturesAreNone) {
+  for (const at::ScalarType type : {at::kFloat, at::kDouble}) {
+    Picture p = kPictures[0];
+    const Graph g = network(p, Act::kRelu, false);
+    TorchNetwork net(g, {.type = type, .conv_bn = ConvBnMode::kTune});
+    const at::Tensor y = net.forward({at::zeros({0, 3, 9, 11}, type)}, {})[0];
+    EXPECT_EQ(y.sizes(), at::IntArrayRef({0, 16, 5, 6}));
   }
 }
 

@@ -8,20 +8,21 @@
 #include "kernels/kernel.h"
 
 namespace lathe {
-namespace {
 
-using dnnl::memory;
-using Dims = memory::dims;
-
-const dnnl::engine& cpu() {
+const dnnl::engine& onednn_cpu() {
   static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   return engine;
 }
 
-dnnl::stream& stream() {
-  static dnnl::stream s(cpu());
+dnnl::stream& onednn_stream() {
+  static dnnl::stream s(onednn_cpu());
   return s;
 }
+
+namespace {
+
+using dnnl::memory;
+using Dims = memory::dims;
 
 memory::data_type type_of(DType type) {
   switch (type) {
@@ -106,9 +107,9 @@ class Primitive : public Kernel {
     memories_[kScratch].set_data_handle(scratch);
     if (dynamic_weights_) memories_[kWeights].set_data_handle(const_cast<void*>(in[1]->raw()));
     dnnl::error::wrap_c_api(
-        dnnl_primitive_execute(primitive_.get(), stream().get(), static_cast<int>(args_.size()), args_.data()),
+        dnnl_primitive_execute(primitive_.get(), onednn_stream().get(), static_cast<int>(args_.size()), args_.data()),
         "oneDNN could not execute a primitive");
-    stream().wait();
+    onednn_stream().wait();
   }
 
  protected:
@@ -123,7 +124,7 @@ class Primitive : public Kernel {
     add(DNNL_ARG_SCRATCHPAD, pad, nullptr);
   }
   void add(int argument, const memory::desc& desc, void* data) {
-    memories_.emplace_back(desc, cpu(), data);
+    memories_.emplace_back(desc, onednn_cpu(), data);
     args_.push_back({argument, memories_.back().get()});
   }
   // Constant weights are reordered once into the layout that the primitive prefers.
@@ -135,9 +136,9 @@ class Primitive : public Kernel {
       Shape bytes{static_cast<int64_t>(wanted.get_size())};
       weights_ = r.packed_input(1, DType::kU8, bytes, layout_, [&](const Tensor& w) {
         Tensor packed(DType::kU8, bytes);
-        memory from(plain, cpu(), const_cast<void*>(w.raw())), to(wanted, cpu(), packed.raw());
-        dnnl::reorder(from, to).execute(stream(), from, to);
-        stream().wait();
+        memory from(plain, onednn_cpu(), const_cast<void*>(w.raw())), to(wanted, onednn_cpu(), packed.raw());
+        dnnl::reorder(from, to).execute(onednn_stream(), from, to);
+        onednn_stream().wait();
         return packed;
       });
     }
@@ -176,7 +177,7 @@ class Conv : public Primitive {
     residual_ = r.has_input(3);
     Dims steps{strides[0], strides[1]}, spread{dilations[0] - 1, dilations[1] - 1}, begin{pads[0], pads[1]}, end{pads[2], pads[3]};
     auto make = [&](const dnnl::convolution_forward::desc& d) {
-      dnnl::convolution_forward::primitive_desc desc(d, epilogue(n, residual_), cpu());
+      dnnl::convolution_forward::primitive_desc desc(d, epilogue(n, residual_), onednn_cpu());
       // Groups and windows that its generated code does not cover: ours does, unless the taps are apart.
       if (dilations[1] == 1 && std::string_view(desc.impl_info_str()).starts_with("ref")) throw std::runtime_error("only plain loops");
       bind(desc, dnnl::convolution_forward(desc));
@@ -223,7 +224,7 @@ class FusedMatMul : public Primitive {
     memory::desc any({k, n}, type, memory::format_tag::any), plain({k, n}, type_of(r.input(1).dtype), transposed ? memory::format_tag::ba : memory::format_tag::ab);
     residual_ = r.has_input(3);
     auto make = [&](const dnnl::matmul::desc& d) {
-      dnnl::matmul::primitive_desc desc(d, epilogue(r.node, residual_), cpu());
+      dnnl::matmul::primitive_desc desc(d, epilogue(r.node, residual_), onednn_cpu());
       bind(desc, dnnl::matmul(desc));
       pack_weights(r, plain, desc.weights_desc());
     };
@@ -255,7 +256,7 @@ class MatMul : public Primitive {
     };
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(desc_of(r.input(0)), desc_of(r.input(1)), desc_of(r.output())), attr, cpu());
+    dnnl::matmul::primitive_desc desc(dnnl::matmul::desc(desc_of(r.input(0)), desc_of(r.input(1)), desc_of(r.output())), attr, onednn_cpu());
     bind(desc, dnnl::matmul(desc));
     add(DNNL_ARG_WEIGHTS, desc.weights_desc(), nullptr);
     dynamic_weights_ = true;

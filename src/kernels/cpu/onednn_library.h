@@ -7,6 +7,7 @@
 namespace lathe {
 
 #define LATHE_ONEDNN_FUNCTIONS(X)                                                                                              \
+  X(dnnl_dilated_convolution_backward_data_desc_init) X(dnnl_dilated_convolution_backward_weights_desc_init)                   \
   X(dnnl_dilated_convolution_forward_desc_init) X(dnnl_engine_create) X(dnnl_engine_destroy) X(dnnl_matmul_desc_init)          \
   X(dnnl_get_effective_cpu_isa)                                                                                                \
   X(dnnl_memory_create) X(dnnl_memory_desc_equal) X(dnnl_memory_desc_get_size) X(dnnl_memory_desc_init_by_strides)             \
@@ -35,6 +36,8 @@ void limit_onednn(dnnl_cpu_isa_t isa);
 }  // namespace lathe
 
 #ifndef LATHE_ONEDNN_LIBRARY_ITSELF
+#define dnnl_dilated_convolution_backward_data_desc_init (lathe::onednn().dnnl_dilated_convolution_backward_data_desc_init)
+#define dnnl_dilated_convolution_backward_weights_desc_init (lathe::onednn().dnnl_dilated_convolution_backward_weights_desc_init)
 #define dnnl_dilated_convolution_forward_desc_init (lathe::onednn().dnnl_dilated_convolution_forward_desc_init)
 #define dnnl_engine_create (lathe::onednn().dnnl_engine_create)
 #define dnnl_engine_destroy (lathe::onednn().dnnl_engine_destroy)
@@ -75,4 +78,11 @@ void limit_onednn(dnnl_cpu_isa_t isa);
 #define dnnl_stream_wait (lathe::onednn().dnnl_stream_wait)
 #define dnnl_version (lathe::onednn().dnnl_version)
 #include <dnnl.hpp>
+
+namespace lathe {
+
+const dnnl::engine& onednn_cpu();
+dnnl::stream& onednn_stream();
+
+}  // namespace lathe
 #endif
