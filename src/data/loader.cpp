@@ -8,6 +8,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace lathe {
@@ -71,6 +72,8 @@ struct Loader::State {
   double waited = 0;
 
   std::mutex kept_mutex;
+  std::condition_variable decoded;
+  std::set<size_t> decoding;  // an epoch's end and the next one's beginning may want the same sample at once
   std::vector<std::shared_ptr<const Sample>> kept;
   int64_t kept_bytes = 0;
 
@@ -96,16 +99,29 @@ struct Loader::State {
   Sample sample(size_t i) {
     if (set->in_memory()) return set->sample(i);
     {
-      std::lock_guard lock(kept_mutex);
+      std::unique_lock lock(kept_mutex);
+      decoded.wait(lock, [&] { return !decoding.contains(i); });
       if (kept[i]) return *kept[i];
+      decoding.insert(i);
     }
-    Sample s = set->sample(i);
-    const auto bytes = static_cast<int64_t>(s.input.bytes() + (s.mask.defined() ? s.mask.bytes() : 0));
-    std::lock_guard lock(kept_mutex);
-    if (!kept[i] && kept_bytes + bytes <= options.kept_bytes) {
-      kept_bytes += bytes;
-      kept[i] = std::make_shared<const Sample>(s);
+    Sample s;
+    std::exception_ptr failure;
+    try {
+      s = set->sample(i);
+    } catch (...) {
+      failure = std::current_exception();
     }
+    {
+      std::lock_guard lock(kept_mutex);
+      decoding.erase(i);
+      const int64_t bytes = failure ? 0 : static_cast<int64_t>(s.input.bytes() + (s.mask.defined() ? s.mask.bytes() : 0));
+      if (!failure && kept_bytes + bytes <= options.kept_bytes) {
+        kept_bytes += bytes;
+        kept[i] = std::make_shared<const Sample>(s);
+      }
+    }
+    decoded.notify_all();
+    if (failure) std::rethrow_exception(failure);
     return s;
   }
 

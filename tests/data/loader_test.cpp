@@ -220,6 +220,31 @@ TEST(Loader, DecodesOnceWhatFits) {
   }
 }
 
+// Threads that make batches of several epochs at once want the same sample at the same time.
+TEST(Loader, DecodesASampleOnceForAllThreads) {
+  std::atomic<int> made = 0;
+  auto set = std::make_shared<FunctionSet>(3, [&](size_t i) {
+    ++made;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (i == 2) fail(ErrorKind::kInput, "sample two");
+    return Sample{noise({1, 4, 4}, static_cast<unsigned>(i)), 0, {}, {}};
+  });
+  LoaderOptions o;
+  o.batch = 1;
+  o.shuffle = false;
+  o.threads = 4;
+  o.ahead = 12;
+  o.epochs = 8;
+  {
+    Loader loader(set, o);
+    for (int i = 0; i < 24; ++i) {
+      if (i % 3 == 2) EXPECT_THROW(loader.next(), Error);
+      else EXPECT_EQ(loader.next().samples[0], static_cast<size_t>(i % 3));
+    }
+  }
+  EXPECT_EQ(made, 2 + 8);  // what fails is tried again each time
+}
+
 TEST(Loader, MakesNoMoreAheadThanIsAskedFor) {
   std::atomic<int> made = 0;
   LoaderOptions o;
