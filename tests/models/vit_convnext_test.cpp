@@ -10,7 +10,12 @@ namespace {
 
 using namespace testing;
 
-Map vit(Map x, const Weights& w, int64_t depth, int64_t heads, int64_t patch) {
+// `stem` convolutions by steps of 2 before the one of the patches.
+Map vit(Map x, const Weights& w, int64_t depth, int64_t heads, int64_t patch, int stem = 0) {
+  for (int i = 0; i < stem; ++i) {
+    const std::string scope = fmt::format("stem.{}", i);
+    x = each(batch_norm(conv(x, w, scope, 2, 1), w, scope + ".norm", 1e-5), [](double v) { return std::max(v, 0.0); });
+  }
   x = conv(x, w, "patches", patch);
   Map tokens(x.c, x.pixels() + 1, 1);
   for (int64_t c = 0; c < x.c; ++c)
@@ -58,6 +63,18 @@ TEST(Vit, EqualsFloat64) {
   expect_same(g, [&](const Map& x) { return vit(x, w, 3, 3, 4); }, "vit");
 }
 
+TEST(Vit, WithConvolutionsEqualsFloat64) {
+  BuildOptions o = vit_form();
+  o.more["stem"] = "convolutions";
+  Graph g = build_model("deit_tiny", o);
+  randomize(g, 2);
+  const Weights w(g);
+  EXPECT_EQ(w["stem.0.weight"].shape(), (Shape{12, 3, 3, 3}));
+  EXPECT_EQ(w["stem.1.weight"].shape(), (Shape{24, 12, 3, 3}));
+  EXPECT_EQ(w["patches.weight"].shape(), (Shape{24, 24, 1, 1}));
+  expect_same(g, [&](const Map& x) { return vit(x, w, 3, 3, 1, 2); }, "vit");
+}
+
 TEST(ConvNeXt, EqualsFloat64) {
   Graph g = build_model("convnext_tiny", convnext_form());
   randomize(g, 2);
@@ -88,6 +105,9 @@ TEST(VitAndConvNeXt, WhatCannotBeBuiltIsNamed) {
   refused("vit_b_16", {.input = {3, 224, 220}}, "[3, 224, 220] is not made of patches of 16");
   refused("vit_b_16", {.depths = {6, 6}}, "one number as depth");
   refused("deit_tiny", {.more = {{"heads", "5"}}}, "192 channels cannot form 5 heads");
+  refused("deit_tiny", {.input = {3, 28, 28}, .more = {{"patch", "7"}, {"stem", "convolutions"}}}, "patches of a power of 2");
+  refused("deit_tiny", {.input = {3, 32, 32}, .widths = {36}, .more = {{"patch", "16"}, {"stem", "convolutions"}}}, "36 channels to halve");
+  refused("deit_tiny", {.more = {{"stem", "pool"}}}, "stem=pool is none of patches, convolutions");
   refused("convnext_tiny", {.input = {3, 28, 28}}, "smaller than 32");
   refused("convnext_tiny", {.more = {{"drop_path", "-1"}}}, "drop_path=-1 is no number of 0 to 0.99");
 }

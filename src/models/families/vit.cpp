@@ -1,6 +1,9 @@
 // Vision transformers with a class token, on patches of 16×16.
 //   ViT: Dosovitskiy et al. 2021, An Image Is Worth 16x16 Words, section 3.1 and Table 1.
 //   DeiT: Touvron et al. 2021, Training Data-Efficient Image Transformers & Distillation Through Attention, Table 1.
+//   stem=convolutions: Xiao et al. 2021, Early Convolutions Help Transformers See Better, section 3.
+#include <bit>
+
 #include "models/family_options.h"
 #include "models/tokens.h"
 
@@ -26,6 +29,9 @@ Graph build(const Size& size, const BuildOptions& o) {
     if (o.input[axis] % patch != 0)
       fail(ErrorKind::kUsage, "{}: an input of {} is not made of patches of {}×{}", size.name, to_string(o.input), patch, patch);
   if (width % heads != 0) fail(ErrorKind::kUsage, "{}: {} channels cannot form {} heads", size.name, width, heads);
+  const bool convolutions = set.choice("stem", "patches", {"patches", "convolutions"}) == "convolutions";
+  if (convolutions && (!std::has_single_bit(static_cast<uint64_t>(patch)) || width % std::max<int64_t>(patch / 2, 1) != 0))
+    fail(ErrorKind::kUsage, "{}: convolutions by steps of 2 make patches of a power of 2, and {} channels to halve for each step but one, not patch={}", size.name, width, patch);
   Builder b(size.name, o);
   b.conv_init = b.linear_init = transformer_init(set);
   const auto norm = [&](const std::string& name, ValueId x) {
@@ -37,7 +43,7 @@ Graph build(const Size& size, const BuildOptions& o) {
     return b.linear(x, out);
   };
   ValueId x = b.input(o.input);
-  x = patch_tokens(b, x, {.patch = patch, .width = width, .dropout = dropout});
+  x = patch_tokens(b, x, {.patch = patch, .width = width, .dropout = dropout, .convolutions = convolutions});
   const int64_t depth = stages.depths[0];
   for (int64_t i = 0; i < depth; ++i) {
     auto scope = b.scope(fmt::format("blocks.{}", i));
@@ -83,7 +89,8 @@ std::vector<ModelEntry> vit() {
                  .published_macs = s.macs,
                  .published_accuracy = s.accuracy,
                  .options = {"patch: size of the patches", "heads: of attention", "dropout: its rate, in training",
-                             "drop_path: the rate of the last block, in training", kInitOption}};
+                             "drop_path: the rate of the last block, in training",
+                             "stem: patches as published, or convolutions of 3×3 by steps of 2 (Xiao et al. 2021: learns faster; take a block less)", kInitOption}};
     if (s.width == 768) m.parameters_note = "the paper counts them without the head";
     if (s.width == 192) m.parameters_note = "the paper's figure is rounded down";
     m.build = [s](const BuildOptions& o) { return build(s, o); };
