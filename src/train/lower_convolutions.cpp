@@ -144,7 +144,7 @@ class TunedConvolution : public torch::autograd::Function<TunedConvolution> {
       run = fast_convolution(open, !call->depthwise);
       behind = call->limits;
     }
-    require(run != nullptr, "a convolution has kernels with limits alone");
+    require(run != nullptr, "no kernel without limits where there is one with them");
     run->forward(x.data_ptr<float>(), scaled.data_ptr<float>(), shift.data_ptr<float>(), y.data_ptr<float>());
     y = limited(y, behind);
     context->save_for_backward({x, w, b, gamma, mean, variance, call->limits == NormLimits{} ? at::Tensor() : y});
