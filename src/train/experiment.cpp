@@ -67,6 +67,25 @@ void in_jobs(const ReproduceContext& context, size_t count, const std::function<
   for (std::future<void>& w : workers) w.get();
 }
 
+namespace {
+
+TrainResult trained(const ReproduceContext& context, const Experiment& e, const DataParts& data, uint64_t seed) {
+  TrainSettings s = e.settings;
+  s.seed = seed;
+  s.threads = 1;
+  s.device = context.device;
+  const auto progress = [&](const TrainProgress& p) {
+    context.tell(fmt::format("{}, seed {}: epoch {} of {}, {:.0f} %, {} {:.1f} %", e.name, s.seed, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), p.measure, 100 * p.score));
+  };
+  TrainRequest r = training_request(e.network, data, s);
+  if (e.teacher) r.teacher = std::make_shared<Graph>(trained(context, *e.teacher, data, seed).network);
+  if (!context.keep.empty()) r.folder = fmt::format("{}/{}-{}", context.keep, file_name(e.name), s.seed);
+  r.options.resume = context.resume && std::filesystem::exists(r.folder + "/checkpoint.safetensors");
+  return train(std::move(r), progress);
+}
+
+}  // namespace
+
 std::vector<TrainResult> trained(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds) {
   std::map<std::string, DataParts> data;
   for (const Experiment& e : experiments)
@@ -75,17 +94,7 @@ std::vector<TrainResult> trained(const ReproduceContext& context, const std::vec
   std::vector<TrainResult> results(experiments.size() * each);
   in_jobs(context, results.size(), [&](size_t i) {
     const Experiment& e = experiments[i / each];
-    TrainSettings s = e.settings;
-    s.seed = context.seed + i % each;
-    s.threads = 1;
-    s.device = context.device;
-    const auto progress = [&](const TrainProgress& p) {
-      context.tell(fmt::format("{}, seed {}: epoch {} of {}, {:.0f} %, {} {:.1f} %", e.name, s.seed, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), p.measure, 100 * p.score));
-    };
-    TrainRequest r = training_request(e.network, data.at(e.data), s);
-    if (!context.keep.empty()) r.folder = fmt::format("{}/{}-{}", context.keep, file_name(e.name), s.seed);
-    r.options.resume = context.resume && std::filesystem::exists(r.folder + "/checkpoint.safetensors");
-    results[i] = train(std::move(r), progress);
+    results[i] = trained(context, e, data.at(e.data), context.seed + i % each);
   });
   return results;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -27,6 +28,7 @@ struct Experiment {
   std::string network;     // of `lathe models`
   std::string data;        // docs/DATA.md
   TrainSettings settings;
+  std::shared_ptr<const Experiment> teacher = nullptr;  // learns the same data first, with the same seed
 };
 // Trains `network` on Fashion-MNIST as most of these do, by AdamW with flips and shifts: on all of it, or in the quick form on
 // `quick_limit` of its pictures in smaller batches.

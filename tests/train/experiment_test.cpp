@@ -3,6 +3,9 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
 
 #include "train/experiment.h"
 
@@ -52,6 +55,26 @@ TEST(Experiment, WhatWasStoppedGoesOnToTheSameFigures) {
   Experiment other = clips("a");
   other.settings.rate = 0.5;
   EXPECT_THROW(scores_of(c, {other}, 1), Error);
+  fs::remove_all(folder);
+}
+
+TEST(Experiment, ATeacherLearnsFirst) {
+  const fs::path folder = fs::path(::testing::TempDir()) / "lathe_experiment_taught";
+  fs::remove_all(folder);
+  ReproduceContext c;
+  c.keep = folder.string();
+  Experiment student = clips("student");
+  student.settings.distill = 0.9;
+  student.teacher = std::make_shared<Experiment>(clips("teacher"));
+  const Scores taught = scores_of(c, {student}, 1)[0];
+  for (const char* kept : {"teacher-1", "student-1"}) EXPECT_TRUE(fs::exists(folder / kept / "model.onnx")) << kept;
+  const auto settings = [&](const char* name) { return nlohmann::json::parse(std::ifstream(folder / name / "result.json")).at("settings"); };
+  EXPECT_TRUE(settings("student-1").at("teacher").get<bool>());
+  EXPECT_FALSE(settings("teacher-1").at("teacher").get<bool>());
+  // The teacher is there already.
+  c.resume = true;
+  fs::remove_all(folder / "student-1");
+  EXPECT_EQ(scores_of(c, {student}, 1)[0].values, taught.values);
   fs::remove_all(folder);
 }
 
