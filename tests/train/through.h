@@ -13,21 +13,23 @@ namespace lathe {
 
 struct Through {
   at::Tensor y;
-  std::vector<at::Tensor> inputs, parameters;  // gradients
+  std::vector<at::Tensor> inputs, parameters;  // gradients; undefined of parameters that are frozen
   std::vector<at::Tensor> statistics;          // as they are afterwards
 };
-inline Through through(const Graph& g, const std::vector<at::Tensor>& inputs, const at::Tensor& gradient, at::ScalarType type, bool batch_statistics = false) {
-  TorchNetwork net(g, {.type = type});
+inline Through through(const Graph& g, const std::vector<at::Tensor>& inputs, const at::Tensor& gradient, const TorchNetworkOptions& options, bool batch_statistics = false) {
+  TorchNetwork net(g, options);
   std::vector<at::Tensor> in;
-  for (const at::Tensor& x : inputs) in.push_back(x.to(type).detach().set_requires_grad(true));
+  for (const at::Tensor& x : inputs) in.push_back(x.to(options.type).detach().set_requires_grad(true));
   Through t;
   t.y = net.forward(in, {.training = true, .batch_statistics = batch_statistics, .progress = 0, .generator = {}})[0];
-  t.y.backward(gradient.to(type));
+  t.y.backward(gradient.to(options.type));
   for (const at::Tensor& x : in) t.inputs.push_back(x.grad());
-  for (const TorchNetwork::Parameter& p : net.parameters())
-    if (p.trained) t.parameters.push_back(p.tensor.grad());
+  for (const TorchNetwork::Parameter& p : net.parameters()) t.parameters.push_back(p.tensor.grad());
   for (const TorchNetwork::Parameter& p : net.statistics()) t.statistics.push_back(p.tensor);
   return t;
+}
+inline Through through(const Graph& g, const std::vector<at::Tensor>& inputs, const at::Tensor& gradient, at::ScalarType type, bool batch_statistics = false) {
+  return through(g, inputs, gradient, TorchNetworkOptions{.type = type}, batch_statistics);
 }
 
 inline double largest(const at::Tensor& t) { return t.numel() > 0 ? t.abs().max().item<double>() : 0; }

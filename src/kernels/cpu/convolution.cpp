@@ -4,7 +4,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string_view>
 #include <unordered_map>
 
@@ -37,9 +36,8 @@ class Convolution : public FastConvolution {
       dims[0] /= s.groups;
       dims.insert(dims.begin(), s.groups);
     }
-    Dims strides(dims.size(), 1);
-    for (size_t i = dims.size() - 1; i-- > 0;) strides[i] = strides[i + 1] * dims[i + 1];
-    plain_ = memory::desc(dims, memory::data_type::f32, strides);
+    constexpr memory::format_tag kPlain[] = {memory::format_tag::abcd, memory::format_tag::abcde, memory::format_tag::abcdef};
+    plain_ = memory::desc(dims, memory::data_type::f32, kPlain[dims.size() - 4]);
     const memory::desc any(dims, memory::data_type::f32, memory::format_tag::any);
     Dims spread = s.dilations;
     for (int64_t& d : spread) d -= 1;
@@ -85,7 +83,7 @@ class Convolution : public FastConvolution {
     const bool same = of_w_.weights == plain_;
     const memory w = same ? at(plain_, dw) : memory(of_w_.weights, onednn_cpu());
     run(of_w_, {{DNNL_ARG_SRC, at(of_w_.x, x)}, {DNNL_ARG_DIFF_DST, at(of_w_.y, gradient)}, {DNNL_ARG_DIFF_WEIGHTS, w}});
-    if (!same) reorder(w, at(plain_, dw));
+    if (!same) onednn_reorder(w, at(plain_, dw));
   }
 
  private:
@@ -94,16 +92,12 @@ class Convolution : public FastConvolution {
     memory::desc x, y, weights, bias, scratchpad;
   };
   static memory at(const memory::desc& desc, const float* data) { return memory(desc, onednn_cpu(), const_cast<float*>(data)); }
-  static void reorder(memory from, memory to) {
-    dnnl::reorder(from, to).execute(onednn_stream(), from, to);
-    onednn_stream().wait();
-  }
   // Weights in the arrangement that a pass wants: for its time alone.
   memory packed(const float* weights, const memory::desc& wanted) const {
     const memory plain = at(plain_, weights);
     if (wanted == plain_) return plain;
     memory made(wanted, onednn_cpu());
-    reorder(plain, made);
+    onednn_reorder(plain, made);
     return made;
   }
   static void run(const Pass& pass, std::unordered_map<int, memory> arguments) {
@@ -122,8 +116,7 @@ std::unique_ptr<FastConvolution> made(const ConvolutionShape& s, bool gradients)
   const auto negative = [](const std::vector<int64_t>& pads) { return std::any_of(pads.begin(), pads.end(), [](int64_t n) { return n < 0; }); };
   const size_t axes = s.weights.size();
   if (axes < 4 || axes > 5 || empty(s.input) || empty(s.weights) || empty(s.output) || negative(s.begin) || negative(s.end) || !onednn_available()) return nullptr;
-  // oneDNN 2.6 crashes in its own depthwise code for SSE4.1 when channels do not fill its vectors.
-  if (s.groups > 1 && dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::sse41) return nullptr;
+  if (s.groups > 1 && !onednn_takes_groups()) return nullptr;
   try {
     auto c = std::make_unique<Convolution>(s, gradients);
     if (!c->fast()) return nullptr;

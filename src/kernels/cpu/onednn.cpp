@@ -19,6 +19,14 @@ dnnl::stream& onednn_stream() {
   return s;
 }
 
+void onednn_reorder(dnnl::memory from, dnnl::memory to) {
+  dnnl::reorder(from, to).execute(onednn_stream(), from, to);
+  onednn_stream().wait();
+}
+
+// oneDNN 2.6 crashes in its own depthwise code for SSE4.1 when channels do not fill its vectors.
+bool onednn_takes_groups() { return dnnl::get_effective_cpu_isa() != dnnl::cpu_isa::sse41; }
+
 namespace {
 
 using dnnl::memory;
@@ -137,8 +145,7 @@ class Primitive : public Kernel {
       weights_ = r.packed_input(1, DType::kU8, bytes, layout_, [&](const Tensor& w) {
         Tensor packed(DType::kU8, bytes);
         memory from(plain, onednn_cpu(), const_cast<void*>(w.raw())), to(wanted, onednn_cpu(), packed.raw());
-        dnnl::reorder(from, to).execute(onednn_stream(), from, to);
-        onednn_stream().wait();
+        onednn_reorder(from, to);
         return packed;
       });
     }
@@ -164,8 +171,7 @@ class Conv : public Primitive {
     const Node& n = r.node;
     const Shape &x = r.in_shape(), &w = r.in_shape(1), &y = r.out_shape();
     int64_t groups = n.get_int("group");
-    // oneDNN 2.6 crashes in its own depthwise code for SSE4.1 when channels do not fill its vectors.
-    if (groups > 1 && dnnl::get_effective_cpu_isa() == dnnl::cpu_isa::sse41) throw std::runtime_error("no convolution in groups without AVX");
+    if (groups > 1 && !onednn_takes_groups()) throw std::runtime_error("no convolution in groups without AVX");
     auto type = type_of(r.input(0).dtype);
     memory::desc src({x[0], x[3], x[1], x[2]}, type, memory::format_tag::nhwc);
     memory::desc dst({y[0], y[3], y[1], y[2]}, type_of(r.output().dtype), memory::format_tag::nhwc);

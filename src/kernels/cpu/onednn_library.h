@@ -83,6 +83,10 @@ namespace lathe {
 
 const dnnl::engine& onednn_cpu();
 dnnl::stream& onednn_stream();
+// Numbers in another arrangement, when it returns.
+void onednn_reorder(dnnl::memory from, dnnl::memory to);
+// Whether convolutions in groups may be asked of it.
+bool onednn_takes_groups();
 
 }  // namespace lathe
 #endif
