@@ -38,7 +38,8 @@ void add_train(CLI::App& app, char** argv);
 void try_training_program(char** argv);
 void add_models(CLI::App& app, int* exit_code);
 // `list`: those of this program; where none of them is asked for, or all are, `others` may go on in another program.
-void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction>& list, const std::function<void()>& others = nullptr);
+void add_reproduce(CLI::App& app, int* exit_code, const std::vector<Reproduction>& list, const std::function<void()>& others = nullptr,
+                   const std::function<bool()>& stops = nullptr);
 
 // As it was typed, quoted where a shell would need it.
 const std::string& command_line();

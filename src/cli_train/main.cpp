@@ -66,10 +66,11 @@ int main(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app{"Trains networks; lathe train and lathe finetune."};
   app.require_subcommand(1);
-  lathe::cli::declare_train(app, [](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, [] { return asked.load(); }); });
+  const auto stops = [] { return asked.load(); };
+  lathe::cli::declare_train(app, [&](const lathe::cli::TrainCommand& c) { lathe::cli::train_command(c, stops); });
   int exit_code = 0;
   const std::vector<lathe::Reproduction> all = lathe::merged(lathe::firmware_reproductions(), lathe::training_reproductions());
-  lathe::cli::add_reproduce(app, &exit_code, all);
+  lathe::cli::add_reproduce(app, &exit_code, all, nullptr, stops);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -238,7 +238,8 @@ DataParts open_dataset(const std::string& text) {
   constexpr double kMost = 1e9;
   const double validation = spec.number("validation", -1, 0, kMost), test = spec.number("test", -1, 0, kMost);
   const int64_t most = spec.integer("limit", 0, 1, int64_t{1} << 40),
-                most_others = spec.integer("limit-evaluation", 0, 1, int64_t{1} << 40);
+                most_others = spec.integer("limit-evaluation", 0, 1, int64_t{1} << 40),
+                most_validation = spec.integer("limit-validation", most_others, 1, int64_t{1} << 40);
   FoundParts found = find_parts(path, spec);
   const bool colors = colors_asked(spec);
   spec.finish();
@@ -265,7 +266,7 @@ DataParts open_dataset(const std::string& text) {
   check_agreement(*found.train, *found.validation, "validation", text);
   check_agreement(*found.train, *found.test, "test", text);
   limit(found.train, most, seed);
-  limit(found.validation, most_others, seed);
+  limit(found.validation, most_validation, seed);
   limit(found.test, most_others, seed);
   return {found.train, found.validation, found.test,
           fmt::format("{}, {}{} train / {} validation / {} test, {} classes", found.what, split, found.train->size(),

@@ -22,13 +22,13 @@ std::vector<Reproduction> merged(std::vector<Reproduction> list, std::vector<Rep
   return list;
 }
 
-const Reproduction& find_reproduction(std::string_view key, const std::vector<Reproduction>& list) {
+const Reproduction& find_reproduction(std::string_view key, const std::vector<Reproduction>& list, std::string_view missing) {
   std::string known;
   for (const Reproduction& r : list) {
     if (r.key == key) return r;
     known += (known.empty() ? "" : ", ") + r.key;
   }
-  fail(ErrorKind::kUsage, "there is no reproduction '{}'; known are {}", key, known);
+  fail(ErrorKind::kUsage, "there is no reproduction '{}'; known are {}{}", key, known, missing);
 }
 
 }  // namespace lathe

@@ -10,6 +10,8 @@
 #include <map>
 #include <mutex>
 #include <numeric>
+#include <stop_token>
+#include <thread>
 
 #include "quantize/quantize.h"
 #include "transform/passes.h"
@@ -42,7 +44,7 @@ std::string Scores::text() const { return values.size() > 1 ? fmt::format("{:.2f
 Experiment on_fashion(const ReproduceContext& context, std::string name, std::string network, double epochs, double quick_epochs, int quick_limit) {
   const bool quick = context.quick;
   TrainSettings s{.epochs = quick ? quick_epochs : epochs, .batch = quick ? 64 : 128, .rate = 2e-3, .warm_up = quick ? 0.5 : 1.0, .augment = "flip,crop=2"};
-  return {std::move(name), std::move(network), quick ? fmt::format("fashion-mnist,limit={}", quick_limit) : "fashion-mnist", std::move(s)};
+  return {std::move(name), std::move(network), quick ? fmt::format("fashion-mnist,limit={},limit-validation=500", quick_limit) : "fashion-mnist", std::move(s)};
 }
 
 void learn_longer(TrainSettings& s, double epochs) {
@@ -57,9 +59,10 @@ std::string Gap::text() const { return fmt::format("{:+.2f} ± {:.2f}", points, 
 Gap gap(const Scores& a, const Scores& b) { return {a.mean() - b.mean(), std::hypot(a.error(), b.error())}; }
 
 void in_jobs(const ReproduceContext& context, size_t count, const std::function<void(size_t)>& one) {
+  const size_t jobs = context.jobs > 0 ? static_cast<size_t>(context.jobs) : context.device == "cpu" ? std::max(1U, std::thread::hardware_concurrency()) : 1;
   std::atomic<size_t> next = 0;
   std::vector<std::future<void>> workers;
-  for (size_t w = 0; w < std::min(count, static_cast<size_t>(context.jobs)); ++w)
+  for (size_t w = 0; w < std::min(count, jobs); ++w)
     workers.push_back(std::async(std::launch::async, [&] {
       for (size_t i = next++; i < count; i = next++) one(i);
     }));
@@ -69,22 +72,35 @@ void in_jobs(const ReproduceContext& context, size_t count, const std::function<
 
 namespace {
 
+std::string where(const std::string& name, const TrainProgress& p) {
+  return fmt::format("{}: epoch {} of {}, {:.0f} %, {} {:.1f} %", name, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), p.measure, 100 * p.score);
+}
+
 TrainResult trained(const ReproduceContext& context, const Experiment& e, const DataParts& data, uint64_t seed) {
   TrainSettings s = e.settings;
   s.seed = seed;
   s.threads = 1;
   s.device = context.device;
+  std::stop_source stop;  // with a checkpoint
+  const std::string name = fmt::format("{}, seed {}", e.name, seed);
   const auto progress = [&](const TrainProgress& p) {
-    context.tell(fmt::format("{}, seed {}: epoch {} of {}, {:.0f} %, {} {:.1f} %", e.name, s.seed, p.epoch + 1, p.epochs, 100.0 * static_cast<double>(p.batch) / static_cast<double>(p.batches), p.measure, 100 * p.score));
+    if (context.stopping()) stop.request_stop();
+    else if (context.progress) context.progress(where(name, p));
   };
   TrainRequest r = training_request(e.network, data, s);
   if (e.teacher) r.teacher = std::make_shared<Graph>(trained(context, *e.teacher, data, seed).network);
   if (!context.keep.empty()) r.folder = fmt::format("{}/{}-{}", context.keep, file_name(e.name), s.seed);
   r.options.resume = context.resume && std::filesystem::exists(r.folder + "/checkpoint.safetensors");
-  return train(std::move(r), progress);
+  TrainResult result = train(std::move(r), progress, stop.get_token());
+  if (result.stopped && stop.stop_requested()) throw Stopped();
+  return result;
 }
 
 }  // namespace
+
+std::function<void(const TrainProgress&)> told(const ReproduceContext& context, std::string name) {
+  return [&context, name = std::move(name)](const TrainProgress& p) { context.tell(where(name, p)); };
+}
 
 std::vector<TrainResult> trained(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds) {
   std::map<std::string, DataParts> data;

@@ -39,6 +39,9 @@ void learn_longer(TrainSettings& settings, double epochs);
 // Trains with seeds context.seed, context.seed + 1, ... (`seeds` of them, or as many as the context says) and tests each.
 std::vector<Scores> scores_of(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
 
+// What train() is to call where a training is a part of a check: tells where it stands, throws Stopped.
+std::function<void(const TrainProgress&)> told(const ReproduceContext& context, std::string name);
+
 // The results of the same trainings: experiments.size() · seeds of them, the seeds of an experiment together.
 std::vector<TrainResult> trained(const ReproduceContext& context, const std::vector<Experiment>& experiments, int seeds);
 Scores scores(std::span<const TrainResult> results);

@@ -115,6 +115,16 @@ TEST_F(TrainCommandTest, AnInterruptThatComesTwiceIsOne) {
   EXPECT_THAT(r.err, ::testing::HasSubstr("stopped"));
 }
 
+TEST_F(TrainCommandTest, AnInterruptedReproductionKeepsItsCheckpoints) {
+  NEEDS_TRAINING();
+  const ShellResult r = shell(std::string(LATHE_BINARY) + " reproduce resnet3d --quick --jobs 1 --keep " + out("a") + " & p=$!; sleep 4; kill -TERM $p; wait $p");
+  EXPECT_EQ(r.code, 1) << r.err;
+  EXPECT_THAT(r.err, ::testing::HasSubstr("--resume"));
+  int checkpoints = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(out("a"))) checkpoints += entry.path().filename() == "checkpoint.safetensors";
+  EXPECT_EQ(checkpoints, 1);
+}
+
 TEST_F(TrainCommandTest, RefusalsAreOneLine) {
   NEEDS_TRAINING();
   const auto refuses = [&](const std::string& arguments, int code, const std::string& text) {
@@ -144,6 +154,18 @@ TEST_F(TrainCommandTest, FinetuningMakesANewHead) {
   const ShellResult r = lathe_command("finetune " + (folder_ / "ten.onnx").string() + " --data " + data_ + " --epochs 3 --batch 32 --lr 0.003 --threads 1 -o " + out("a"));
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_THAT(r.err, ::testing::HasSubstr("4 classes"));
+}
+
+TEST(TrainingProgram, WithoutItTheCommandsSayWhatIsMissing) {
+  const fs::path folder = scratch_folder() / "without_training";
+  fs::create_directories(folder);
+  fs::copy_file(LATHE_BINARY, folder / "lathe", fs::copy_options::overwrite_existing);
+  for (const char* arguments : {"train lenet5 --data fashion-mnist -o out", "reproduce nasnet --quick"}) {
+    const ShellResult r = shell((folder / "lathe").string() + " " + arguments);
+    EXPECT_GT(r.code, 0) << arguments;
+    EXPECT_THAT(r.err, ::testing::HasSubstr("lathe-train")) << arguments;
+  }
+  fs::remove_all(folder);
 }
 
 TEST(TrainingProgram, NothingElseLoadsLibtorch) {

@@ -201,6 +201,9 @@ TEST_F(TrainingSetTest, ClassFoldersAreSplitBySeedAndInProportion) {
   EXPECT_NE(names_of(*open_dataset(path("p") + ",test=12,seed=2").test), names_of(*d.test));
   EXPECT_EQ(open_dataset(path("p") + ",limit=9,limit-evaluation=3").train->size(), 9u);
   EXPECT_EQ(open_dataset(path("p") + ",limit=9,limit-evaluation=3").test->size(), 3u);
+  const DataParts limited = open_dataset(path("p") + ",limit-evaluation=3,limit-validation=2");
+  EXPECT_EQ(limited.validation->size(), 2u);
+  EXPECT_EQ(limited.test->size(), 3u);
   EXPECT_THAT(fault_of(path("p") + ",test=60"), HasSubstr("keep one to train on"));
   EXPECT_THAT(fault_of(path("p") + ",nonsense=1", ErrorKind::kUsage), HasSubstr("no option 'nonsense'"));
   EXPECT_THAT(fault_of(path("p") + ",seed=x", ErrorKind::kUsage), HasSubstr("must be a number"));

@@ -24,6 +24,7 @@ TEST(Experiment, FiguresAreTheSameHoweverManyRunAtOnce) {
   const fs::path folder = fs::path(::testing::TempDir()) / "lathe_experiment";
   fs::remove_all(folder);
   ReproduceContext one, three;
+  one.jobs = 1;
   three.jobs = 3;
   three.keep = folder.string();
   const std::vector<Scores> a = scores_of(one, {clips("a"), clips("a b")}, 2), b = scores_of(three, {clips("a"), clips("a b")}, 2);
@@ -75,6 +76,26 @@ TEST(Experiment, ATeacherLearnsFirst) {
   c.resume = true;
   fs::remove_all(folder / "student-1");
   EXPECT_EQ(scores_of(c, {student}, 1)[0].values, taught.values);
+  fs::remove_all(folder);
+}
+
+TEST(Experiment, WhoeverWantsTheEndGetsItWithCheckpoints) {
+  const fs::path folder = fs::path(::testing::TempDir()) / "lathe_experiment_stopped";
+  fs::remove_all(folder);
+  ReproduceContext c;
+  Experiment two_epochs = clips("a");
+  two_epochs.settings.epochs = 2;  // it is asked at the end of each at the latest
+  const Scores whole = scores_of(c, {two_epochs}, 2)[0];
+  c.keep = folder.string();
+  c.jobs = 1;
+  c.stops = [] { return true; };
+  EXPECT_THROW(scores_of(c, {two_epochs}, 2), Stopped);
+  EXPECT_THROW(c.tell("more"), Stopped);
+  EXPECT_TRUE(fs::exists(folder / "a-1" / "checkpoint.safetensors"));
+  EXPECT_FALSE(fs::exists(folder / "a-1" / "model.onnx"));
+  c.stops = nullptr;
+  c.resume = true;
+  EXPECT_EQ(scores_of(c, {two_epochs}, 2)[0].values, whole.values);
   fs::remove_all(folder);
 }
 

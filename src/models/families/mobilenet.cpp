@@ -50,9 +50,15 @@ Graph build_v1(const BuildOptions& o) {
   struct Separable {
     int64_t out, stride;
   };
+  const FamilyOptions set("mobilenet_v1", o);
+  const int64_t repeats = set.integers("repeats", {5}, 1, 0)[0];
+  if (repeats > 1000) set.refuse("repeats", "is more than 1000");
+  std::vector<Separable> layers = {{64, 1}, {128, 2}, {128, 1}, {256, 2}, {256, 1}, {512, 2}};
+  layers.insert(layers.end(), static_cast<size_t>(repeats), {512, 1});
+  layers.insert(layers.end(), {{1024, 2}, {1024, 1}});
   ValueId x = conv_norm(b, "stem", b.input(o.input), {.out = width(32), .kernel = 3, .stride = small ? 1 : 2, .pad = kSamePad}, relu6);
   Strides stride(small);
-  for (int64_t i = 0; const Separable& s : {Separable{64, 1}, {128, 2}, {128, 1}, {256, 2}, {256, 1}, {512, 2}, {512, 1}, {512, 1}, {512, 1}, {512, 1}, {512, 1}, {1024, 2}, {1024, 1}}) {
+  for (int64_t i = 0; const Separable& s : layers) {
     auto scope = b.scope(fmt::format("blocks.{}", i++));
     x = conv_norm(b, "pointwise", depthwise_norm(b, x, 3, stride(s.stride), kSamePad, relu6), {.out = width(s.out)}, relu6);
   }
@@ -140,9 +146,11 @@ std::vector<ModelEntry> mobilenet() {
   const std::vector<std::string> options = {kStemOption};
   return {
       {.name = "mobilenet_v1", .family = "standard", .source = "Howard et al. 2017, MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", .input = {3, 224, 224},
-       .counts = {4'231'976, 0, 568'740'352}, .published_parameters = "4.2M", .published_macs = "569M", .published_accuracy = "70.6 %", .options = options,
-       // The paper's multipliers, Table 6: 325M MACs and 2.6M parameters, 149M and 1.3M, 41M and 0.5M.
-       .variants = {{"width 0.75", {.width = 0.75}, {2'585'560, 0, 325'400'448}}, {"width 0.5", {.width = 0.5}, {1'331'592, 0, 149'497'088}}, {"width 0.25", {.width = 0.25}, {470'072, 0, 41'030'272}}},
+       .counts = {4'231'976, 0, 568'740'352}, .published_parameters = "4.2M", .published_macs = "569M", .published_accuracy = "70.6 %",
+       .options = {kStemOption, "repeats: how often the layer of 512 channels that keeps size comes again (5; 0 is the paper's shallow network)"},
+       // The paper's multipliers, Table 6: 325M MACs and 2.6M parameters, 149M and 1.3M, 41M and 0.5M; its shallow network, Table 5: 307M and 2.9M.
+       .variants = {{"width 0.75", {.width = 0.75}, {2'585'560, 0, 325'400'448}}, {"width 0.5", {.width = 0.5}, {1'331'592, 0, 149'497'088}}, {"width 0.25", {.width = 0.25}, {470'072, 0, 41'030'272}},
+                    {"repeats 0", {.more = {{"repeats", "0"}}}, {2'887'976, 0, 307'323'392}}},
        .build = build_v1},
       {.name = "mobilenet_v2", .family = "standard", .source = "Sandler et al. 2018, MobileNetV2: Inverted Residuals and Linear Bottlenecks", .input = {3, 224, 224},
        .counts = {3'504'872, 0, 300'774'272}, .published_parameters = "3.4M", .published_macs = "300M", .published_accuracy = "72.0 %", .parameters_note = "as torchvision defines it",

@@ -26,8 +26,7 @@ Graph pretrained(const ReproduceContext& c, const std::string& network, std::map
   s.threads = 1;
   s.device = c.device;
   s.seed = c.seed;
-  const auto progress = [&](const TrainProgress& p) { c.tell(fmt::format("{} learns: epoch {} of {}", network, p.epoch + 1, p.epochs)); };
-  return train(training_request(network, open_dataset(fmt::format("{},limit={}", kData, c.quick ? 4000 : 20000)), s), progress).network;
+  return train(training_request(network, open_dataset(fmt::format("{},limit={},limit-evaluation=100", kData, c.quick ? 4000 : 20000)), s), told(c, network + " learns")).network;
 }
 
 TrainRequest tuning(const ReproduceContext& c, const Graph& network, const DataParts& data, ConvBnMode mode, double rate, double epochs, uint64_t seed) {
@@ -60,7 +59,7 @@ const std::vector<Network>& networks() {
 
 CheckResult tune_has_evals_accuracy(const ReproduceContext& c) {
   if (const std::string why = missing_data(kData); !why.empty()) return CheckResult::skipped(why);
-  const DataParts data = open_dataset(fmt::format("{},limit={},seed=7", kData, c.quick ? 2000 : 10000));
+  const DataParts data = open_dataset(fmt::format("{},limit={},limit-validation=500,seed=7", kData, c.quick ? 2000 : 10000));
   std::string measured;
   bool within = true;
   for (size_t i = 0; i < (c.quick ? 1 : networks().size()); ++i) {
@@ -72,8 +71,8 @@ CheckResult tune_has_evals_accuracy(const ReproduceContext& c) {
     in_jobs(c, 2 * seeds, [&](size_t job) {
       const uint64_t seed = c.seed + job / 2;
       const ConvBnMode mode = job % 2 == 0 ? ConvBnMode::kEval : ConvBnMode::kTune;
-      c.tell(fmt::format("{}, {}, seed {}", n.name, name_of(mode), seed));
-      (mode == ConvBnMode::kEval ? eval : tune).values[job / 2] = 100 * train(tuning(c, start, data, mode, kTuningRate, c.quick ? 2 : 4, seed)).test_score;
+      const auto progress = told(c, fmt::format("{}, {}, seed {}", n.name, name_of(mode), seed));
+      (mode == ConvBnMode::kEval ? eval : tune).values[job / 2] = 100 * train(tuning(c, start, data, mode, kTuningRate, c.quick ? 2 : 4, seed), progress).test_score;
     });
     const Gap g = gap(tune, eval);
     within = within && std::abs(g.points) <= std::max(2 * g.error, 0.1);
@@ -136,7 +135,7 @@ CheckResult compared(const ReproduceContext& c, const std::vector<std::string>& 
 
 CheckResult deploy_diverges(const ReproduceContext& c) {
   if (const std::string why = missing_data(kData); !why.empty()) return CheckResult::skipped(why);
-  const DataParts data = open_dataset(fmt::format("{},limit=1000,seed=7", kData));
+  const DataParts data = open_dataset(fmt::format("{},limit=1000,limit-evaluation=1000,seed=7", kData));
   std::vector<std::string> names;
   for (const Network& n : networks())
     if (!c.quick || names.empty()) names.emplace_back(n.name);

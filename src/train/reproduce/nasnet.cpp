@@ -14,7 +14,7 @@ CheckResult scheduled_drop_path(const ReproduceContext& c) {
     s.width = 0.25;  // 8 filters
     s.depths = {c.quick ? 3 : 6};
     s.set = {{"drop_path", path}, {"keep", "0.7"}};
-    return Experiment{path, "nasnet_a_cifar", c.quick ? "fashion-mnist,limit=1200" : "fashion-mnist,limit=3000", s};
+    return Experiment{path, "nasnet_a_cifar", c.quick ? "fashion-mnist,limit=1200,limit-validation=200" : "fashion-mnist,limit=3000", s};
   };
   std::vector<Experiment> experiments{run("scheduled"), run("none")};
   if (!c.quick) experiments.push_back(run("constant"));

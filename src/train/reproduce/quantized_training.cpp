@@ -17,26 +17,23 @@ TrainSettings small(const ReproduceContext& c, double epochs, double rate) {
   s.seed = c.seed;
   return s;
 }
-std::string data_of(const ReproduceContext& c) { return c.quick ? "fashion-mnist,limit=6000" : "fashion-mnist"; }
+std::string data_of(const ReproduceContext& c) { return c.quick ? "fashion-mnist,limit=6000,limit-validation=500" : "fashion-mnist"; }
 
 // `start`, trained further with rounding, or rounded alone (no epochs).
-TrainResult rounded(const Graph& start, const DataParts& data, TrainSettings s, const std::string& scheme) {
+TrainResult rounded(const ReproduceContext& c, const std::string& name, const Graph& start, const DataParts& data, TrainSettings s, const std::string& scheme) {
   s.quantize = scheme;
   TrainRequest r = training_request("resnet18", data, s);
   r.network = start;
-  return train(std::move(r));
+  return train(std::move(r), told(c, name));
 }
 
 CheckResult four_bits_come_back(const ReproduceContext& c) {
   if (const std::string why = missing_data(data_of(c)); !why.empty()) return CheckResult::skipped(why);
   const DataParts data = open_dataset(data_of(c));
-  c.tell("float");
-  const TrainResult whole = train(training_request("resnet18", data, small(c, c.quick ? 4 : 8, 3e-3)));
+  const TrainResult whole = train(training_request("resnet18", data, small(c, c.quick ? 4 : 8, 3e-3)), told(c, "float"));
   const std::string scheme = c.quick ? "w:int3 a:uint3" : "w:int4 a:uint4";
-  c.tell("rounded after training");
-  const double after = rounded(whole.network, data, small(c, 0, 1e-3), scheme).test_score;
-  c.tell("rounded in training");
-  const double in = rounded(whole.network, data, small(c, 2, 1e-3), scheme).test_score;
+  const double after = rounded(c, "rounded after training", whole.network, data, small(c, 0, 1e-3), scheme).test_score;
+  const double in = rounded(c, "rounded in training", whole.network, data, small(c, 2, 1e-3), scheme).test_score;
   const double lost = 100 * (whole.test_score - after), left = 100 * (whole.test_score - in);
   return CheckResult::of(lost > 0 && left <= lost / 2, fmt::format("{}: float {:.2f} %, rounded after training {:.2f} %, in training {:.2f} %: {:.0f} % of the loss is back", scheme, 100 * whole.test_score,
                                                                   100 * after, 100 * in, 100 * (lost - left) / std::max(lost, 1e-9)));
