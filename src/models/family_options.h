@@ -34,8 +34,8 @@ class FamilyOptions {
       refuse(key, fmt::format("is no number of {} to {}", lowest, highest));
     return x;
   }
-  // `count` whole numbers of `lowest` and more, with commas between them.
-  std::vector<int64_t> integers(const std::string& key, std::vector<int64_t> otherwise, size_t count, int64_t lowest) const {
+  // `count` whole numbers of `lowest` to `highest`, with commas between them.
+  std::vector<int64_t> integers(const std::string& key, std::vector<int64_t> otherwise, size_t count, int64_t lowest, int64_t highest = 1 << 20) const {
     if (!has(key)) return otherwise;
     const std::string& value = given_.at(key);
     std::vector<int64_t> list;
@@ -43,8 +43,8 @@ class FamilyOptions {
     for (bool more = true; more;) {
       int64_t x = 0;
       const auto [rest, error] = std::from_chars(at, end, x);
-      if (error != std::errc() || x < lowest || x > (1 << 20))
-        refuse(key, fmt::format("is not {} numbers of {} and more with commas between them", count, lowest));
+      if (error != std::errc() || x < lowest || x > highest)
+        refuse(key, fmt::format("is not {} numbers of {} to {} with commas between them", count, lowest, highest));
       list.push_back(x);
       more = rest != end && *rest == ',';
       at = rest + more;

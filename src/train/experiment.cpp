@@ -59,7 +59,8 @@ std::string Gap::text() const { return fmt::format("{:+.2f} ± {:.2f}", points, 
 Gap gap(const Scores& a, const Scores& b) { return {a.mean() - b.mean(), std::hypot(a.error(), b.error())}; }
 
 void in_jobs(const ReproduceContext& context, size_t count, const std::function<void(size_t)>& one) {
-  const size_t jobs = context.jobs > 0 ? static_cast<size_t>(context.jobs) : context.device == "cpu" ? std::max(1U, std::thread::hardware_concurrency()) : 1;
+  size_t jobs = static_cast<size_t>(context.jobs);
+  if (jobs == 0) jobs = context.device == "cpu" ? std::max(1U, std::thread::hardware_concurrency()) : 1;
   std::atomic<size_t> next = 0;
   std::vector<std::future<void>> workers;
   for (size_t w = 0; w < std::min(count, jobs); ++w)

@@ -117,7 +117,7 @@ TEST_F(TrainCommandTest, AnInterruptThatComesTwiceIsOne) {
 
 TEST_F(TrainCommandTest, AnInterruptedReproductionKeepsItsCheckpoints) {
   NEEDS_TRAINING();
-  const ShellResult r = shell(std::string(LATHE_BINARY) + " reproduce resnet3d --quick --jobs 1 --keep " + out("a") + " & p=$!; sleep 4; kill -TERM $p; wait $p");
+  const ShellResult r = shell(std::string(LATHE_BINARY) + " reproduce resnet3d --quick --jobs 1 --keep " + out("a") + " & p=$!; while [ ! -e " + out("a") + " ] && kill -0 $p; do sleep 0.1; done; kill -TERM $p; wait $p");
   EXPECT_EQ(r.code, 1) << r.err;
   EXPECT_THAT(r.err, ::testing::HasSubstr("--resume"));
   int checkpoints = 0;

@@ -50,9 +50,7 @@ Graph build_v1(const BuildOptions& o) {
   struct Separable {
     int64_t out, stride;
   };
-  const FamilyOptions set("mobilenet_v1", o);
-  const int64_t repeats = set.integers("repeats", {5}, 1, 0)[0];
-  if (repeats > 1000) set.refuse("repeats", "is more than 1000");
+  const int64_t repeats = FamilyOptions("mobilenet_v1", o).integers("repeats", {5}, 1, 0, 1000)[0];
   std::vector<Separable> layers = {{64, 1}, {128, 2}, {128, 1}, {256, 2}, {256, 1}, {512, 2}};
   layers.insert(layers.end(), static_cast<size_t>(repeats), {512, 1});
   layers.insert(layers.end(), {{1024, 2}, {1024, 1}});
